@@ -1,0 +1,78 @@
+# Everything from an empty machine with Python >= 3.11, make and git:
+#   make all                    the embedded data set: generated, trained on, scored
+#   make all DATASET=referit    another one; data/README.md says where its files go
+#   make test                   the tests
+
+DATASET   = shapes
+DATA_ROOT = data
+RUNS      = runs
+CONFIG    =
+PYTHON    = python3
+OPTIONS   = --dataset $(DATASET) --data-root $(DATA_ROOT) --runs $(RUNS) $(if $(CONFIG),--config $(CONFIG))
+RIS       = .venv/bin/ris
+READY     = .venv/ready
+
+.PHONY: all data oracle clip status check lint test test-slow test-gpu clean
+
+# The whole chain and its scores; what is up to date is skipped, with the reason.
+all: data
+	$(RIS) train-step1 $(OPTIONS)
+	$(RIS) dump-responses $(OPTIONS)
+	$(RIS) make-pseudolabels --no-refine $(OPTIONS)
+	$(RIS) make-pseudolabels --refine $(OPTIONS)
+	$(RIS) train-step2 $(OPTIONS)
+	$(RIS) score $(OPTIONS)
+
+# The data set: generated where it is the embedded one, then checked against its card.
+data: $(READY)
+ifneq ($(filter shapes%,$(DATASET)),)
+	$(RIS) data make-shapes $(OPTIONS)
+endif
+	$(RIS) data check $(OPTIONS)
+
+# The upper bound: Step-2 on true masks, and its scores.
+oracle: data
+	$(RIS) train-step2 --oracle $(OPTIONS)
+	$(RIS) score --stage step2 $(OPTIONS)
+
+# The small CLIP of the embedded data set, trained anew.
+clip: $(READY)
+	$(RIS) pretrain-clip $(OPTIONS)
+
+# Which artifacts are fresh, stale or missing.
+status: $(READY)
+	$(RIS) status $(OPTIONS)
+
+# All that a change has to pass.
+check: lint test
+
+# Style and types.
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# The default tests.
+test: $(READY)
+	.venv/bin/python -m pytest
+
+# The tests that take minutes.
+test-slow: $(READY)
+	.venv/bin/python -m pytest -m "slow and not gpu"
+
+# The tests that need a CUDA device.
+test-gpu: $(READY)
+	.venv/bin/python -m pytest -m gpu
+
+# The virtual environment. One pip command: torch and torchvision have to come from one resolution.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "$(PYTHON) is missing or older than 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv \
+	    || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)"; exit 1; }
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Environment and caches; data and runs stay.
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

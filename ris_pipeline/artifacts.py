@@ -1,0 +1,291 @@
+"""Artifacts: what a stage leaves on disk, and how that is named, found, explained and published.
+
+    runs/<dataset>/<stage>/<digest>/          a finished artifact: it holds a manifest.json
+    runs/<dataset>/<stage>/<digest>.partial/  being written, or left by a broken run for the next to resume
+    runs/<dataset>/<stage>/latest             link to the artifact that was asked for last
+    runs/<dataset>/<stage>/latest-<label>     the same among those with equal flags, such as latest-val
+
+The digest covers configuration, flags, inputs, seed, precision and code version. Equal digest, equal result.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.durable import describe_files, replace_folder, write_json
+from ris_pipeline.errors import RisError
+from ris_pipeline.locks import hold
+
+MANIFEST = "manifest.json"
+FILES = "files.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The command that makes a stage's artifacts, and the version of the code behind it."""
+
+    command: str
+    code_version: int  # raise it with every change after which the stage would write something else
+
+
+STAGES = {
+    "clip": Stage("ris pretrain-clip", 1),
+    "step1": Stage("ris train-step1", 1),
+    "responses": Stage("ris dump-responses", 1),
+    "pseudolabels": Stage("ris make-pseudolabels", 1),
+    "step2": Stage("ris train-step2", 1),
+    "scores": Stage("ris score", 1),
+}
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "zarr",
+    "numpy",
+    "scipy",
+    "opencv-python",
+    "pillow",
+)
+
+
+def digest(value: Any) -> str:
+    """The first 12 hex digits of the SHA-256 of `value` as canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def label_of(flags: Mapping[str, str | bool]) -> str:
+    """The flags in one word, as on a command line: {"split": "val"} "val", {"refine": False} "no-refine"."""
+    words = (value if isinstance(value, str) else name if value else f"no-{name}" for name, value in flags.items())
+    return "-".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A finished artifact."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The artifact's name, which all that reads it keeps as its input."""
+        return self.path.name
+
+    @property
+    def name(self) -> str:
+        """Stage and label, such as "step1" or "responses/val"."""
+        label = label_of(self.manifest["flags"])
+        return f"{self.manifest['stage']}/{label}" if label else str(self.manifest["stage"])
+
+    def damaged_files(self) -> list[str]:
+        """The files, relative to the artifact, that are missing or differ from what was published."""
+        try:
+            recorded = json.loads((self.path / FILES).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return [FILES]
+        found = describe_files(self.path, leave_out=(MANIFEST, FILES))
+        return sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a stage is asked to make: everything that decides the result, and where it goes."""
+
+    runs: Path
+    dataset: str
+    stage: str
+    configuration: Mapping[str, Any]  # resolved
+    inputs: Mapping[str, str]  # {Artifact.name: Artifact.digest}, and "data" for the data set's files
+    flags: Mapping[str, str | bool] = field(default_factory=dict)  # arguments of the command that make variants
+    seed: int = 0
+    precision: str = "fp32"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the digest covers, as plain JSON values."""
+        identity = {
+            "dataset": self.dataset,
+            "stage": self.stage,
+            "configuration": dict(self.configuration),
+            "flags": dict(self.flags),
+            "inputs": dict(self.inputs),
+            "seed": self.seed,
+            "precision": self.precision,
+            "code_version": STAGES[self.stage].code_version,
+        }
+        return json.loads(json.dumps(identity, allow_nan=False))  # type: ignore[no-any-return]
+
+    @property
+    def path(self) -> Path:
+        """The folder of the finished artifact."""
+        return self.runs / self.dataset / self.stage / digest(self.identity)
+
+    @property
+    def partial(self) -> Path:
+        """The folder it is written in until it is whole."""
+        return self.path.with_name(f"{self.path.name}.partial")
+
+
+@dataclass(slots=True)
+class Work:
+    """An artifact being written; its stage fills `counts`, `timings` and `host`, which the manifest keeps."""
+
+    path: Path
+    resumed: bool  # the folder holds what an earlier run left
+    counts: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds
+    host: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds that the block takes to `timings[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+def find(request: Request) -> Artifact | None:
+    """The finished artifact of exactly this request, or None."""
+    return _load(request.path)
+
+
+def find_latest(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Artifact | None:
+    """The artifact of `stage` that was asked for last, among those with these flags if any; or None."""
+    return find_named(runs, dataset, f"{stage}/{label_of(flags)}")
+
+
+def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
+    """As find_latest, by Artifact.name, which manifests list as inputs."""
+    stage, _, label = name.partition("/")
+    return _load(runs / dataset / stage / (f"latest-{label}" if label else "latest"))
+
+
+def need(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Artifact:
+    """As find_latest, but raises RisError with the command to run where there is none."""
+    artifact = find_latest(runs, dataset, stage, **flags)
+    if artifact is None:
+        words = [STAGES[stage].command, f"--dataset {dataset}", f"--runs {runs}"]
+        for name, value in flags.items():
+            words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
+        what = f"{stage} ({label_of(flags)})" if flags else stage
+        raise RisError(f"{runs / dataset}: no finished {what} yet; run: {' '.join(words)}")
+    return artifact
+
+
+def list_latest(runs: Path, dataset: str, stage: str) -> dict[str, Artifact]:
+    """{label: artifact} of the `latest` links of a stage; "" is the plain one, where no other leads there."""
+    found = {}
+    for link in sorted((runs / dataset / stage).glob("latest*")):
+        artifact = _load(link)
+        if artifact is not None:
+            found[link.name.removeprefix("latest").removeprefix("-")] = artifact
+    if "" in found and found[""].path in [one.path for label, one in found.items() if label]:
+        del found[""]
+    return found
+
+
+def explain(request: Request) -> str:
+    """Why `request` is not made yet: what differs from the latest artifact with its flags."""
+    if request.partial.exists():
+        return f"an earlier run broke off: resuming {request.partial.name}"
+    latest = find_latest(request.runs, request.dataset, request.stage, **request.flags)
+    if latest is None:
+        return "nothing made yet"
+    return "; ".join(differences(latest.manifest, request.identity)) or "its folder is gone"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Each key of the identity `new` whose value differs in `old`, as "configuration.lr: 5e-05 → 0.0001"."""
+    before = _flatten({key: old.get(key) for key in new})
+    after = _flatten(new)
+    names = [*after, *(name for name in before if name not in after)]
+    return [
+        f"{name}: {before.get(name, 'absent')} → {after.get(name, 'absent')}"
+        for name in names
+        if before.get(name, "absent") != after.get(name, "absent")
+    ]
+
+
+@contextmanager
+def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
+    """The folder to write the artifact of `request` in; whole and found under its own name after the block.
+
+    An exception leaves the folder as it is, for the next run to resume; `force` starts with an empty one.
+    Raises RisError where another process writes the same artifact.
+    """
+    with hold(request.path.with_name(f"{request.path.name}.lock")):
+        if force:
+            shutil.rmtree(request.partial, ignore_errors=True)
+        resumed = request.partial.exists()
+        request.partial.mkdir(parents=True, exist_ok=True)
+        # A manifest here is of a run that died just before its last step.
+        (request.partial / MANIFEST).unlink(missing_ok=True)
+        work = Work(request.partial, resumed)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        with work.timed("total"):
+            yield work
+        _seal(request, work, started)
+        replace_folder(request.path, request.partial)
+    point_latest(Artifact(request.path, request.identity))
+
+
+def point_latest(artifact: Artifact) -> None:
+    """Makes the links `latest` and `latest-<label>` lead to `artifact`."""
+    label = label_of(artifact.manifest["flags"])
+    for name in {"latest", f"latest-{label}" if label else "latest"}:
+        # A rename is atomic, a symlink over an existing one is not possible.
+        link = artifact.path.with_name(f".{name}.{os.getpid()}")
+        link.unlink(missing_ok=True)
+        link.symlink_to(artifact.path.name)
+        link.rename(artifact.path.with_name(name))
+
+
+def _load(folder: Path) -> Artifact | None:
+    path = folder / MANIFEST
+    try:
+        return Artifact(folder.resolve(), json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RisError(f"{path}: damaged manifest ({error}); delete its folder and run the stage again") from error
+
+
+def _seal(request: Request, work: Work, started: str) -> None:
+    files = describe_files(work.path, leave_out=(MANIFEST, FILES), fsync=True)
+    write_json(work.path / FILES, files)
+    host = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}
+    manifest = {
+        **request.identity,
+        "counts": work.counts,
+        "timings": work.timings,
+        "started": started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "resumed": work.resumed,
+        "host": {**host, "cpus": os.cpu_count(), **work.host},
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values())},
+    }
+    write_json(work.path / MANIFEST, manifest)
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flatten(inner, f"{prefix}.{key}" if prefix else key))
+    return flat

@@ -1,0 +1,238 @@
+"""The configuration of each stage: one frozen dataclass, the paper's values as defaults.
+
+"TRIS" is "Referring Image Segmentation Using Text Supervision" (ICCV 2023) and its released code,
+"IRNet" is "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019).
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from ris_pipeline.errors import RisError
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The closed interval a number has to lie in."""
+
+    low: float
+    high: float = float("inf")
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Rate = Annotated[float, Range(1e-12)]  # strictly positive
+Weight = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Levels = Annotated[int, Range(0, 4)]
+
+
+@dataclass(frozen=True, slots=True)
+class Step1Config:
+    """Step-1: from images and sentences to response maps."""
+
+    clip: str = "RN50-quickgelu"  # open_clip model name, or "shapes"; TRIS implementation details
+    clip_weights: str | None = "openai"  # open_clip tag or a file; None: random values
+    image_encoder: str | None = None  # timm name; None: the image encoder of `clip`; TRIS Table 3
+    image_encoder_weights: str | None = None  # file or timm tag; None: random values
+    aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP of the calibration loss; TRIS
+    aux_weights: str | None = "openai"  # as clip_weights
+    input_size: Count = 320  # pixels a side, plain resize; TRIS
+    hidden: Count = 1024  # channels C_d shared by image and text; TRIS
+    epochs: Count = 15  # an epoch visits each ref once; TRIS
+    batch_size: Count = 48  # refs; TRIS
+    lr: Rate = 5e-5  # AdamW, everything but the CLIP; TRIS
+    backbone_lr: Weight = 5e-6  # AdamW, the CLIP; TRIS
+    weight_decay: Weight = 0.01  # AdamW; TRIS
+    poly_power: Weight = 0.9  # lr · (1 − iteration/total)^power; TRIS
+    weight_cls: Weight = 5.0  # λ of the classification loss; TRIS
+    weight_pos: Weight = 1.0  # of the calibration loss with the own sentence; TRIS
+    weight_neg: Weight = 2.0  # of the calibration loss with the others' sentences; TRIS
+    n_negatives: Count = 3  # sentences of other refs of the image; TRIS
+    refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
+    frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesConfig:
+    """Response dump: the score grid of every sentence, and the one that PRMS selects for each ref."""
+
+    prms: bool = True  # select one map per ref; TRIS, positive response map selection
+    prms_mask: Literal["relu", "sigmoid"] = "relu"  # of the image; TRIS released relu, trained with sigmoid
+    batch_size: Count = 48  # images encoded at once; changes the speed only
+
+
+@dataclass(frozen=True, slots=True)
+class PseudolabelConfig:
+    """Pseudo-labels: one mask per ref out of its selected response map."""
+
+    refine: bool = True  # IRNet's inter-pixel relations; False: threshold the map alone
+    threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
+    fg_threshold: Share = 0.30  # map above: confident foreground; TRIS
+    bg_threshold: Share = 0.10  # map below: confident background; TRIS
+    irn_backbone: str = "resnet50"  # timm name, or a CLIP-ResNet's; IRNet
+    irn_weights: str | None = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; IRNet
+    irn_images: Natural = 0  # images that IRNet learns from, the first ones; 0: all, as TRIS
+    irn_epochs: Count = 3  # IRNet
+    irn_batch: Count = 32  # images; IRNet
+    irn_crop: Count = 512  # pixels a side; IRNet
+    irn_lr: Rate = 0.1  # SGD without momentum, edge branch; IRNet
+    irn_dp_lr: Rate = 1.0  # SGD without momentum, displacement branch; IRNet
+    irn_weight_decay: Weight = 1e-4  # IRNet
+    radius: Count = 10  # stride-4 cells between the two pixels of a training pair; IRNet
+    walk_radius: Count = 5  # stride-4 cells a random-walk step may cross; IRNet
+    beta: Rate = 10.0  # power of the affinity; IRNet
+    log2_steps: Natural = 8  # 2^8 = 256 random-walk steps; IRNet
+    background: Share = 0.25  # score of "no object" against the walked map; TRIS
+
+
+@dataclass(frozen=True, slots=True)
+class Step2Config:
+    """Step-2: the segmentation network that learns from the pseudo-labels."""
+
+    clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
+    clip_weights: str | None = "openai"  # open_clip tag or a file; None: random values
+    image_encoder: str | None = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
+    image_encoder_weights: str | None = None  # file or timm tag; None: random values
+    input_size: Count = 320  # pixels a side, plain resize; TRIS
+    epochs: Count = 15  # an epoch visits each ref once; TRIS
+    batch_size: Count = 48  # refs; TRIS
+    lr: Rate = 5e-5  # AdamW, everything but the CLIP; TRIS
+    backbone_lr: Weight = 5e-6  # AdamW, the CLIP; TRIS
+    weight_decay: Weight = 0.01  # AdamW; TRIS
+    poly_power: Weight = 0.9  # lr · (1 − iteration/total)^power; TRIS
+    refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
+    frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConfig:
+    """Scores and their confidence intervals."""
+
+    bootstrap: Natural = 1000  # resamplings of the refs; 0: no intervals
+    confidence: Share = 0.95  # of the interval
+    skip_small_boxes: Share = 0.0  # of the image, up to it left out; TRIS's evaluation on ReferIt: 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """Contrastive training of the small CLIP: a curriculum of two phases, each with its own schedule."""
+
+    object_steps: Count = 600  # steps on 96 px pictures of one or two things
+    object_batch: Count = 128  # pictures
+    object_lr: Rate = 1.5e-3  # AdamW, before the cosine decay
+    scene_steps: Count = 700  # steps on 160 px pictures of one to five things, with their siblings
+    scene_batch: Count = 96  # pictures, siblings counted
+    scene_lr: Rate = 1e-3  # AdamW, before the cosine decay
+
+
+CONFIGS: dict[str, type] = {
+    "clip": ClipConfig,
+    "step1": Step1Config,
+    "responses": ResponsesConfig,
+    "pseudolabels": PseudolabelConfig,
+    "step2": Step2Config,
+    "scores": ScoreConfig,
+}
+
+C = TypeVar("C")
+
+
+def resolve(cls: type[C], *layers: Mapping[str, Any]) -> C:
+    """The configuration `cls` with its defaults overridden by `layers`, the last one strongest.
+
+    Values may be strings, as `--set` brings them. Raises RisError for an unknown key (naming the nearest),
+    a value of the wrong type and a number outside its range.
+    """
+    types = get_type_hints(cls, include_extras=True)
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if key not in types:
+                raise RisError(f"unknown configuration key {key!r} of {cls.__name__}{nearest(key, types)}")
+            values[key] = _coerce(key, types[key], value)
+    return cls(**values)
+
+
+def load_config_file(path: Path, stage: str) -> dict[str, Any]:
+    """The table of `stage` in the TOML file `path`, empty where it has none."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RisError(f"{path}: cannot read the configuration file: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RisError(f"{path}: not a TOML file: {error}") from error
+    for name, table in tables.items():
+        if name not in CONFIGS:
+            raise RisError(f"{path}: unknown table [{name}]{nearest(name, CONFIGS)}; one table per stage")
+        if not isinstance(table, dict):
+            raise RisError(f"{path}: {name} has to be a table: write [{name}] and the keys below it")
+    return dict(tables.get(stage, {}))
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
+    """{key: value} of `key=value` strings, the last one of a key winning."""
+    values = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise RisError(f"--set {assignment}: write --set key=value")
+        values[key.strip()] = value.strip()
+    return values
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint to append to an error: "; did you mean 'epochs'?", or the known names where none is near."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _coerce(key: str, kind: Any, value: Any) -> Any:
+    limits = None
+    if get_origin(kind) is Annotated:
+        kind, limits = get_args(kind)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise RisError(f"{key} = {value!r}: choose one of {', '.join(map(repr, get_args(kind)))}")
+        return value
+    # None first, or the text "none" would be taken for a name.
+    kinds = sorted(get_args(kind) or (kind,), key=lambda one: one is not NoneType)
+    for one in kinds:
+        converted = _convert(one, value)
+        if converted is not _MISFIT:
+            _check_range(key, converted, limits)
+            return converted
+    names = " or ".join("none" if one is NoneType else one.__name__ for one in kinds)
+    raise RisError(f"{key} = {value!r}: expected {names}")
+
+
+_MISFIT = object()
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _convert(kind: type, value: Any) -> Any:
+    text = value.lower() if isinstance(value, str) else None
+    if kind is NoneType:
+        return None if value is None or text in ("none", "") else _MISFIT
+    if kind is bool:
+        return value if isinstance(value, bool) else _BOOLS.get(text or "", _MISFIT)
+    if kind is str:
+        return value if isinstance(value, str) else _MISFIT
+    # A bool is an int to Python and a float would lose its fraction: neither is what was meant.
+    if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+        return _MISFIT
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        return _MISFIT
+
+
+def _check_range(key: str, value: Any, limits: Range | None) -> None:
+    # `not (a <= x)` instead of `x < a`: NaN has to fail too.
+    if limits is not None and not (limits.low <= value <= limits.high):
+        raise RisError(f"{key} = {value!r}: has to lie in {limits.low:g} to {limits.high:g}")

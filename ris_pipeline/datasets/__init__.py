@@ -1,0 +1,10 @@
+"""Data sets: what an image, a ref and an expression are, and one reader per format."""
+
+from ris_pipeline.datasets.card import Card as Card
+from ris_pipeline.datasets.card import load_card as load_card
+from ris_pipeline.datasets.load import check_dataset as check_dataset
+from ris_pipeline.datasets.load import load_dataset as load_dataset
+from ris_pipeline.datasets.records import Dataset as Dataset
+from ris_pipeline.datasets.records import Expression as Expression
+from ris_pipeline.datasets.records import Image as Image
+from ris_pipeline.datasets.records import Ref as Ref

@@ -1,0 +1,63 @@
+"""Reading of single files at the border: JSON and pictures, each fault told in one line."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from ris_pipeline.errors import RisError
+
+# Far above any photograph of the known data sets, and 192 MB once it is an RGB array.
+MAX_PIXELS = 64_000_000
+
+
+def load_json(path: Path) -> Any:
+    """What the JSON file holds. Raises RisError where it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RisError(f"{path} is not valid JSON ({error}); fetch or write it again") from error
+    except OSError as error:
+        raise RisError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def load_picture(path: Path, mode: str | None) -> NDArray[Any]:
+    """The picture as an array (H, W) or (H, W, C), converted to PIL's `mode`, or as stored for None.
+
+    EXIF orientation is not applied. Raises RisError where the file is missing, unreadable or has more
+    than MAX_PIXELS pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            # Opening reads the header only, so a bomb is refused before any pixel is decoded.
+            with PIL.Image.open(path) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise RisError(
+                        f"{path} is too large ({picture.width}×{picture.height} pixels, "
+                        f"at most {MAX_PIXELS:,}); scale it down"
+                    )
+                return np.array(picture if mode is None else picture.convert(mode))
+    except FileNotFoundError as error:
+        raise RisError(f"{path} is missing; data/README.md says where it comes from") from error
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise RisError(f"{path} is too large (at most {MAX_PIXELS:,} pixels); scale it down") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL's codecs raise any of these
+        raise RisError(f"{path} is not a readable picture ({error}); fetch it again") from error
+
+
+def resolve_inside(folder: Path, name: Any, where: str) -> Path:
+    """`folder/name`, for a name from an annotation file. Raises RisError where it leads out of the folder."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise RisError(f"{where}: {name!r} is not a file name")
+    # Read by the rules of both systems, so that "C:\\a" and "..\\a" are refused everywhere.
+    for path in (PurePosixPath(name), PureWindowsPath(name)):
+        if path.anchor or ".." in path.parts:
+            raise RisError(f"{where}: the file name {name!r} leads out of {folder}; it must be relative to it")
+    return folder / name

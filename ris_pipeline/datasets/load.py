@@ -1,0 +1,88 @@
+"""Loading of any data set by its card, and the check of what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ris_pipeline.datasets import pairs, refer, referit
+from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.records import Dataset
+from ris_pipeline.errors import RisError
+
+
+class _Reader(NamedTuple):
+    list_files: Callable[[Card, Path], list[Path]]
+    load_split: Callable[[Card, Path, str], Dataset]
+
+
+_READERS = {
+    "refer": _Reader(refer.list_files, refer.load_split),
+    "referit": _Reader(referit.list_files, referit.load_split),
+    "pairs": _Reader(pairs.list_files, pairs.load_split),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCheck:
+    """What is there of one split; n_expected is the card's number of sentences, missing files and folders."""
+
+    split: str
+    n_images: int
+    n_refs: int
+    n_expressions: int
+    n_expected: int | None
+    missing: tuple[Path, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is missing and the number of sentences is the expected one."""
+        return not self.missing and self.n_expected in (None, self.n_expressions)
+
+
+def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
+    """The split of the data set. Image files are not opened; only their folder must exist.
+
+    Raises RisError where the card has no such split, files are missing, or any record of the split is faulty.
+    """
+    card.check_split(split)
+    missing = _missing_paths(card, data_root)
+    if missing:
+        names = ", ".join(str(path) for path in missing)
+        raise RisError(f"{card.name} is not there: put {names} in place; {_remedy(card)}")
+    dataset = _READERS[card.format].load_split(card, data_root, split)
+    if not dataset.refs:
+        raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}")
+    return dataset
+
+
+def check_dataset(card: Card, data_root: Path) -> list[SplitCheck]:
+    """What is there of each split, in the card's order. Raises RisError where a record is faulty."""
+    missing = tuple(_missing_paths(card, data_root))
+    if missing:
+        return [SplitCheck(split, 0, 0, 0, expected, missing) for split, expected in card.splits.items()]
+    return [_check_split(card, data_root, split) for split in card.splits]
+
+
+def _check_split(card: Card, data_root: Path, split: str) -> SplitCheck:
+    dataset = _READERS[card.format].load_split(card, data_root, split)
+    needed = [image.path for image in dataset.images.values()]
+    needed += [ref.segmentation for ref in dataset.refs if isinstance(ref.segmentation, Path)]
+    missing = tuple(path for path in needed if not path.is_file())
+    return SplitCheck(split, len(dataset.images), len(dataset.refs), dataset.n_expressions, card.splits[split], missing)
+
+
+def _missing_paths(card: Card, data_root: Path) -> list[Path]:
+    missing = [path for path in _READERS[card.format].list_files(card, data_root) if not path.is_file()]
+    images = data_root / card.images
+    return missing if images.is_dir() else [*missing, images]
+
+
+def _remedy(card: Card) -> str:
+    if card.generate:
+        return f"`ris data make-shapes` makes them ({card.name})"
+    if card.format == "referit":
+        return f"or train.pickle and test.pickle in {card.annotations}/annotations; see data/README.md"
+    return "data/README.md says where they come from"

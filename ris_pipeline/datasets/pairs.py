@@ -1,0 +1,109 @@
+"""Reader of own images and sentences: a folder of images and one JSON line per sentence.
+
+    {"image": "a.jpg", "ref": "the dog", "sentence": "dog on the left", "split": "train"}
+
+Lines with the same image and ref are sentences of one object. "split" may be left out and is then "train".
+With "box": [left, top, right, bottom] or "mask": "masks/a.png" on a ref's first line, results can be scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.datasets.card import Card, suggest
+from ris_pipeline.datasets.files import resolve_inside
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box
+from ris_pipeline.errors import RisError
+
+_KEYS = ("image", "ref", "sentence", "split", "box", "mask")
+
+
+def list_files(card: Card, data_root: Path) -> list[Path]:
+    """The file that holds the sentences."""
+    return [data_root / card.annotations / "pairs.jsonl"]
+
+
+def load_split(card: Card, data_root: Path, split: str) -> Dataset:
+    """The refs of the split in the file's order. Raises RisError, with the line, on any faulty line.
+
+    An id is a hash of the names (of the image; of image and ref; of these and the sentence), so it does not
+    change when lines are added or moved.
+    """
+    (path,) = list_files(card, data_root)
+    images: dict[int, Image] = {}
+    refs: dict[int, _Draft] = {}
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            record = _parse_line(line, card, where)
+            image_path = resolve_inside(data_root / card.images, record["image"], where)
+            image = Image(_hash_names(record["image"]), image_path, None)
+            ref_id = _hash_names(record["image"], record["ref"])
+            if ref_id not in refs:
+                refs[ref_id] = _Draft(record, image, path.parent, where)
+            elif where_differs := refs[ref_id].conflict(record):
+                raise RisError(f"{where}: {where_differs} differs from the first line of ref {record['ref']!r}")
+            refs[ref_id].sentences.append(record["sentence"])
+            if record["split"] == split:
+                images[image.image_id] = image
+    return Dataset(card.name, split, images, tuple(d.finish(i) for i, d in refs.items() if d.record["split"] == split))
+
+
+class _Draft:
+    """A ref whose sentences are still being gathered."""
+
+    def __init__(self, record: dict[str, Any], image: Image, folder: Path, where: str) -> None:
+        self.record = record
+        self.image = image
+        self.sentences: list[str] = []
+        box, mask = record.get("box"), record.get("mask")
+        place = f"{where}: ref {record['ref']!r}, image {record['image']}"
+        self.box = None if box is None else parse_box(box, None, place)
+        self.mask = None if mask is None else resolve_inside(folder, mask, where)
+
+    def conflict(self, record: dict[str, Any]) -> str | None:
+        """The first of split, box and mask in which a further line of the ref contradicts its first one."""
+        for key in ("split", "box", "mask"):
+            if record.get(key) is not None and record[key] != self.record.get(key):
+                return key
+        return None
+
+    def finish(self, ref_id: int) -> Ref:
+        """The ref with all its sentences; one that is repeated is told apart by its count."""
+        seen: Counter[str] = Counter()
+        expressions = []
+        for sentence in self.sentences:
+            names = (self.record["image"], self.record["ref"], sentence, str(seen[sentence]))
+            expressions.append(Expression(_hash_names(*names), sentence))
+            seen[sentence] += 1
+        return Ref(ref_id, self.image.image_id, self.record["split"], tuple(expressions), self.box, self.mask)
+
+
+def _parse_line(line: bytes, card: Card, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RisError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise RisError(f'{where}: expected {{"image": …, "ref": …, "sentence": …}}')
+    for key in record:
+        if key not in _KEYS:
+            raise RisError(f"{where}: unknown key {key!r}{suggest(key, _KEYS)}")
+    record.setdefault("split", "train")
+    for key in ("image", "ref", "sentence", "split"):
+        if not isinstance(record.get(key), str) or not record[key].strip():
+            raise RisError(f"{where}: {key!r} must be given, as text")
+    if record["split"] not in card.splits:
+        raise RisError(f"{where}: the card {card.name} has no split {record['split']!r}, only {', '.join(card.splits)}")
+    return record
+
+
+def _hash_names(*names: str) -> int:
+    """A number below 2^52, which every JSON reader keeps exact."""
+    return int(hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:13], 16)

@@ -1,0 +1,146 @@
+"""The records of a data set: images, refs (one object each) and the expressions that name them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ris_pipeline.datasets.segmentations import load_segmentation
+from ris_pipeline.errors import RisError
+
+Box = tuple[float, float, float, float]
+
+# COCO rounds its boxes to hundredths, ReferIt's are whole pixels: an edge may lie up to a pixel outside.
+_BOX_SLACK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One sentence that refers to an object."""
+
+    sent_id: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image file; hw is (height, width), None where only opening the file would tell."""
+
+    image_id: int
+    path: Path
+    hw: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One object in one image, with every expression that refers to it.
+
+    split: as its file names it (ReferIt's "val" is part of the paper's "train").
+    box_xyxy: left, top, right, bottom in pixels, as annotated. segmentation: COCO polygons, one RLE or
+    several, or the path of a mask PNG; decoded by Dataset.load_mask only when asked for.
+    """
+
+    ref_id: int
+    image_id: int
+    split: str
+    expressions: tuple[Expression, ...]
+    box_xyxy: Box | None
+    segmentation: Any | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a data set. Raises RisError where an id occurs twice or an image is not listed."""
+
+    name: str
+    split: str
+    images: dict[int, Image]
+    refs: tuple[Ref, ...]
+
+    def __post_init__(self) -> None:
+        where = f"{self.name} {self.split}"
+        _check_unique((ref.ref_id for ref in self.refs), f"{where}: ref_id")
+        _check_unique((e.sent_id for ref in self.refs for e in ref.expressions), f"{where}: sent_id")
+        for ref in self.refs:
+            if ref.image_id not in self.images:
+                raise RisError(f"{where}: ref {ref.ref_id} names image {ref.image_id}, which is not listed")
+
+    @property
+    def n_expressions(self) -> int:
+        """The number of expressions, the sample count of the paper's tables."""
+        return sum(len(ref.expressions) for ref in self.refs)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether every ref has a box, so that PointIt can be scored."""
+        return all(ref.box_xyxy is not None for ref in self.refs)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every ref has a mask, so that PointM and IoU can be scored."""
+        return all(ref.segmentation is not None for ref in self.refs)
+
+    def load_mask(self, ref: Ref) -> NDArray[np.bool_]:
+        """The object's mask, bool (H, W), True on the object.
+
+        Raises RisError where the ref has no mask or one that cannot be decoded.
+        """
+        image = self.images[ref.image_id]
+        where = f"{self.name} {self.split}: ref {ref.ref_id}, image {image.path.name}"
+        if ref.segmentation is None:
+            raise RisError(f"{where}: there is no mask; score it with a metric that needs boxes only")
+        try:
+            return load_segmentation(ref.segmentation, image.hw)
+        except ValueError as error:
+            raise RisError(f"{where}: bad segmentation: {error}") from error
+
+    def siblings(self, ref: Ref) -> tuple[Ref, ...]:
+        """The other refs of the ref's image, in the order of the data set."""
+        return tuple(other for other in self._refs_of_image[ref.image_id] if other.ref_id != ref.ref_id)
+
+    @cached_property
+    def _refs_of_image(self) -> dict[int, list[Ref]]:
+        refs_of_image: defaultdict[int, list[Ref]] = defaultdict(list)
+        for ref in self.refs:
+            refs_of_image[ref.image_id].append(ref)
+        return dict(refs_of_image)
+
+
+def parse_box(values: Any, hw: tuple[int, int] | None, where: str) -> Box:
+    """The box (left, top, right, bottom) in pixels, checked.
+
+    hw: the image's size, None where it is not known: then only the near edges can be checked.
+    Raises RisError, beginning with `where` (the file, the ref and the image), for anything but four
+    finite numbers in order and inside the image.
+    """
+    if (
+        not isinstance(values, (list, tuple))
+        or len(values) != 4
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        or not all(math.isfinite(v) for v in values)
+    ):
+        raise RisError(f"{where}: the box must be four numbers, not {values!r}")
+    x1, y1, x2, y2 = (float(v) for v in values)
+    if x2 < x1 or y2 < y1:
+        raise RisError(f"{where}: the box {values} ends before it begins (it must be left, top, right, bottom)")
+    height, width = hw if hw is not None else (math.inf, math.inf)
+    if min(x1, y1) < -_BOX_SLACK or x2 > width + _BOX_SLACK or y2 > height + _BOX_SLACK:
+        size = "" if hw is None else f" of {width}×{height} pixels"
+        raise RisError(f"{where}: the box {values} lies outside the image{size}")
+    return x1, y1, x2, y2
+
+
+def _check_unique(ids: Iterable[Hashable], what: str) -> None:
+    seen: set[Hashable] = set()
+    for one in ids:
+        if one in seen:
+            raise RisError(f"{what} {one} occurs twice; ids must be unique")
+        seen.add(one)

@@ -1,0 +1,53 @@
+"""One writer per artifact."""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ris_pipeline.errors import RisError
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Holds the lock file `path` while the block runs and removes it afterwards.
+
+    The kernel frees the lock when its holder dies, so a file left by a killed process locks nobody out.
+    Raises RisError naming host and process where somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _acquire(path)
+    try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        # Removed before it is freed: whoever locks the old file meanwhile notices in _acquire.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same_file(descriptor, path):
+                return descriptor
+        except OSError as error:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise RisError(f"{path}: cannot lock: {error.strerror}; put --runs on another disk") from error
+            raise RisError(f"{path}: being written by {holder or 'another process'}; wait or stop it") from error
+        os.close(descriptor)
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,70 @@
+"""The networks of a configuration, with fresh or trained weights."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
+from ris_pipeline.networks.backbones import (
+    TIMM_NAMES,
+    ImageEncoder,
+    build_image_encoder,
+    load_timm_network,
+)
+from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages
+from ris_pipeline.networks.step1 import Step1
+from ris_pipeline.networks.step2 import Step2
+
+
+def build_encoders(config: Step1Config | Step2Config, *, trained: bool) -> tuple[Clip, ImageEncoder]:
+    """The CLIP and the image encoder of a configuration; trained: their weights come from a checkpoint anyway."""
+    clip = load_clip(config.clip, None if trained else config.clip_weights)
+    if config.image_encoder is None:
+        return clip, clip
+    weights = None if trained else config.image_encoder_weights
+    return clip, build_image_encoder(config.image_encoder, weights, clip)
+
+
+def build_aux(config: Step1Config) -> Clip:
+    """The frozen CLIP of the calibration loss and of PRMS, in evaluation mode."""
+    aux = load_clip(config.aux_clip, config.aux_weights)
+    return aux.requires_grad_(False).eval()
+
+
+def build_step1(config: Step1Config, weights: Path | None = None) -> Step1:
+    """Step-1 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`."""
+    network = Step1(*build_encoders(config, trained=weights is not None), hidden=config.hidden)
+    _prepare(network, config, weights)
+    return network
+
+
+def build_step2(config: Step2Config, weights: Path | None = None) -> Step2:
+    """Step-2 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`."""
+    network = Step2(*build_encoders(config, trained=weights is not None))
+    _prepare(network, config, weights)
+    return network
+
+
+def _prepare(network: Step1 | Step2, config: Step1Config | Step2Config, weights: Path | None) -> None:
+    # CLIP's own image tower would only be carried along where another encoder reads the images.
+    network.freeze_levels(config.frozen_levels)
+    if weights is not None:
+        copy_tensors(network, read_weights(weights).tensors, weights)
+        network.requires_grad_(False).eval()
+
+
+def config_from_manifest(cls: type[Any], manifest: dict[str, Any]) -> Any:
+    """The configuration that made an artifact."""
+    known = {field.name for field in fields(cls)}
+    return cls(**{key: value for key, value in manifest["configuration"].items() if key in known})
+
+
+def build_irnet(config: PseudolabelConfig) -> IRNet:
+    """IRNet with fresh heads on the backbone of the configuration: a CLIP-ResNet by name, or a timm ResNet."""
+    if config.irn_backbone in TIMM_NAMES:
+        return IRNet(ResNetStages(load_timm_network(config.irn_backbone, config.irn_weights)))
+    return IRNet(ClipStages(load_clip(config.irn_backbone, config.irn_weights)))

@@ -1,0 +1,170 @@
+"""IRNet (CVPR 2019): class boundaries and displacements to object centres, on a fixed backbone.
+
+The heads are named as in the released code (fc_edge1 … fc_edge6, fc_dp1 … fc_dp7, mean_shift), so a
+released res50_irn.pth maps by translating `resnet50.` to `backbone.resnet.` and leaving out its second
+names (backbone.*, stage*, edge_layers.*, dp_layers.*, fc_dp7.4).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ris_pipeline.networks.clip import Clip
+
+
+class StageBackbone(nn.Module):
+    """A network that gives five feature maps, of which the first two have stride 4."""
+
+    stage_channels: tuple[int, ...]
+    stage_strides: tuple[int, ...]
+
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        """Return five float maps (B, stage_channels[i], H / stage_strides[i], W / …), sizes rounded up."""
+        raise NotImplementedError
+
+
+class ResNetStages(StageBackbone):
+    """The stages of a timm ResNet, the last at stride 16 too; the paper's is "resnet50.tv_in1k"."""
+
+    stage_strides = (4, 4, 8, 16, 16)
+
+    def __init__(self, resnet: Any) -> None:
+        """Take over `resnet` and set the strides of its layer4 to 1."""
+        super().__init__()
+        self.resnet = resnet
+        self.stage_channels = tuple(info["num_chs"] for info in resnet.feature_info)
+        for module in resnet.layer4.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        net = self.resnet
+        maps = [net.maxpool(net.act1(net.bn1(net.conv1(pixels))))]
+        for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
+            maps.append(layer(maps[-1]))
+        return maps
+
+
+class ClipStages(StageBackbone):
+    """The stages of a CLIP-ResNet.
+
+    The last one keeps its stride: to lower it would change the network under the other users of this CLIP.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__()
+        self.visual = clip.model.visual
+        self.stage_strides = (4, 4, 8, 16, clip.last_stride)
+        self.stage_channels = (self.visual.conv3.out_channels, *clip.level_channels)
+
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        # The average pools round sizes down, so the last row and column would get no feature.
+        height, width = pixels.shape[-2:]
+        padded = F.pad(pixels, (0, -width % 32, 0, -height % 32))
+        net = self.visual
+        maps = [net.stem(padded)]
+        for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
+            maps.append(layer(maps[-1]))
+        return [
+            feature[..., : -(-height // stride), : -(-width // stride)]
+            for feature, stride in zip(maps, self.stage_strides, strict=True)
+        ]
+
+
+class MeanShift(nn.Module):
+    """Displacement minus its mean over the training images: `running_mean`, float32 (2,), 0 until set."""
+
+    running_mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(2))
+
+    def forward(self, displacement: Tensor) -> Tensor:
+        return displacement - self.running_mean[:, None, None]
+
+
+class IRNet(nn.Module):
+    """Boundary and displacement heads on a backbone that does not learn, BatchNorm statistics fixed."""
+
+    def __init__(self, backbone: StageBackbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        c1, c2, c3, c4, c5 = backbone.stage_channels
+        # Upsampling factors: every boundary branch to stride 4; the deep displacement branches to stride 8
+        # first.
+        _, _, s3, s4, s5 = backbone.stage_strides
+        self.fc_edge1 = _branch(c1, 32, n_groups=4)
+        self.fc_edge2 = _branch(c2, 32, n_groups=4)
+        self.fc_edge3 = _branch(c3, 32, n_groups=4, upsample=s3 // 4)
+        self.fc_edge4 = _branch(c4, 32, n_groups=4, upsample=s4 // 4)
+        self.fc_edge5 = _branch(c5, 32, n_groups=4, upsample=s5 // 4)
+        self.fc_edge6 = nn.Conv2d(160, 1, 1)
+        self.fc_dp1 = _branch(c1, 64, n_groups=8)
+        self.fc_dp2 = _branch(c2, 128, n_groups=16)
+        self.fc_dp3 = _branch(c3, 256, n_groups=16)
+        self.fc_dp4 = _branch(c4, 256, n_groups=16, upsample=s4 // s3)
+        self.fc_dp5 = _branch(c5, 256, n_groups=16, upsample=s5 // s3)
+        self.fc_dp6 = _branch(768, 256, n_groups=16, upsample=s3 // 4)
+        self.fc_dp7 = nn.Sequential(*_branch(448, 256, n_groups=16), nn.Conv2d(256, 2, 1, bias=False))
+        self.mean_shift = MeanShift()
+
+    def train(self, mode: bool = True) -> "IRNet":
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def edge_parameters(self) -> list[nn.Parameter]:
+        """Return what learns boundaries (IRNet: SGD, learning rate 0.1)."""
+        return [p for name, p in self.named_parameters() if name.startswith("fc_edge")]
+
+    def displacement_parameters(self) -> list[nn.Parameter]:
+        """Return what learns displacements (IRNet: SGD, learning rate 1.0)."""
+        return [p for name, p in self.named_parameters() if name.startswith("fc_dp")]
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boundary logits (B, 1, h, w) and displacements (B, 2, h, w) of pixels (B, 3, H, W).
+
+        h = ceil(H / 4). Displacements are (dy, dx) in grid cells, before the mean is taken off: the form
+        that is trained.
+        """
+        with torch.no_grad():
+            x1, x2, x3, x4, x5 = self.backbone.stages(pixels)
+        # Strided layers round sizes up, so an upsampled map may be larger than the one that it joins.
+        h4, w4 = x2.shape[-2:]
+        h8, w8 = x3.shape[-2:]
+        edges = (
+            self.fc_edge1(x1),
+            self.fc_edge2(x2),
+            self.fc_edge3(x3),
+            self.fc_edge4(x4),
+            self.fc_edge5(x5),
+        )
+        edge_logits = self.fc_edge6(torch.cat([edge[..., :h4, :w4] for edge in edges], dim=1))
+
+        deep = (self.fc_dp3(x3), self.fc_dp4(x4), self.fc_dp5(x5))
+        fused = self.fc_dp6(torch.cat([branch[..., :h8, :w8] for branch in deep], dim=1))
+        displacement = self.fc_dp7(torch.cat([self.fc_dp1(x1), self.fc_dp2(x2), fused[..., :h4, :w4]], dim=1))
+        return edge_logits, displacement
+
+    @torch.no_grad()
+    def edge_displacement(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boundary probabilities (B, 1, h, w), centred displacements (B, 2, h, w) of (B, 3, H, W).
+
+        h = ceil(H / 4). Boundary logits are averaged over the image and its mirror; displacements are the
+        image's.
+        """
+        logits, displacement = self(torch.cat([pixels, pixels.flip(-1)]))
+        straight, mirrored = logits.chunk(2)
+        edge = torch.sigmoid((straight + mirrored.flip(-1)) / 2)
+        return edge, self.mean_shift(displacement[: len(pixels)])
+
+
+def _branch(n_in: int, n_out: int, n_groups: int, upsample: int = 1) -> nn.Sequential:
+    """Return 1×1 convolution → GroupNorm → bilinear upsampling, where asked for → ReLU."""
+    resize = [nn.Upsample(scale_factor=upsample, mode="bilinear", align_corners=False)] if upsample > 1 else []
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 1, bias=False), nn.GroupNorm(n_groups, n_out), *resize, nn.ReLU(inplace=True)
+    )

@@ -1,0 +1,50 @@
+"""CLIP-ResNet's attention pooling on a grid of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def resize_positions(table: Tensor, hw: tuple[int, int]) -> Tensor:
+    """The pooling's positional table (1 + s·s, C) for a grid of hw cells: (1 + h·w, C), bilinear where they differ."""
+    side = round((table.shape[0] - 1) ** 0.5)
+    if (side, side) == hw:
+        return table
+    grid = table[1:].T.reshape(1, -1, side, side)
+    grid = F.interpolate(grid, hw, mode="bilinear", align_corners=False)
+    return torch.cat([table[:1], grid.flatten(2)[0].T])
+
+
+def attention_pool(pooling: Any, c4: Tensor) -> Tensor:
+    """The image feature (B, D) of c4 (B, C, h, w): what open_clip's AttentionPool2d gives, for any h×w.
+
+    Only the mean token asks, so one query is computed where open_clip computes 1 + h·w.
+    """
+    cells = c4.flatten(2).permute(2, 0, 1)  # (h·w, B, C)
+    cells = torch.cat([cells.mean(dim=0, keepdim=True), cells])
+    cells = cells + resize_positions(pooling.positional_embedding, (c4.shape[2], c4.shape[3]))[:, None]
+    pooled, _ = F.multi_head_attention_forward(
+        query=cells[:1],
+        key=cells,
+        value=cells,
+        embed_dim_to_check=cells.shape[-1],
+        num_heads=pooling.num_heads,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([pooling.q_proj.bias, pooling.k_proj.bias, pooling.v_proj.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=pooling.c_proj.weight,
+        out_proj_bias=pooling.c_proj.bias,
+        need_weights=False,
+        use_separate_proj_weight=True,
+        q_proj_weight=pooling.q_proj.weight,
+        k_proj_weight=pooling.k_proj.weight,
+        v_proj_weight=pooling.v_proj.weight,
+    )
+    return pooled[0]

@@ -1,0 +1,67 @@
+"""Step-1: from an image and a sentence to a response map, learnt without any mask (TRIS, ICCV 2023)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ris_pipeline.networks.bilateral_prompt import BilateralPrompt
+from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.referring import ReferringNetwork
+
+if TYPE_CHECKING:
+    from ris_pipeline.networks.backbones import ImageEncoder
+
+
+class Step1(ReferringNetwork):
+    """The response network: h×w is the stride-32 grid, C = `hidden` (1024 in the paper).
+
+    All names but `clip.*` and `image_encoder.*` are those of the released checkpoints.
+    """
+
+    def __init__(self, clip: Clip, image_encoder: ImageEncoder, hidden: int = 1024) -> None:
+        super().__init__(clip, image_encoder)
+        self.vis_project = nn.Conv2d(image_encoder.level_channels[-1], hidden, 1)
+        self.lan_project = nn.Linear(clip.embed_dim, hidden)
+        self.attn_fusion = BilateralPrompt(hidden)
+        # A parameter for the checkpoints' sake: the released optimiser never had it, so it keeps this value.
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)), requires_grad=False)
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        """Return S float (B, N, h, w) of `pixels` float (B, 3, H, W) and all texts `tokens` int64 (N, T)."""
+        return self.respond(self.encode_image(pixels), self.encode_text(tokens))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return V float (B, C, h, w), of length 1 at each position, for `pixels` float (B, 3, H, W)."""
+        return F.normalize(self.vis_project(self.levels(pixels)[-1]), dim=1)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return T float (N, C), of length 1 for each text, for `tokens` int64 (N, T)."""
+        return F.normalize(self.lan_project(self.clip.encode_text(tokens)), dim=-1)
+
+    def respond(self, V: Tensor, T: Tensor) -> Tensor:
+        """Return the score S = exp(logit_scale)·⟨V, T⟩, float (B, N, h, w), unbounded: logits, not a map.
+
+        `V` float (B, C, h, w), `T` float (N, C). Every image meets all N texts at once, as in training: the
+        texts change what the positions are, so S of a pair depends on the other texts.
+        """
+        return self._compare(*self.attn_fusion(V, T))
+
+    def respond_each(self, V: Tensor, T: Tensor) -> Tensor:
+        """Return S float (n, h, w) for n texts, each alone with its image: the official evaluation, batched.
+
+        `T` float (n, C); `V` float (B, C, h, w), B = 1 (one image for all texts) or n (one for each), or any
+        divisor of n where the texts of one image stand side by side. The image's part is computed once.
+        """
+        n_images, n_channels = V.shape[:2]
+        V, T = self.attn_fusion.prompt_each(V, T.reshape(n_images, -1, n_channels))
+        return self._compare(V, T).flatten(0, 1)
+
+    def _compare(self, V: Tensor, T: Tensor) -> Tensor:
+        """Return exp(logit_scale)·⟨V, T⟩, float (B, K, h, w), of (B, C, h, w) and (B, K, C)."""
+        S = self.logit_scale.exp() * (T @ V.flatten(2))  # (B, K, hw)
+        return S.view(*S.shape[:2], *V.shape[-2:])

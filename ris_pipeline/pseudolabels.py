@@ -1,0 +1,145 @@
+"""From selected response maps to pseudo-label PNGs: thresholded, or refined by inter-pixel relations.
+
+Each function writes <ref_id>.png files into a folder and leaves those alone that are there: a run that broke
+off goes on with the first missing one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.datasets.images import load_image, normalise
+from ris_pipeline.datasets.records import Dataset, Ref
+from ris_pipeline.inference import ImageGroup
+from ris_pipeline.masks import save_label
+from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.refine.instances import compute_pseudolabels
+from ris_pipeline.refine.seeds import compute_seeds
+from ris_pipeline.responses import ResponseStore, compute_map
+
+Advance = Callable[[int], None]
+Maps = NDArray[np.float32]
+
+
+def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
+    """The response map of each ref that PRMS selected, float32 (R, H, W) in [0, 1], of refs of one image.
+
+    Where the store was filled without PRMS: the map of each ref's first sentence.
+    """
+    rows = [store.rows_of_ref(ref.ref_id)[store.selected(ref.ref_id) if store.has_selection else 0] for ref in refs]
+    logits = torch.from_numpy(store.logits_of(rows))
+    maps: Maps = compute_map(logits, store.input_size, image_hw).numpy()
+    return maps
+
+
+def save_thresholded(
+    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path, threshold: float,
+    advance: Advance,
+) -> None:  # fmt: skip
+    """Write the plain pseudo-label of each ref: 1 where its selected map exceeds the threshold."""
+    for group in groups:
+        refs = _missing(group.refs, folder)
+        if refs:
+            maps = compute_selected_maps(store, refs, _size_of(dataset, group))
+            _save(folder, refs, (maps > threshold).astype(np.uint8))
+        advance(len(group.refs))
+
+
+def save_seeds(
+    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
+    config: PseudolabelConfig, workers: int, advance: Advance,
+) -> None:  # fmt: skip
+    """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes."""
+    with _pool(workers) as submit:
+        for group in groups:
+            refs = _missing(group.refs, folder)
+            if refs:
+                image = load_image(dataset.images[group.image_id].path)
+                maps = compute_selected_maps(store, refs, (image.shape[0], image.shape[1]))
+                thresholds = config.fg_threshold, config.bg_threshold
+                submit(_save_seeds, folder, refs, maps, image, *thresholds)
+            advance(len(group.refs))
+
+
+def save_refined(
+    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path, net: IRNet,
+    config: PseudolabelConfig, device: torch.device, workers: int, advance: Advance,
+) -> None:  # fmt: skip
+    """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs."""
+    net.to(device).eval()
+    with _pool(workers) as submit:
+        for group in groups:
+            refs = _missing(group.refs, folder)
+            if refs:
+                image = load_image(dataset.images[group.image_id].path)
+                edge, displacement = net.edge_displacement(normalise(image)[None].to(device))
+                hw = (image.shape[0], image.shape[1])
+                maps = compute_selected_maps(store, refs, hw)
+                submit(
+                    _save_refined, folder, refs, maps, edge[0, 0].cpu().numpy(), displacement[0].cpu().numpy(),
+                    hw, config.background, config.beta, 2**config.log2_steps,
+                )  # fmt: skip
+            advance(len(group.refs))
+
+
+def _save_seeds(folder: Path, refs: list[Ref], maps: Maps, image: NDArray[np.uint8], fg: float, bg: float) -> None:
+    _save(folder, refs, compute_seeds(maps, image, fg, bg))
+
+
+def _save_refined(
+    folder: Path, refs: list[Ref], maps: Maps, edge: Maps, displacement: Maps, hw: tuple[int, int],
+    threshold: float, beta: float, n_steps: int,
+) -> None:  # fmt: skip
+    labels = compute_pseudolabels(maps, edge, displacement, hw, threshold, beta=beta, n_steps=n_steps)
+    _save(folder, refs, labels)
+
+
+def _save(folder: Path, refs: Sequence[Ref], labels: NDArray[np.uint8]) -> None:
+    for ref, label in zip(refs, labels, strict=True):
+        save_label(folder / f"{ref.ref_id}.png", label)
+
+
+def _missing(refs: Sequence[Ref], folder: Path) -> list[Ref]:
+    return [ref for ref in refs if not (folder / f"{ref.ref_id}.png").exists()]
+
+
+def _size_of(dataset: Dataset, group: ImageGroup) -> tuple[int, int]:
+    image = dataset.images[group.image_id]
+    if image.hw is not None:
+        return image.hw
+    height, width = load_image(image.path).shape[:2]
+    return height, width
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[..., None]]:
+    """A function submit(f, *args) that runs f in one of the worker processes, or at once where there is none.
+
+    At most a few calls wait: the memory in use does not grow with the data set. An error in a worker is
+    raised here.
+    """
+    if workers == 0:
+        yield lambda function, *arguments: function(*arguments)
+        return
+    waiting: deque[Future[Any]] = deque()
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+
+        def submit(function: Callable[..., None], *arguments: Any) -> None:
+            waiting.append(pool.submit(function, *arguments))
+            if len(waiting) > 4 * workers:
+                waiting.popleft().result()
+
+        yield submit
+        for future in waiting:
+            future.result()

@@ -1,0 +1,1 @@
+"""From response maps to pseudo-label masks: dense CRF, seeds, random walk, instances."""

@@ -1,0 +1,294 @@
+"""PointIt, PointM, mIoU, oIoU, Prec@X and box scores: counts per expression, percentages over a split.
+
+Conventions. Arrays are indexed (y, x); boxes are xyxy floats in pixels, with x2 = x1 + width.
+An empty prediction has IoU 0, and so has an empty ground truth: a sentence always refers to something.
+Prec@X and box@X count IoU ≥ X. What a map's mask is, the caller says; TRIS takes map > 1e-9 in Step-1 and
+logit > 0 in Step-2.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ris_pipeline.errors import RisError
+from ris_pipeline.scoring.intervals import Floats, compute_replicates, percentile_interval
+
+Box = tuple[float, float, float, float]
+BoolMask = npt.NDArray[np.bool_]
+
+PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+BOX_THRESHOLD = 0.5
+_NEEDS = {
+    "pointit": "boxes",
+    "pointm": "masks",
+    "miou": "masks",
+    "oiou": "masks",
+    **{f"prec@{threshold}": "masks" for threshold in PRECISION_THRESHOLDS},
+    "box_iou": "boxes",
+    f"box@{BOX_THRESHOLD}": "boxes",
+}
+METRICS = tuple(_NEEDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one map scored. None: the dataset has no ground truth for it.
+
+    `weight`: the number of sentences that the map stands for; 1, or with PRMS (one map per ref) the ref's
+    number of sentences.
+    """
+
+    ref_id: int
+    sent_id: int
+    weight: int
+    point_it: bool | None
+    point_m: bool | None
+    intersection: int | None  # pixels
+    union: int | None  # pixels
+    box_iou: float | None  # 0..1
+
+    @property
+    def iou(self) -> float | None:
+        """I/U in 0..1; 0 where both masks are empty; None without a ground-truth mask."""
+        if self.intersection is None or self.union is None:
+            return None
+        return self.intersection / self.union if self.union else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A score in percent with its 95 % interval, and what it was counted on."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n_refs: int
+    n_expressions: int
+
+
+def point_of(response: npt.NDArray[np.floating]) -> tuple[int, int]:
+    """Return (y, x) of the largest value of a map (H, W); of equal ones, the first in row-major order.
+
+    A map that is equal everywhere, such as an empty response, points at the corner (0, 0), and is scored so.
+    """
+    y, x = np.unravel_index(np.argmax(response), response.shape)
+    return int(y), int(x)
+
+
+def point_in_box(point: tuple[int, int], box_xyxy: Box) -> bool:
+    """Return x1 ≤ x ≤ x2 and y1 ≤ y ≤ y2 for a point (y, x): the borders count as inside."""
+    y, x = point
+    x1, y1, x2, y2 = box_xyxy
+    return x1 <= x <= x2 and y1 <= y <= y2
+
+
+def intersection_union(prediction: BoolMask, target: BoolMask) -> tuple[int, int]:
+    """Return the number of pixels in both and in either of two bool masks (H, W)."""
+    return int(np.count_nonzero(prediction & target)), int(np.count_nonzero(prediction | target))
+
+
+def box_of(mask: BoolMask) -> Box | None:
+    """Return the tight box of a bool mask (H, W), x2 and y2 one past its last pixel; None if it is empty."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(columns):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def box_area(box_xyxy: Box) -> float:
+    """Return width × height in pixels, 0 for a box turned inside out."""
+    x1, y1, x2, y2 = box_xyxy
+    return max(0.0, x2 - x1) * max(0.0, y2 - y1)
+
+
+def box_iou(a_xyxy: Box, b_xyxy: Box) -> float:
+    """Return the intersection over the union of two boxes, 0..1; 0 where both have no area."""
+    overlap = box_area(
+        (
+            max(a_xyxy[0], b_xyxy[0]),
+            max(a_xyxy[1], b_xyxy[1]),
+            min(a_xyxy[2], b_xyxy[2]),
+            min(a_xyxy[3], b_xyxy[3]),
+        )
+    )
+    union = box_area(a_xyxy) + box_area(b_xyxy) - overlap
+    return overlap / union if union > 0 else 0.0
+
+
+def score_expression(
+    *,
+    ref_id: int,
+    sent_id: int,
+    response: npt.NDArray[np.floating],
+    prediction: BoolMask,
+    box_xyxy: Box | None,
+    mask: BoolMask | None,
+    weight: int = 1,
+) -> Outcome:
+    """Return the outcome of a response map (H, W) and the mask made from it (H, W) against the ground truth.
+
+    `response` gives the point, `prediction` the IoUs and the predicted box. A ground truth of None gives
+    outcomes of None. Raises RisError for a NaN in the map and for a ground-truth mask of another size.
+    """
+    if np.isnan(response).any():
+        raise RisError(f"ref {ref_id}, sentence {sent_id}: the response map holds NaN; dump the responses again")
+    if mask is not None and mask.shape != prediction.shape:
+        raise RisError(
+            f"ref {ref_id}: the ground-truth mask is {mask.shape}, its image {prediction.shape} (H, W); "
+            "mend the annotation or the image"
+        )
+    point = point_of(response)
+    intersection, union = (None, None) if mask is None else intersection_union(prediction, mask)
+    predicted_box = box_of(prediction)
+    overlap = box_iou(predicted_box, box_xyxy) if predicted_box and box_xyxy else 0.0
+    return Outcome(
+        ref_id=ref_id,
+        sent_id=sent_id,
+        weight=weight,
+        point_it=None if box_xyxy is None else point_in_box(point, box_xyxy),
+        point_m=None if mask is None else bool(mask[point]),
+        intersection=intersection,
+        union=union,
+        box_iou=None if box_xyxy is None else overlap,
+    )
+
+
+def _terms(outcomes: Sequence[Outcome]) -> tuple[Floats, Floats]:
+    """Return numerators and denominators of METRICS, float64 (len(outcomes), M); NaN: no ground truth."""
+
+    def column(values: Sequence[float | None]) -> Floats:
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    def reaches(iou: Floats, threshold: float) -> Floats:
+        return np.where(np.isnan(iou), np.nan, iou >= threshold)
+
+    iou = column([o.iou for o in outcomes])
+    boxes = column([o.box_iou for o in outcomes])
+    numerators = {
+        "pointit": column([o.point_it for o in outcomes]),
+        "pointm": column([o.point_m for o in outcomes]),
+        "miou": iou,
+        "oiou": column([o.intersection for o in outcomes]),
+        **{f"prec@{threshold}": reaches(iou, threshold) for threshold in PRECISION_THRESHOLDS},
+        "box_iou": boxes,
+        f"box@{BOX_THRESHOLD}": reaches(boxes, BOX_THRESHOLD),
+    }
+    top = np.stack([numerators[name] for name in METRICS], axis=1)
+    bottom = np.where(np.isnan(top), np.nan, 1.0)
+    bottom[:, METRICS.index("oiou")] = column([o.union for o in outcomes])
+    weight = np.array([o.weight for o in outcomes], dtype=np.float64)[:, None]
+    return weight * top, weight * bottom
+
+
+@dataclass(frozen=True)
+class _RefSums:
+    """The terms of METRICS summed over each ref, float64 (R, M), and how much ground truth there is, (M,)."""
+
+    ref_ids: npt.NDArray[np.int64]
+    numerators: Floats
+    denominators: Floats
+    n_refs: npt.NDArray[np.int64]
+    n_expressions: npt.NDArray[np.int64]
+
+    def ratio(self, metric: int) -> float:
+        """Return Σ numerator / Σ denominator over all refs, in 0..1."""
+        return float(self.numerators[:, metric].sum() / self.denominators[:, metric].sum())
+
+
+def _sum_by_ref(outcomes: Sequence[Outcome]) -> _RefSums:
+    ref_ids, of_ref = np.unique([o.ref_id for o in outcomes], return_inverse=True)
+    top, bottom = _terms(outcomes)
+    present = ~np.isnan(top)
+
+    def by_ref(values: Floats) -> Floats:
+        columns = [np.bincount(of_ref, weights=column, minlength=len(ref_ids)) for column in values.T]
+        return np.stack(columns, axis=1)
+
+    numerators, denominators = by_ref(np.nan_to_num(top)), by_ref(np.nan_to_num(bottom))
+    expressions = by_ref(present * np.array([o.weight for o in outcomes], dtype=np.float64)[:, None])
+    # oIoU where every union is empty: 0 like each of its IoUs, not 0/0.
+    nothing = (denominators.sum(axis=0) == 0) & present.any(axis=0)
+    denominators[:, nothing] = 1.0
+    n_refs = np.count_nonzero(expressions, axis=0)
+    return _RefSums(ref_ids, numerators, denominators, n_refs, expressions.sum(axis=0).astype(np.int64))
+
+
+def summarise(outcomes: Sequence[Outcome], n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+    """Return {metric: Estimate} in percent, in the order of METRICS, less those without ground truth.
+
+    Scores are means over sentences, oIoU is ΣI/ΣU; where only some refs have a ground truth, over those.
+    Intervals are bootstrapped over refs.
+    """
+    if not outcomes:
+        raise RisError("nothing was scored: the split holds no expressions; check it with `ris data check`")
+    sums = _sum_by_ref(outcomes)
+    known = np.flatnonzero(sums.n_refs)
+    if not len(known):
+        return {}
+    replicates = compute_replicates(sums.numerators[:, known], sums.denominators[:, known], n_bootstrap, seed)
+    low, high = percentile_interval(replicates)
+    return {
+        METRICS[metric]: Estimate(
+            value=100 * sums.ratio(int(metric)),
+            ci_low=100 * float(low[i]),
+            ci_high=100 * float(high[i]),
+            n_refs=int(sums.n_refs[metric]),
+            n_expressions=int(sums.n_expressions[metric]),
+        )
+        for i, metric in enumerate(known)
+    }
+
+
+def require_metric(estimates: Mapping[str, Estimate], metric: str) -> Estimate:
+    """Return the estimate of one metric; RisError for an unknown name, or without ground truth for it."""
+    check_metric(metric)
+    if metric not in estimates:
+        raise _missing_ground_truth(metric)
+    return estimates[metric]
+
+
+def check_metric(metric: str) -> None:
+    """Raise RisError, naming the nearest of METRICS, where `metric` is none of them."""
+    if metric not in METRICS:
+        near = difflib.get_close_matches(metric.lower(), METRICS, n=1, cutoff=0.0)[0]
+        raise RisError(f"metric {metric!r} is not known; did you mean {near!r}? known: {', '.join(METRICS)}")
+
+
+def _missing_ground_truth(metric: str) -> RisError:
+    needed = _NEEDS[metric]
+    return RisError(f"{metric} needs {needed}, and this dataset has none; add {needed} or choose another metric")
+
+
+def summarise_difference(
+    a: Sequence[Outcome], b: Sequence[Outcome], metric: str, n_bootstrap: int = 1000, seed: int = 0
+) -> Estimate:
+    """Return metric(a) − metric(b) in points with its 95 % interval, both scored on the same refs.
+
+    Paired: each resample takes the same refs from both runs, so the difficulty of the refs cancels and the
+    interval is much narrower than the two runs' own. Raises RisError where the refs differ.
+    """
+    check_metric(metric)
+    index = METRICS.index(metric)
+    sums_a, sums_b = _sum_by_ref(a), _sum_by_ref(b)
+    if not (len(a) and len(b)) or not np.array_equal(sums_a.ref_ids, sums_b.ref_ids):
+        n_unpaired = len(np.setxor1d(sums_a.ref_ids, sums_b.ref_ids))
+        raise RisError(f"the two runs cannot be paired: {n_unpaired} refs are in one of them only; score one split")
+    if not (sums_a.n_refs[index] and sums_b.n_refs[index]):
+        raise _missing_ground_truth(metric)
+    columns = slice(index, index + 1)
+    replicates_a, replicates_b = (
+        compute_replicates(sums.numerators[:, columns], sums.denominators[:, columns], n_bootstrap, seed)
+        for sums in (sums_a, sums_b)
+    )
+    low, high = percentile_interval(replicates_a - replicates_b)
+    return Estimate(
+        value=100 * (sums_a.ratio(index) - sums_b.ratio(index)),
+        ci_low=100 * float(low[0]),
+        ci_high=100 * float(high[0]),
+        n_refs=int(sums_a.n_refs[index]),
+        n_expressions=int(sums_a.n_expressions[index]),
+    )

@@ -1,0 +1,107 @@
+"""Contrastive training of the small CLIP on generated picture–caption pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from ris_pipeline.datasets.captions import generate_pairs
+from ris_pipeline.networks.clip import Clip
+
+# A ModifiedResNet of 1+1+2+2 blocks, an eighth of RN50's width, and a 3-layer text transformer.
+MODEL_CONFIG = {
+    "embed_dim": 256,
+    "vision_cfg": {"image_size": 160, "layers": [1, 1, 2, 2], "width": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the curriculum: small pictures of one or two things first, crowded scenes last."""
+
+    side: int  # pixels of the square pictures
+    n_things: tuple[int, int]
+    with_siblings: bool
+    batch_size: int
+    n_steps: int
+    lr: float
+
+
+CURRICULUM = (
+    Phase(side=96, n_things=(1, 2), with_siblings=False, batch_size=128, n_steps=1000, lr=1.5e-3),
+    Phase(side=160, n_things=(1, 5), with_siblings=True, batch_size=96, n_steps=900, lr=1.0e-3),
+)
+
+
+class PairBatches(IterableDataset[tuple[Tensor, list[str]]]):
+    """Endless batches of pairs: float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions."""
+
+    def __init__(self, phase: Phase, seed: int) -> None:
+        self.phase, self.seed = phase, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
+        info = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, self.phase.side, info.id if info else 0])
+        pairs = generate_pairs(rng, self.phase.side, self.phase.n_things, self.phase.with_siblings)
+        mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
+        while True:
+            batch = [next(pairs) for _ in range(self.phase.batch_size)]
+            pixels = (np.stack([pair.picture for pair in batch]) - mean) / std
+            yield torch.from_numpy(pixels).permute(0, 3, 1, 2), [pair.caption for pair in batch]
+
+
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
+    """Symmetric InfoNCE of normalised features (B, D); pairs with the same caption are not each other's negatives."""
+    logits = scale * image @ text.T
+    ids = {caption: i for i, caption in enumerate(captions)}
+    key = torch.tensor([ids[caption] for caption in captions])
+    same = (key[:, None] == key[None, :]) & ~torch.eye(len(captions), dtype=torch.bool)
+    logits = logits.masked_fill(same.to(logits.device), -math.inf)
+    target = torch.arange(len(captions), device=logits.device)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def _learning_rate(step: int, phase: Phase, n_warmup: int = 100) -> float:
+    warm = min(1.0, (step + 1) / n_warmup)
+    return phase.lr * warm * 0.5 * (1 + math.cos(math.pi * step / phase.n_steps))
+
+
+def train_phase(clip: Clip, phase: Phase, seed: int, workers: int, report: Callable[[int, float, float], None]) -> None:
+    """Train clip in place for one phase; report(step, loss, accuracy) is called after every step.
+
+    accuracy: share of pictures whose own caption scores highest in the batch.
+    The pooling's positional table stays at zero: what a cell knows of its place must be in c4, where Step-1 reads it.
+    """
+    model = clip.model
+    model.visual.attnpool.positional_embedding.requires_grad_(False).zero_()
+    decayed = [p for p in clip.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in clip.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=phase.lr, betas=(0.9, 0.98))
+    loader = DataLoader(PairBatches(phase, seed), batch_size=None, num_workers=workers, prefetch_factor=4)
+    clip.train()
+    for step, (pixels, captions) in zip(range(phase.n_steps), loader, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, phase)
+        tokens = clip.tokenize(captions)
+        tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
+        image = F.normalize(clip.encode_image(pixels.contiguous(memory_format=torch.channels_last)), dim=-1)
+        text = F.normalize(clip.encode_text(tokens), dim=-1)
+        loss = contrastive_loss(image, text, model.logit_scale.exp(), captions)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+            hit = ((image @ text.T).argmax(1) == torch.arange(len(captions))).float().mean()
+        report(step, loss.item(), hit.item())

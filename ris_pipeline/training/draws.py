@@ -1,0 +1,80 @@
+"""Which refs and sentences a training step sees: a pure function of seed and step, so that any step can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ris_pipeline.datasets.records import Dataset, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One ref in a batch: its place in `Dataset.refs`, one sentence of it, sentences of other refs."""
+
+    ref: int
+    sentence: str
+    negatives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The batches of one data set: n_steps of them an epoch, an epoch visits each ref once (TRIS)."""
+
+    dataset: Dataset
+    batch_size: int  # refs
+    refs_per_image: int  # refs of one image that stand in one batch together, at most
+    n_negatives: int
+    seed: int
+    rank: int = 0
+    n_ranks: int = 1
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of an epoch; what is left of the refs after the last whole batch waits for the next order."""
+        return max(len(self.dataset.refs) // (self.batch_size * self.n_ranks), 1)
+
+    def draw_epoch(self, epoch: int) -> list[list[Draw]]:
+        """The epoch's batches for this rank, each of batch_size draws.
+
+        With refs_per_image > 1 the refs of an image keep together, so that one encoding serves them all.
+        """
+        rng = np.random.default_rng([self.seed, epoch])
+        order = [ref for group in _shuffle_groups(self.dataset, self.refs_per_image, rng) for ref in group]
+        size = self.batch_size * self.n_ranks
+        batches = [order[i * size : (i + 1) * size] for i in range(self.n_steps)]
+        return [
+            [self._draw(ref, epoch) for ref in batch[self.rank * len(batch) // self.n_ranks :][: self.batch_size]]
+            for batch in batches
+        ]
+
+    def _draw(self, index: int, epoch: int) -> Draw:
+        rng = np.random.default_rng([self.seed, epoch, index])
+        ref = self.dataset.refs[index]
+        sentence = ref.expressions[rng.integers(len(ref.expressions))].sentence
+        others = self.dataset.siblings(ref) or self._strangers(ref, rng)
+        negatives = tuple(_any_sentence(others, rng) for _ in range(self.n_negatives)) if others else ()
+        return Draw(index, sentence, negatives)
+
+    def _strangers(self, ref: Ref, rng: np.random.Generator) -> list[Ref]:
+        """Refs of other images, for a ref that is alone in its own."""
+        picks = (self.dataset.refs[rng.integers(len(self.dataset.refs))] for _ in range(8 * self.n_negatives))
+        return [other for other in picks if other.image_id != ref.image_id][: self.n_negatives]
+
+
+def _any_sentence(refs: Sequence[Ref], rng: np.random.Generator) -> str:
+    expressions = refs[int(rng.integers(len(refs)))].expressions
+    return expressions[int(rng.integers(len(expressions)))].sentence
+
+
+def _shuffle_groups(dataset: Dataset, size: int, rng: np.random.Generator) -> list[list[int]]:
+    """All refs in random order, in groups of up to size refs of one image."""
+    if size == 1:
+        return [[int(i)] for i in rng.permutation(len(dataset.refs))]
+    by_image: dict[int, list[int]] = {}
+    for i in rng.permutation(len(dataset.refs)):
+        by_image.setdefault(dataset.refs[i].image_id, []).append(int(i))
+    groups = [refs[k : k + size] for refs in by_image.values() for k in range(0, len(refs), size)]
+    return [groups[i] for i in rng.permutation(len(groups))]

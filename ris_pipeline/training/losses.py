@@ -1,0 +1,81 @@
+"""The losses of Step-1 and Step-2 (TRIS, ICCV 2023) and the learning rate's decay.
+
+All take float32: leave automatic mixed precision before them, 0.9999 is 1 in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ris_pipeline.networks.clip import Clip
+from ris_pipeline.prms import encode_masked
+
+COSINE_MIN, COSINE_MAX = 1e-4, 0.9999  # the released code's limits of the cosine under the logarithm
+
+
+def classification_loss(S: Tensor, targets: Tensor | None = None, ignore: Tensor | None = None) -> Tensor:
+    """Return the classification loss, a float scalar ≥ 0: does the image contain what the text says?
+
+    `S` float (B, N, h, w); `targets` bool or float (B, N), 1 where text j is about image i (several texts may
+    be about one image), the identity if None; `ignore` bool (B, N), pairs that are left out of the mean:
+    sentences about another object of the same image are no negatives. They still compete in the softmax.
+
+        logit = mean_hw S + max_hw S + (1 − m)³·ln(0.01 + m),   m = mean_hw of the softmax over N texts and
+                                                                a background that is 1 everywhere
+    and the multi-label soft margin (logistic) loss of logit against targets.
+    """
+    if targets is None:
+        targets = torch.eye(len(S), device=S.device)
+    background = torch.ones_like(S[:, :1])
+    M = torch.softmax(torch.cat([background, S], dim=1), dim=1)[:, 1:]
+    m = M.flatten(2).mean(-1)
+    scores = S.flatten(2)
+    logits = scores.mean(-1) + scores.max(-1).values + (1 - m) ** 3 * torch.log(0.01 + m)
+    each = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return each.mean() if ignore is None else each[~ignore].mean()
+
+
+def calibration_loss(
+    S_diag: Tensor, pixels: Tensor, aux: Clip, positive: Tensor, negative: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (L_pos, L_neg), float scalars: what the map keeps of the image is like its own text only.
+
+    `S_diag` float (n, h, w), the score of each image with its own text; `pixels` float (n, 3, H, W);
+    `aux` the frozen CLIP (ViT-B/32 in the paper); `positive` float (n, D) and `negative` float (n, k, D) its
+    features of the own text and of k = 3 sentences about other objects, normalised here.
+
+        L_pos = mean −ln clamp(cos(f, t), 1e-4, 0.9999),   L_neg = mean −ln(1 − cos(f, n)),
+        f = aux.encode_image(a·I),   a = sigmoid of S_diag, not ReLU'd, at the size of the image
+    """
+    features = encode_masked(S_diag, pixels, aux, "sigmoid")  # (n, D), of length 1
+    cos_positive = (features * F.normalize(positive, dim=-1)).sum(-1)
+    cos_negative = (features[:, None] * F.normalize(negative, dim=-1)).sum(-1)
+    loss_positive = -cos_positive.clamp(COSINE_MIN, COSINE_MAX).log().mean()
+    # Differs from TRIS: without an upper limit there, L_neg is infinite where the cosine rounds to 1.
+    loss_negative = -torch.log(1 - cos_negative.clamp(max=COSINE_MAX)).mean()
+    return loss_positive, loss_negative
+
+
+def step2_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Return the sum over the heads of the mean binary cross-entropy, a float scalar ≥ 0.
+
+    `logits` of each head float (B, H, W); `labels` uint8 (B, H, W): 0 background, 1 foreground, 255 ignored.
+    The means are over the pixels that are not ignored; 0 where all are.
+    """
+    counted = labels != 255
+    n_counted = counted.sum().clamp(min=1)
+    targets = (labels == 1).to(logits[0].dtype)
+    losses = [
+        (F.binary_cross_entropy_with_logits(head, targets, reduction="none") * counted).sum() / n_counted
+        for head in logits
+    ]
+    return torch.stack(losses).sum()
+
+
+def poly_lr(step: int, total: int, power: float = 0.9) -> float:
+    """Return the factor (1 − step/total)^power on the learning rate, in [0, 1]; 0 from `total` on."""
+    return float(max(0.0, 1 - step / total) ** power)

@@ -1,0 +1,1 @@
+"""The commands: one module each, which reads artifacts, calls the library and writes an artifact."""

@@ -1,0 +1,226 @@
+"""What the commands share: their options, configuration, artifacts, output and progress."""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from ris_pipeline.artifacts import Artifact, Request, digest, explain, find, need, point_latest
+from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
+from ris_pipeline.errors import RisError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ris_pipeline.datasets import Card, Dataset
+
+C = TypeVar("C")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageOptions:
+    """The options of every stage command; stages.cli makes its command line from these fields."""
+
+    dataset: Annotated[str, typer.Option(help="Card: a name in data/ or a path to a .toml file.")] = "shapes"
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data")
+    runs: Annotated[Path, typer.Option(help="Folder that holds the artifacts.")] = Path("runs")
+    config: Annotated[Path | None, typer.Option(help="TOML file with one table per stage.")] = None
+    set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Change one configuration value; repeatable."),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16: autocast to bfloat16.")] = "fp32"
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2
+    force: Annotated[bool, typer.Option("--force", help="Make it anew, even where nothing changed.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, then stop.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Results as JSON.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+
+def resolve_config(options: StageOptions, cls: type[C], stage: str, **flags: Any) -> C:
+    """The configuration of `stage`: defaults < card < --config file < --set < the command's own flags."""
+    card = card_of(options)
+    for name in card.config:
+        if name not in CONFIGS:
+            raise RisError(f"card {card.name}: unknown table [config.{name}]{nearest(name, CONFIGS)}")
+    file = load_config_file(options.config, stage) if options.config else {}
+    return resolve(cls, card.config.get(stage, {}), file, parse_assignments(options.set or ()), flags)
+
+
+def card_of(options: StageOptions) -> "Card":
+    """The card of the data set of `options`."""
+    from ris_pipeline.datasets import load_card
+
+    return load_card(options.dataset)
+
+
+def open_dataset(options: StageOptions, split: str) -> "Dataset":
+    """One split of the data set of `options`."""
+    from ris_pipeline.datasets import load_dataset
+
+    return load_dataset(card_of(options), options.data_root, split)
+
+
+def splits_of(options: StageOptions, chosen: Sequence[str] | None) -> list[str]:
+    """The `chosen` splits, all of the card where none is; RisError naming the known ones for another."""
+    card = card_of(options)
+    for split in chosen or ():
+        card.check_split(split)
+    return list(chosen or card.splits)
+
+
+def data_digest(options: StageOptions) -> str:
+    """A digest of names and contents of the data set's annotation files; RisError naming missing ones."""
+    card = card_of(options)
+    reader = import_module(f"ris_pipeline.datasets.{card.format}")
+    files = reader.list_files(card, options.data_root)
+    missing = ", ".join(str(path) for path in files if not path.is_file())
+    if missing:
+        remedy = "run: ris data make-shapes" if card.generate else "data/README.md says where they come from"
+        raise RisError(f"{card.name} is not there: put {missing} in place; {remedy}")
+    contents = {}
+    for path in files:
+        with path.open("rb") as file:
+            contents[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(contents)
+
+
+def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact:
+    """The latest artifact of `stage` with these flags; RisError with the command to run if there is none."""
+    return need(options.runs, card_of(options).name, stage, **flags)
+
+
+def request_of(
+    options: StageOptions,
+    stage: str,
+    config: Any,
+    *,
+    inputs: Sequence[Artifact] = (),
+    flags: Mapping[str, str | bool] | None = None,
+) -> Request:
+    """What `stage` is asked to make from its resolved `config`, the artifacts it reads and the data set."""
+    return Request(
+        runs=options.runs,
+        dataset=card_of(options).name,
+        stage=stage,
+        configuration=asdict(config),
+        inputs={"data": data_digest(options), **{one.name: one.digest for one in inputs}},
+        flags=dict(flags or {}),
+        seed=options.seed,
+        precision=options.precision,
+    )
+
+
+def due(options: StageOptions, request: Request) -> bool:
+    """True when the stage has to run; says on stderr why, or why not, and with which configuration."""
+    name = " ".join([request.stage, *map(str, request.flags.values())])
+    found = None if options.force else find(request)
+    if found is not None:
+        say(options, f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
+        if not options.dry_run:
+            point_latest(found)
+        return False
+    reason = "--force" if options.force else explain(request)
+    say(options, f"{name}: {'would run' if options.dry_run else 'runs'} ({reason})")
+    say(options, "  " + " ".join(f"{key}={value}" for key, value in request.configuration.items()))
+    return not options.dry_run
+
+
+def show(options: StageOptions, request: Request) -> None:
+    """Prints where the artifact of `request` lies, or its manifest with --json; nothing before it is made."""
+    artifact = find(request)
+    if artifact is not None:
+        emit(options, str(request.path), {**artifact.manifest, "path": str(request.path)})
+
+
+def emit(options: StageOptions, text: str, value: Any) -> None:
+    """Prints a result on stdout: `text`, or `value` as one line of JSON with --json."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False) if options.json else text, flush=True)
+
+
+def say(options: StageOptions, text: str) -> None:
+    """Prints a remark on stderr, unless --quiet."""
+    if not options.quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def device_of(options: StageOptions) -> "torch.device":
+    """The device to compute on; auto takes CUDA, then MPS, then the CPU."""
+    import torch
+
+    if options.device == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(options.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RisError(f"--device {options.device}: not usable here; try --device cpu") from error
+    return device
+
+
+def log_metrics(folder: Path, **values: float) -> None:
+    """Appends one line of JSON to `folder`/metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+@contextmanager
+def progress(options: StageOptions, label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A function `advance(n=1, **values)` that shows `n` more of `total` steps done, and the values.
+
+    `done` steps are of an earlier run. A bar on stderr in a terminal, elsewhere a line every ten seconds,
+    nothing with --quiet.
+    """
+    if options.quiet:
+        yield lambda n=1, **values: None
+    elif sys.stderr.isatty():
+        with _bar(label, total, done) as advance:
+            yield advance
+    else:
+        yield _Lines(label, total, done)
+
+
+@contextmanager
+def _bar(label: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, completed=done, values="")
+        yield lambda n=1, **values: bar.update(task, advance=n, values=_format(values))
+
+
+class _Lines:
+    """Progress as lines: at most one every ten seconds, and one at the end."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self.label, self.total, self.done, self.resumed_at = label, total, done, done
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, n: int = 1, **values: float) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES and self.done < self.total:
+            return
+        self.last = now
+        left = (now - self.start) / max(self.done - self.resumed_at, 1) * (self.total - self.done)
+        state = f"{self.label} {self.done}/{self.total}, {left:.0f} s left"
+        print(f"{state} {_format(values)}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _format(values: Mapping[str, float]) -> str:
+    return " ".join(f"{key} {value:.4g}" for key, value in values.items())

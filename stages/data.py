@@ -1,0 +1,85 @@
+"""`ris data list`, `ris data check` and `ris data make-shapes`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.artifacts import differences
+from ris_pipeline.datasets import Card, check_dataset, load_card
+from ris_pipeline.datasets.card import list_cards
+from ris_pipeline.durable import write_json
+from ris_pipeline.errors import RisError
+from stages.common import StageOptions, card_of, emit, progress, say
+
+STAMP = "generated.json"  # in the folder of a generated data set: what it was generated from
+
+
+def run_list(options: StageOptions) -> None:
+    """Prints name, format, splits and expected numbers of sentences of every card."""
+    cards = [load_card(name) for name in list_cards()]
+    lines = []
+    for card in cards:
+        splits = ", ".join(f"{split} {count:,}" if count else split for split, count in card.splits.items())
+        lines.append(f"{card.name:<16} {card.format:<8} {splits}")
+    rows = [{"name": card.name, "format": card.format, "splits": dict(card.splits)} for card in cards]
+    emit(options, "\n".join(lines), rows)
+
+
+def run_check(options: StageOptions) -> None:
+    """Prints what is there of each split; RisError where files are missing or counts differ from the card."""
+    card = card_of(options)
+    checks = check_dataset(card, options.data_root)
+    missing = list(dict.fromkeys(str(path) for one in checks for path in one.missing))
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        remedy = "ris data make-shapes" if card.generate else "see data/README.md"
+        raise RisError(f"{card.name}: {', '.join(missing[:10])}{more} missing: put them in place ({remedy})")
+    lines = []
+    for one in checks:
+        counts = f"{one.n_images:,} images, {one.n_refs:,} refs, {one.n_expressions:,} sentences"
+        lines.append(f"{card.name} {one.split}: {counts}")
+    emit(options, "\n".join(lines), [{**asdict(one), "missing": []} for one in checks])
+    for one in checks:
+        if not one.ok:
+            raise RisError(
+                f"{card.name} {one.split}: {one.n_expressions:,} sentences where the card expects "
+                f"{one.n_expected:,}; other annotation files?"
+            )
+
+
+def run_make_shapes(options: StageOptions) -> None:
+    """Generates the data set as its card says, unless the same lies there."""
+    card = card_of(options)
+    if not card.generate:
+        raise RisError(f"{card.name} is not a generated data set: its card has no [generate] table")
+    folder = options.data_root / card.images.parent
+    stamp = _read_stamp(folder / STAMP)
+    if stamp == card.generate and not options.force:
+        say(options, f"{card.name}: up to date in {folder}, same settings")
+        return
+    # Generating clears the folder: never one that somebody else filled.
+    if folder.exists() and stamp is None and not options.force:
+        raise RisError(f"{folder}: exists, but was not generated here; --force replaces it")
+    changed = "; ".join(differences(stamp, card.generate)) if stamp else "not there yet"
+    say(options, f"{card.name}: {'would generate' if options.dry_run else 'generating'} {folder} ({changed})")
+    if not options.dry_run:
+        _generate(options, card, folder)
+        emit(options, str(folder), {"path": str(folder), **card.generate})
+
+
+def _generate(options: StageOptions, card: Card, folder: Path) -> None:
+    # Imported here: drawing needs libraries that the rest of this module does not.
+    from ris_pipeline.datasets.shapes import generate
+
+    settings = dict(card.generate)
+    with progress(options, card.name, sum(settings["n_images"].values())) as advance:
+        generate(folder, **settings, workers=max(options.workers, 1), progress=lambda done, total: advance())
+    write_json(folder / STAMP, settings)
+
+
+def _read_stamp(stamp: Path) -> Any:
+    try:
+        return json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,104 @@
+"""`ris make-pseudolabels`: the selected response maps of the train split → one mask PNG per ref."""
+
+from ris_pipeline.artifacts import Artifact, Request, Work, publish
+from ris_pipeline.config import PseudolabelConfig
+from stages.common import (
+    StageOptions,
+    device_of,
+    due,
+    input_of,
+    log_metrics,
+    open_dataset,
+    progress,
+    request_of,
+    resolve_config,
+    show,
+)
+
+SPLIT = "train"
+
+
+def run(options: StageOptions, refine: bool) -> None:
+    """Make the pseudo-labels, with or without refinement, unless that is done."""
+    config = resolve_config(options, PseudolabelConfig, "pseudolabels", refine=refine)
+    responses = input_of(options, "responses", split=SPLIT)
+    request = request_of(options, "pseudolabels", config, inputs=[responses], flags={"refine": refine})
+    if due(options, request):
+        _make(options, request, config, responses)
+    show(options, request)
+
+
+def _make(options: StageOptions, request: Request, config: PseudolabelConfig, responses: Artifact) -> None:
+    from ris_pipeline.inference import group_by_image
+    from ris_pipeline.pseudolabels import save_thresholded
+    from ris_pipeline.responses import ResponseStore
+
+    dataset = open_dataset(options, SPLIT)
+    store = ResponseStore.open(responses.path / f"{SPLIT}.zarr")
+    groups = group_by_image(dataset)
+    with publish(request, force=options.force) as work:
+        if config.refine:
+            _refine(options, config, work, dataset, store, groups)
+        else:
+            with progress(options, "labels", len(dataset.refs)) as advance:
+                save_thresholded(dataset, store, groups, work.path, config.threshold, advance)
+        _save_sheet(work, dataset, groups)
+        work.counts |= {"refs": len(dataset.refs), "images": len(groups)}
+
+
+def _refine(options, config, work, dataset, store, groups) -> None:  # type: ignore[no-untyped-def]
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from ris_pipeline.networks.build import build_irnet
+    from ris_pipeline.pseudolabels import save_refined, save_seeds
+    from ris_pipeline.training.irnet import SeedFile, train_irnet
+
+    device = device_of(options)
+    torch.manual_seed(options.seed)
+    net = build_irnet(config)
+    seeds, weights = work.path / "seeds", work.path / "irnet.safetensors"
+    seeds.mkdir(exist_ok=True)
+    learnt_from = groups[: config.irn_images or None]
+    with (
+        work.timed("seeds"),
+        progress(options, "seeds", sum(len(one.refs) for one in learnt_from)) as advance,
+    ):
+        save_seeds(dataset, store, learnt_from, seeds, config, options.workers, advance)
+    if not weights.exists():
+        files = [
+            SeedFile(dataset.images[one.image_id].path, seeds / f"{ref.ref_id}.png")
+            for one in learnt_from
+            for ref in one.refs
+        ]
+        n_steps = max(len(files) // config.irn_batch, 1) * config.irn_epochs
+        with work.timed("irnet"), progress(options, "irnet", n_steps) as advance:
+
+            def report(step: int, losses: dict[str, float]) -> None:
+                log_metrics(work.path, step=step, **losses)
+                advance(1, **losses)
+
+            train_irnet(net, files, config, seed=options.seed, device=device, workers=options.workers, report=report)
+        heads = {name: value.cpu() for name, value in net.state_dict().items()}
+        save_file(heads, weights.with_suffix(".new"))
+        weights.with_suffix(".new").rename(weights)
+    net.load_state_dict(load_file(weights))
+    with work.timed("walk"), progress(options, "labels", len(dataset.refs)) as advance:
+        save_refined(dataset, store, groups, work.path, net, config, device, options.workers, advance)
+    work.host |= {"device": str(device)}
+
+
+def _save_sheet(work: Work, dataset, groups) -> None:  # type: ignore[no-untyped-def]
+    """contact-sheet.png: the first pseudo-labels over their images."""
+    from PIL import Image
+
+    from ris_pipeline.datasets.images import load_image
+    from ris_pipeline.masks import contact_sheet, load_label, overlay_mask
+
+    tiles = []
+    for one in groups[:12]:
+        image = load_image(dataset.images[one.image_id].path)
+        for ref in one.refs[:2]:
+            label = load_label(work.path / f"{ref.ref_id}.png")
+            tiles.append((ref.expressions[0].sentence, overlay_mask(image, label == 1)))
+    Image.fromarray(contact_sheet(tiles)).save(work.path / "contact-sheet.png")

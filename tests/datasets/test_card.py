@@ -1,0 +1,140 @@
+from pathlib import Path
+
+import pytest
+
+from ris_pipeline.datasets import card as card_module
+from ris_pipeline.datasets.card import list_cards, load_card, read_card
+from ris_pipeline.errors import RisError
+
+GOOD = """
+name = "mine"
+format = "refer"
+partition = "unc"
+annotations = "refer/mine"
+images = "train2014"
+[splits]
+train = 12
+val = "any"
+[config.step1]
+epochs = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(card_module, "CARD_FOLDERS", (tmp_path / "here", tmp_path))
+    return tmp_path
+
+
+def write(folder, text, name="mine"):
+    path = folder / f"{name}.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_card(tmp_path):
+    card = read_card(write(tmp_path, GOOD))
+    assert card.name == "mine"
+    assert card.annotations == Path("refer/mine")
+    assert card.splits == {"train": 12, "val": None}
+    assert card.config == {"step1": {"epochs": 3}}
+    assert card.generate == {}
+    assert load_card(tmp_path / "mine.toml") == card
+    card.check_split("val")
+    with pytest.raises(RisError, match="mine has no split 'test'; it has train, val"):
+        card.check_split("test")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"refer"', '"refr"', "unknown format 'refr'; did you mean 'refer'"),
+        ("images =", "image =", "unknown key 'image'; did you mean 'images'"),
+        ('images = "train2014"', "", "'images' must be given"),
+        ('"train2014"', "3", "'images' must be given, as text"),
+        ('name = "mine"', 'name = "other"', "'other' must be the file's, 'mine'"),
+        ("train = 12", "train = 0", r"splits\.train must be"),
+        ("train = 12", "train = true", r"splits\.train must be"),
+        ('train = 12\nval = "any"', "", "at least one split"),
+        ("[config.step1]\nepochs = 3", "[config]\nstep1 = 3", r"\[config.step1\] must be a table"),
+        ("train = 12", "train = ", "not valid TOML"),
+    ],
+)
+def test_faulty_cards(old, new, message, tmp_path):
+    assert old in GOOD
+    with pytest.raises(RisError, match=r"mine\.toml.*" + message):
+        read_card(write(tmp_path, GOOD.replace(old, new)))
+
+
+def test_missing_card_file(tmp_path):
+    with pytest.raises(RisError, match=r"x\.toml cannot be read"):
+        load_card(tmp_path / "x.toml")
+
+
+def test_a_card_in_the_working_folder_hides_the_one_in_the_checkout(folder):
+    write(folder, GOOD)
+    write(folder / "here", GOOD.replace("12", "13"))
+    assert list_cards() == ["mine"]
+    assert load_card("mine").splits["train"] == 13
+
+
+def test_no_cards(folder):
+    with pytest.raises(RisError, match="no cards in"):
+        load_card("mine")
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("refcoco", "refcoco"),
+        ("refcoco@unc", "refcoco"),
+        ("refcoco-unc", "refcoco"),
+        ("refcoco+@unc", "refcoco+"),
+        ("refcocog@umd", "refcocog-umd"),
+        ("refcocog-umd", "refcocog-umd"),
+        ("refcocog@google", "refcocog-google"),
+        ("referit@berkeley", "referit"),
+        ("pairs", "pairs"),
+    ],
+)
+def test_aliases(alias, name):
+    assert load_card(alias).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("refcoco@umd", "use refcoco@unc$"),
+        ("refcoco+@google", r"use refcoco\+@unc$"),
+        ("refcocog", "use refcocog@google or refcocog@umd$"),
+        ("refcocog@unc", "use refcocog@google or refcocog@umd$"),
+        ("refcco", "did you mean 'refcoco'"),
+        ("shape", "did you mean 'shapes'"),
+        ("qqqq", "no data set 'qqqq'; known are pairs, "),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(RisError, match=message):
+        load_card(name)
+
+
+# The paper's supplemental material, table of the data sets.
+PAPER = {
+    "refcoco": {"train": 120_624, "val": 10_834, "testA": 5_657, "testB": 5_095},
+    "refcoco+": {"train": 120_191, "val": 10_758, "testA": 5_726, "testB": 4_889},
+    "refcocog-google": {"train": 85_474, "val": 9_536},
+    "refcocog-umd": {"train": 80_512, "val": 4_896, "test": 9_602},
+    "referit": {"train": 59_976, "test": 60_105},
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_counts(name):
+    assert load_card(name).splits == PAPER[name]
+
+
+def test_every_shipped_card_loads():
+    names = list_cards()
+    assert {*PAPER, "shapes", "shapes+", "shapesg", "pairs"} <= set(names)
+    assert all(load_card(name).generate for name in names if name.startswith("shapes"))

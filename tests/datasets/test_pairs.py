@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.load import load_dataset
+from ris_pipeline.errors import RisError
+
+CARD = Card("pairs", "pairs", "pairs", "pairs/images", {"train": None, "val": None})
+DOG = {"image": "yard/a.jpg", "ref": "dog", "sentence": "brown dog"}
+LINES = [
+    DOG,
+    {**DOG, "ref": "cat", "sentence": "cat"},
+    {**DOG, "sentence": "dog by the fence", "split": "train"},
+    {**DOG, "image": "b.jpg", "sentence": "dog", "split": "val", "box": [1, 2, 3, 4], "mask": "masks/b.png"},
+]
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(*lines):
+        (tmp_path / "pairs" / "images").mkdir(parents=True, exist_ok=True)
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        (tmp_path / "pairs" / "pairs.jsonl").write_text("\n".join(texts) + "\n")
+        return tmp_path
+
+    return save
+
+
+def test_sentences_are_gathered_by_ref(save):
+    root = save(*LINES[:2], "", *LINES[2:])
+    dataset = load_dataset(CARD, root, "train")
+    dog, cat = dataset.refs
+    assert [e.sentence for e in dog.expressions] == ["brown dog", "dog by the fence"]
+    assert dataset.siblings(dog) == (cat,)
+    (image,) = dataset.images.values()
+    assert image.path == root / "pairs" / "images" / "yard" / "a.jpg"
+    assert image.hw is None
+    assert not dataset.has_boxes
+    assert not dataset.has_masks
+
+
+def test_boxes_and_masks(save):
+    root = save(*LINES)
+    dataset = load_dataset(CARD, root, "val")
+    (dog,) = dataset.refs
+    assert dog.box_xyxy == (1, 2, 3, 4)
+    (root / "pairs" / "masks").mkdir()
+    PIL.Image.fromarray(np.array([[0, 9]], np.uint8)).save(root / "pairs" / "masks" / "b.png")
+    assert dataset.load_mask(dog).tolist() == [[False, True]]
+
+
+def test_ids_do_not_depend_on_the_order(save):
+    before = load_dataset(CARD, save(*LINES), "train")
+    after = load_dataset(CARD, save(LINES[3], LINES[2], LINES[1], {**DOG, "ref": "new"}, LINES[0]), "train")
+    ids = {e.sentence: (r.image_id, r.ref_id, e.sent_id) for r in before.refs for e in r.expressions}
+    again = {
+        e.sentence: (r.image_id, r.ref_id, e.sent_id)
+        for r in after.refs
+        for e in r.expressions
+        if r.ref_id in {ref.ref_id for ref in before.refs}
+    }
+    assert ids == again
+    assert all(0 <= i < 2**52 for triple in ids.values() for i in triple)
+
+
+def test_a_sentence_may_be_repeated(save):
+    (dog,) = load_dataset(CARD, save(DOG, DOG), "train").refs
+    assert len({e.sent_id for e in dog.expressions}) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "expected"),
+        ({**DOG, "sentense": "x"}, "unknown key 'sentense'; did you mean 'sentence'"),
+        ({"image": "a.jpg", "ref": "x"}, "'sentence' must be given"),
+        ({**DOG, "sentence": "  "}, "'sentence' must be given"),
+        ({**DOG, "image": 3}, "'image' must be given, as text"),
+        ({**DOG, "image": "../a.jpg"}, "leads out"),
+        ({**DOG, "ref": "y", "mask": "/m.png"}, "leads out"),
+        ({**DOG, "ref": "y", "box": [0, 0, 1]}, "ref 'y', image yard/a.jpg: the box must be four numbers"),
+        ({**DOG, "ref": "y", "box": [-9, 0, 1, 1]}, "outside the image"),
+        ({**DOG, "split": "tset"}, "no split 'tset', only train, val"),
+        ({**DOG, "split": "val"}, "split differs from the first line of ref 'dog'"),
+        ({**DOG, "box": [0, 0, 1, 1]}, "box differs from the first line"),
+    ],
+)
+def test_faulty_lines_are_named(save, line, message):
+    with pytest.raises(RisError, match=r"pairs\.jsonl:2: .*" + message):
+        load_dataset(CARD, save(DOG, line), "train")
+
+
+def test_a_file_that_is_not_utf8(save):
+    root = save(DOG)
+    with (root / "pairs" / "pairs.jsonl").open("ab") as file:
+        file.write(b'{"image": "\xff.jpg"}\n')
+    with pytest.raises(RisError, match=r"pairs\.jsonl:2: not valid JSON"):
+        load_dataset(CARD, root, "train")

@@ -1,0 +1,56 @@
+"""Against small pieces of the real data sets, where they lie beside the checkout."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from ris_pipeline.datasets.card import load_card
+from ris_pipeline.datasets.images import load_image
+from ris_pipeline.datasets.load import load_dataset
+
+SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "real-sample"
+pytestmark = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real samples are not here")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "n_images", "n_sentences"),
+    [
+        ("coco", "refcoco", 84, 587),
+        ("coco", "refcoco+", 84, 579),
+        ("coco", "refcocog@umd", 86, 309),
+        ("coco-unique", "refcoco", 79, 394),
+    ],
+)
+def test_refer(folder, name, n_images, n_sentences):
+    card = load_card(name)
+    train, val = (load_dataset(card, SAMPLE / folder, split) for split in ("train", "val"))
+    assert len(train.images) + len(val.images) == n_images
+    assert train.n_expressions + val.n_expressions == n_sentences
+    assert not train.images.keys() & val.images.keys()
+    for dataset in (train, val):
+        assert dataset.has_boxes
+        assert dataset.has_masks
+        for ref in dataset.refs[::10]:
+            image = dataset.images[ref.image_id]
+            assert load_image(image.path).shape == (*image.hw, 3)
+            mask = dataset.load_mask(ref)
+            assert mask.shape == image.hw
+            ys, xs = mask.nonzero()
+            x1, y1, x2, y2 = ref.box_xyxy
+            # The mask fills its box, but for the tips of its corners.
+            assert [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] == pytest.approx([x1, y1, x2, y2], abs=3)
+
+
+def test_referit():
+    start = time.process_time()
+    train, test = (load_dataset(load_card("referit"), SAMPLE, split) for split in ("train", "test"))
+    assert time.process_time() - start < 10  # each split in under 5 s
+    assert (train.n_expressions, len(train.refs)) == (59_976, 44_649 + 4_866)
+    assert (test.n_expressions, len(test.refs)) == (60_105, 49_730)
+    assert test.has_boxes
+    assert not test.has_masks
+    assert not train.images.keys() & test.images.keys()
+    for image_id in (38100, 40429):
+        image = test.images[image_id]
+        assert load_image(image.path).shape == (*image.hw, 3)

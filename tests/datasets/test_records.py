@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box
+from ris_pipeline.errors import RisError
+
+RLE = {"size": [1, 2], "counts": [1, 1]}
+
+
+def make_ref(ref_id, image_id=1, sent_ids=(0,), box=(0.0, 0.0, 1.0, 1.0), segmentation=None):
+    expressions = tuple(Expression(i, f"sentence {i}") for i in sent_ids)
+    return Ref(ref_id, image_id, "train", expressions, box, segmentation)
+
+
+def make_dataset(*refs, hw=(1, 2)):
+    images = {i: Image(i, Path(f"{i}.jpg"), hw) for i in (1, 2)}
+    return Dataset("toy", "train", images, refs)
+
+
+def test_counts_and_siblings():
+    a, b, c = make_ref(7, 1, (0, 1)), make_ref(8, 2, (2,)), make_ref(9, 1, (3,))
+    dataset = make_dataset(a, b, c)
+    assert dataset.n_expressions == 4
+    assert dataset.siblings(a) == (c,)
+    assert dataset.siblings(b) == ()
+
+
+def test_boxes_and_masks_count_only_where_every_ref_has_one():
+    both = make_ref(1, segmentation=RLE)
+    assert make_dataset(both).has_boxes
+    assert make_dataset(both).has_masks
+    neither = make_ref(2, sent_ids=(5,), box=None)
+    assert not make_dataset(both, neither).has_boxes
+    assert not make_dataset(both, neither).has_masks
+
+
+def test_masks():
+    good, none = make_ref(1, segmentation=RLE), make_ref(2, sent_ids=(5,))
+    dataset = make_dataset(good, none)
+    assert dataset.load_mask(good).tolist() == [[False, True]]
+    with pytest.raises(RisError, match=r"toy train: ref 2, image 1\.jpg: there is no mask"):
+        dataset.load_mask(none)
+    with pytest.raises(RisError, match=r"ref 1, image 1\.jpg: bad segmentation: .* the image has 9×9"):
+        make_dataset(good, hw=(9, 9)).load_mask(good)
+
+
+def test_ids_must_be_unique_and_images_listed():
+    with pytest.raises(RisError, match="ref_id 1 occurs twice"):
+        make_dataset(make_ref(1), make_ref(1, sent_ids=(5,)))
+    with pytest.raises(RisError, match="sent_id 0 occurs twice"):
+        make_dataset(make_ref(1), make_ref(2))
+    with pytest.raises(RisError, match="ref 1 names image 3"):
+        make_dataset(make_ref(1, image_id=3))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0, 0, 1], "four numbers"),
+        ("0 0 1 1", "four numbers"),
+        ([0, 0, 1, None], "four numbers"),
+        ([0, 0, 1, True], "four numbers"),
+        ([0, 0, 1, float("inf")], "four numbers"),
+        ([5, 0, 4, 1], "ends before it begins"),
+        ([0, 5, 1, 4], "ends before it begins"),
+        ([0, 0, 22, 5], "outside the image of 20×10"),
+        ([0, 0, 20, 12], "outside the image"),
+        ([-2, 0, 3, 3], "outside the image"),
+    ],
+)
+def test_faulty_boxes_name_their_place(values, message):
+    with pytest.raises(RisError, match=r"f\.json: ref 3, image a\.jpg: the box.*" + message):
+        parse_box(values, (10, 20), "f.json: ref 3, image a.jpg")
+
+
+@given(
+    st.floats(0, 20).flatmap(lambda x: st.tuples(st.just(x), st.floats(x, 20))),
+    st.floats(0, 10).flatmap(lambda y: st.tuples(st.just(y), st.floats(y, 10))),
+)
+def test_boxes_inside_the_image_are_kept_as_they_are(xs, ys):
+    box = (xs[0], ys[0], xs[1], ys[1])
+    assert parse_box(list(box), (10, 20), "") == box
+    assert parse_box(list(box), None, "") == box

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from ris_pipeline.refine.crf import DenseCrf, NormalizedKernel, build_lattice, refine_labels
+
+
+def two_colour_image(rng, hw, left_columns):
+    """A red left part and a blue right part, with noise of 2 grey levels."""
+    image = np.empty((*hw, 3))
+    image[:, :left_columns] = (200, 40, 40)
+    image[:, left_columns:] = (40, 60, 180)
+    return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+def exact_kernel(features):
+    """Dense Gaussian kernel (N, N) of features (N, d), symmetrically normalised, float64."""
+    squared_distance = ((features[:, None] - features[None]) ** 2).sum(axis=-1)
+    kernel = np.exp(-squared_distance / 2)
+    row_sums = kernel.sum(axis=1)
+    return kernel / np.sqrt(row_sums[:, None] * row_sums[None])
+
+
+def exact_mean_field(image, hard):
+    """Probability of label 1, (H, W), by textbook mean field with dense kernels and two label channels."""
+    height, width = hard.shape
+    yx = np.array([(y, x) for y in range(height) for x in range(width)], float)
+    rgb = image.reshape(-1, 3).astype(float)
+    spatial = exact_kernel(yx / 3)
+    bilateral = exact_kernel(np.hstack([yx / 50, rgb / 5]))
+    one_hot = np.eye(2)[hard.ravel()]
+    unary = -np.log(np.where(one_hot == 1, 0.7, 0.3))
+    q = softmax(-unary, axis=1)
+    for _ in range(10):
+        q = softmax(-unary + 3 * spatial @ q + 10 * bilateral @ q, axis=1)
+    return q[:, 1].reshape(height, width)
+
+
+def test_mean_field_agrees_with_exact_kernels():
+    rng = np.random.default_rng(0)
+    hw = (12, 12)
+    image = two_colour_image(rng, hw, left_columns=5)
+    truth = np.zeros(hw, np.uint8)
+    truth[:, :5] = 1
+    noisy = truth ^ (rng.random(hw) < 0.2).astype(np.uint8)
+    a_corner = np.zeros(hw, np.uint8)
+    a_corner[:4, :4] = 1
+    hard = np.stack([noisy, a_corner, np.zeros_like(truth)])
+
+    exact = np.stack([exact_mean_field(image, labels) for labels in hard])
+    log_odds = DenseCrf(image).log_odds(hard)
+    np.testing.assert_array_equal(refine_labels(image, hard), exact > 0.5)
+    np.testing.assert_allclose(expit(log_odds), exact, atol=0.002)
+    # Probabilities near 0 and 1 hide the lattice's approximation: of log-odds up to ±15 it may take 1.
+    np.testing.assert_allclose(log_odds, np.log(exact / (1 - exact)), atol=1.0)
+
+
+def test_refined_labels_follow_the_colour_edge():
+    rng = np.random.default_rng(1)
+    image = two_colour_image(rng, (20, 30), left_columns=11)
+    hard = np.zeros((1, 20, 30), np.uint8)
+    hard[0, :, :11] = 1
+    hard[0, 5:8, 3:6] = 0
+    hard[0, 10:12, 20:22] = 1
+    refined = refine_labels(image, hard)
+    assert refined.dtype == np.uint8
+    assert refined[0, :, :11].all()
+    assert not refined[0, :, 11:].any()
+
+
+def test_problems_do_not_touch_each_other():
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 255, (9, 14, 3), dtype=np.uint8)
+    hard = rng.integers(0, 2, (3, 9, 14), dtype=np.uint8)
+    together = DenseCrf(image).log_odds(hard)
+    alone = np.concatenate([DenseCrf(image).log_odds(hard[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_barycentric_weights_are_a_partition_of_one():
+    features = np.random.default_rng(3).normal(0, 4, (5, 300)).astype(np.float32)
+    slice_, blurs = build_lattice(features)
+    assert len(blurs) == 6
+    assert slice_.data.min() >= -1e-5
+    np.testing.assert_allclose(slice_.sum(axis=1), 1, atol=1e-5)
+    assert all(abs(blur - blur.T).nnz == 0 for blur in blurs)
+
+
+def nearest_multiple(point):
+    """The nearest integer point to `point` with Σ = 0 and all coordinates multiples of d+1."""
+    n_axes = len(point)
+    nearest = n_axes * np.round(point / n_axes).astype(int)
+    while nearest.sum() != 0:
+        step = -int(np.sign(nearest.sum()))
+        axis = np.argmax(step * (point - nearest))
+        nearest[axis] += step * n_axes
+    return nearest
+
+
+def lattice_by_hand(features):
+    """Splat–blur–slice matrix (N, N) of features (N, d), with a dictionary of vertices, one point at a time.
+
+    The enclosing simplex has one vertex of each remainder k, the nearest of its kind; barycentric weights
+    solve the linear system Σ weight · vertex = point, Σ weight = 1.
+    """
+    n_points, d = features.shape
+    n_axes = d + 1
+    basis = np.zeros((n_axes, d))  # orthogonal columns in the plane Σ = 0, of length √(2/3)·(d+1)
+    for i in range(1, n_axes):
+        basis[:i, i - 1], basis[i, i - 1] = 1, -i
+        basis[:, i - 1] *= np.sqrt(2 / 3) * n_axes / np.sqrt(i * (i + 1))
+    vertices, weights = {}, []
+    for feature in features:
+        point = basis @ feature
+        corners = []
+        for k in range(n_axes):
+            shift = np.array([k] * (n_axes - k) + [k - n_axes] * k)
+            corners.append(nearest_multiple(point - shift) + shift)
+        system = np.vstack([np.array(corners).T, np.ones(n_axes)])
+        share = np.linalg.lstsq(system, np.append(point, 1), rcond=None)[0]
+        ids = [vertices.setdefault(tuple(corner), len(vertices)) for corner in corners]
+        weights.append((ids, share))
+    splat = np.zeros((len(vertices), n_points))
+    for point, (ids, share) in enumerate(weights):
+        splat[ids, point] = share
+    values = splat
+    for axis in range(n_axes):
+        direction = np.full(n_axes, -1)
+        direction[axis] = d
+        blurred = values.copy()
+        for vertex, row in vertices.items():
+            for neighbour in (np.add(vertex, direction), np.subtract(vertex, direction)):
+                if tuple(neighbour) in vertices:
+                    blurred[row] += values[vertices[tuple(neighbour)]] / 2
+        values = blurred
+    return splat.T @ values
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_kernel_equals_a_lattice_by_hand(d):
+    features = np.random.default_rng(4).uniform(-2, 3, (60, d)).astype(np.float32)
+    kernel = lattice_by_hand(features.astype(float))
+    row_sums = kernel.sum(axis=1)
+    expected = 1.5 * kernel / np.sqrt(row_sums[:, None] * row_sums[None])
+    filtered = NormalizedKernel(features.T, weight=1.5).filter(np.eye(60, dtype=np.float32))
+    np.testing.assert_allclose(filtered, expected, atol=1e-5)
+
+
+def test_kernel_is_close_to_the_gaussian_on_a_grid():
+    y, x = np.indices((24, 24)).reshape(2, -1)
+    features = np.stack([x, y]).astype(np.float32) / 3
+    impulses = np.zeros((576, 2), np.float32)
+    impulses[[12 * 24 + 12, 5 * 24 + 20], [0, 1]] = 1
+    filtered = NormalizedKernel(features, weight=2.0).filter(impulses)
+    exact = 2 * exact_kernel(features.T.astype(float)) @ impulses
+    np.testing.assert_allclose(filtered, exact, atol=0.25 * exact.max())
+    np.testing.assert_allclose(filtered.sum(axis=0), exact.sum(axis=0), rtol=0.05)

@@ -1,0 +1,284 @@
+"""PointIt, PointM, IoUs and their summaries on 4×4 arrays that one can check by eye."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+
+from ris_pipeline.errors import RisError
+from ris_pipeline.scoring import metrics
+from ris_pipeline.scoring.metrics import Outcome, score_expression, summarise, summarise_difference
+
+PEAK_AT_ROW_1_COLUMN_2 = np.array(
+    [
+        [0.0, 0.1, 0.2, 0.0],
+        [0.0, 0.3, 0.9, 0.1],
+        [0.0, 0.2, 0.4, 0.1],
+        [0.0, 0.0, 0.0, 0.0],
+    ]
+)
+TARGET = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]], dtype=bool)
+BOTTOM_ROW = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=bool)
+# Three of the target's four pixels and one beside it.
+SHIFTED = np.array([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=bool)
+EMPTY = np.zeros((4, 4), dtype=bool)
+
+masks_4x4 = hnp.arrays(bool, (4, 4))
+
+
+def outcome(ref_id=1, sent_id=1, weight=1, point_it=None, point_m=None, overlap=(None, None), box_iou=None):
+    return Outcome(ref_id, sent_id, weight, point_it, point_m, *overlap, box_iou)
+
+
+@pytest.mark.parametrize(
+    ("response", "point"),
+    [
+        (PEAK_AT_ROW_1_COLUMN_2, (1, 2)),
+        (np.zeros((4, 4)), (0, 0)),  # equal everywhere: the corner
+        (np.array([[0.0, 1.0], [1.0, 0.0]]), (0, 1)),  # of two peaks the first, row by row
+        (np.array([[-3.0, -1.0, -2.0]]), (0, 1)),
+    ],
+)
+def test_point_is_the_first_maximum(response, point):
+    assert metrics.point_of(response) == point
+
+
+@pytest.mark.parametrize(
+    ("box", "inside"),
+    [
+        ((2, 1, 3, 2), True),  # on the upper left corner
+        ((0, 0, 2, 1), True),  # on the lower right corner
+        ((2.0, 1.0, 2.0, 1.0), True),
+        ((2.01, 1, 3, 2), False),
+        ((0, 0, 1.99, 1), False),
+        ((0, 1.01, 3, 3), False),
+        ((0, 0, 3, 0.99), False),
+        ((1, 2, 1, 2), False),  # x and y exchanged
+    ],
+)
+def test_point_in_box_includes_the_borders(box, inside):
+    assert metrics.point_in_box((1, 2), box) is inside
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "expected"),
+    [
+        (TARGET, TARGET, (4, 4)),
+        (SHIFTED, TARGET, (3, 5)),
+        (BOTTOM_ROW, TARGET, (0, 8)),
+        (EMPTY, TARGET, (0, 4)),
+        (TARGET, EMPTY, (0, 4)),
+        (EMPTY, EMPTY, (0, 0)),
+    ],
+)
+def test_intersection_union(prediction, target, expected):
+    assert metrics.intersection_union(prediction, target) == expected
+
+
+@given(masks_4x4, masks_4x4)
+def test_intersection_union_counts_sets_of_pixels(a, b):
+    pixels_a, pixels_b = ({tuple(p) for p in np.argwhere(m)} for m in (a, b))
+    assert metrics.intersection_union(a, b) == (len(pixels_a & pixels_b), len(pixels_a | pixels_b))
+
+
+@given(masks_4x4)
+def test_box_of_agrees_with_coco(mask):
+    x, y, width, height = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
+    assert metrics.box_of(mask) == ((x, y, x + width, y + height) if mask.any() else None)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ((0, 0, 2, 2), (0, 0, 2, 2), 1.0),
+        ((0, 0, 2, 2), (1, 1, 3, 3), 1 / 7),
+        ((0, 0, 2, 2), (2, 0, 4, 2), 0.0),  # side by side
+        ((0, 0, 2, 2), (5, 5, 6, 6), 0.0),
+        ((0, 0, 4, 4), (1, 1, 2, 3), 2 / 16),
+        ((1, 1, 1, 1), (1, 1, 1, 1), 0.0),  # no area
+    ],
+)
+def test_box_iou(a, b, expected):
+    assert metrics.box_iou(a, b) == pytest.approx(expected)
+    assert metrics.box_iou(b, a) == pytest.approx(expected)
+
+
+def test_score_expression_with_all_ground_truth():
+    scored = score_expression(
+        ref_id=7,
+        sent_id=70,
+        response=PEAK_AT_ROW_1_COLUMN_2,
+        prediction=SHIFTED,
+        box_xyxy=(1.0, 1.0, 3.0, 3.0),
+        mask=TARGET,
+        weight=3,
+    )
+    # SHIFTED's box is 1,1,4,3: 6 pixels, 4 of them the target's.
+    assert scored == Outcome(7, 70, 3, True, True, 3, 5, pytest.approx(4 / 6))
+    assert scored.iou == pytest.approx(0.6)
+
+
+def test_point_in_box_but_off_the_mask():
+    ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
+    response = np.array([[0, 0, 0], [0, 5, 0], [0, 0, 0]], dtype=np.float32)
+    scored = score_expression(
+        ref_id=1, sent_id=1, response=response, prediction=response > 0, box_xyxy=(0, 0, 3, 3), mask=ring
+    )
+    assert (scored.point_it, scored.point_m, scored.iou) == (True, False, 0.0)
+
+
+def test_empty_prediction_has_iou_0():
+    scored = score_expression(
+        ref_id=1, sent_id=1, response=np.zeros((4, 4)), prediction=EMPTY, box_xyxy=(1, 1, 3, 3), mask=TARGET
+    )
+    assert (scored.point_it, scored.point_m) == (False, False)
+    assert (scored.intersection, scored.union, scored.iou, scored.box_iou) == (0, 4, 0.0, 0.0)
+    assert outcome(overlap=(0, 0)).iou == 0.0  # nothing predicted, nothing there
+
+
+def test_missing_ground_truth_gives_none():
+    scored = score_expression(
+        ref_id=1, sent_id=1, response=PEAK_AT_ROW_1_COLUMN_2, prediction=TARGET, box_xyxy=None, mask=None
+    )
+    assert scored == outcome()
+    assert scored.iou is None
+
+
+def test_score_expression_refuses_nan_and_other_sizes():
+    sound = {
+        "ref_id": 5,
+        "sent_id": 50,
+        "response": PEAK_AT_ROW_1_COLUMN_2,
+        "prediction": TARGET,
+        "box_xyxy": None,
+    }
+    with pytest.raises(RisError, match=r"ref 5, sentence 50: .*NaN"):
+        score_expression(**{**sound, "response": np.full((4, 4), np.nan)}, mask=None)
+    with pytest.raises(RisError, match=r"ref 5: .*\(4, 5\)"):
+        score_expression(**sound, mask=np.zeros((4, 5), dtype=bool))
+
+
+HALF_AND_HALF = [
+    outcome(1, 10, point_it=True, point_m=True, overlap=(6, 10), box_iou=0.5),
+    outcome(1, 11, point_it=True, point_m=False, overlap=(5, 10), box_iou=0.49),
+    outcome(2, 20, point_it=False, point_m=False, overlap=(0, 20), box_iou=0.0),
+    outcome(3, 30, point_it=True, point_m=True, overlap=(9, 10), box_iou=1.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("pointit", 75.0),
+        ("pointm", 50.0),
+        ("miou", 50.0),  # (.6 + .5 + 0 + .9) / 4
+        ("oiou", 40.0),  # 20 / 50
+        ("prec@0.5", 75.0),  # 0.5 itself counts
+        ("prec@0.6", 50.0),
+        ("prec@0.7", 25.0),
+        ("prec@0.9", 25.0),
+        ("box_iou", 49.75),
+        ("box@0.5", 50.0),
+    ],
+)
+def test_summary_values(metric, expected):
+    estimate = summarise(HALF_AND_HALF, n_bootstrap=20)[metric]
+    assert estimate.value == pytest.approx(expected)
+    assert (estimate.n_refs, estimate.n_expressions) == (3, 4)
+    assert estimate.ci_low <= estimate.ci_high
+
+
+def test_summary_has_every_metric_in_order():
+    assert tuple(summarise(HALF_AND_HALF, n_bootstrap=2)) == metrics.METRICS
+
+
+def test_weight_counts_a_map_once_per_sentence():
+    once_each = [outcome(1, s, point_it=True, overlap=(2, 4)) for s in range(3)]
+    other = outcome(2, 9, point_it=False, overlap=(0, 6))
+    weighted = [dataclasses.replace(once_each[0], weight=3), other]
+    # (3·1 + 0) / 4 sentences; oIoU 6 / (12 + 6)
+    estimates = summarise(weighted)
+    assert estimates["pointit"].value == 75.0
+    assert estimates["oiou"].value == pytest.approx(100 / 3)
+    assert (estimates["pointit"].n_refs, estimates["pointit"].n_expressions) == (2, 4)
+    assert summarise([*once_each, other]) == estimates
+
+
+def test_metrics_without_ground_truth_are_absent():
+    estimates = summarise([outcome(1, 1, point_it=True, box_iou=0.7), outcome(2, 2, point_it=False, box_iou=0.1)])
+    assert list(estimates) == ["pointit", "box_iou", "box@0.5"]
+    assert metrics.require_metric(estimates, "pointit").value == 50.0
+    with pytest.raises(RisError, match="miou needs masks"):
+        metrics.require_metric(estimates, "miou")
+    with pytest.raises(RisError, match="did you mean 'pointit'"):
+        metrics.require_metric(estimates, "PointIt")
+    assert summarise([outcome()]) == {}
+
+
+def test_partial_ground_truth_is_scored_where_it_is():
+    mixed = [outcome(1, 1, point_it=True, weight=2), outcome(2, 2), outcome(3, 3, point_it=False)]
+    estimate = summarise(mixed)["pointit"]
+    assert (estimate.value, estimate.n_refs, estimate.n_expressions) == (pytest.approx(200 / 3), 2, 3)
+    assert (estimate.ci_low, estimate.ci_high) == (0.0, 100.0)
+
+
+def test_oiou_of_nothing_but_empty_masks_is_0():
+    estimate = summarise([outcome(1, 1, overlap=(0, 0)), outcome(2, 2, overlap=(0, 0))])["oiou"]
+    assert (estimate.value, estimate.ci_low, estimate.ci_high) == (0.0, 0.0, 0.0)
+
+
+def test_summary_of_nothing_is_an_error():
+    with pytest.raises(RisError, match="nothing was scored"):
+        summarise([])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 9)), min_size=1, max_size=12))
+def test_summary_does_not_depend_on_order(records):
+    outcomes = [outcome(ref, i, point_it=hit, overlap=(n, 9)) for i, (ref, hit, n) in enumerate(records)]
+    forward, backward = summarise(outcomes, 20), summarise(outcomes[::-1], 20)
+    for metric, estimate in forward.items():
+        assert dataclasses.astuple(backward[metric]) == pytest.approx(dataclasses.astuple(estimate))
+        assert -1e-9 <= estimate.ci_low <= estimate.ci_high <= 100 + 1e-9
+
+
+def test_difference_is_paired():
+    rng = np.random.default_rng(0)
+    hits = rng.random(400) < 0.5
+    worse = [outcome(i, i, point_it=bool(hit)) for i, hit in enumerate(hits)]
+    # The better run hits the same refs and every tenth of the others' turn as well.
+    better = [outcome(i, i, point_it=bool(hit) or i % 10 == 0) for i, hit in enumerate(hits)]
+    gained = 100 * np.mean([not hit and i % 10 == 0 for i, hit in enumerate(hits)])
+    difference = summarise_difference(better, worse, "pointit")
+    assert difference.value == pytest.approx(gained)
+    assert 0 < difference.ci_low < gained < difference.ci_high
+    # The binomial's normal approximation for a share of refs gained.
+    half_width = 1.96 * np.sqrt(gained * (100 - gained) / 400)
+    assert difference.ci_high - difference.ci_low == pytest.approx(2 * half_width, rel=0.1)
+    alone = summarise(better)["pointit"]
+    assert alone.ci_high - alone.ci_low > 2 * (difference.ci_high - difference.ci_low)
+
+
+def test_difference_pairs_one_map_per_ref_with_one_per_sentence():
+    prms = [outcome(1, 10, weight=2, overlap=(1, 2)), outcome(2, 20, overlap=(1, 4))]
+    each = [outcome(2, 20, overlap=(2, 4)), outcome(1, 10, overlap=(2, 2)), outcome(1, 11, overlap=(1, 2))]
+    # (1 + .5 + .5) / 3 − (.5·2 + .25) / 3
+    assert summarise_difference(each, prms, "miou").value == pytest.approx(25.0)
+
+
+def test_difference_of_a_run_with_itself_is_0():
+    difference = summarise_difference(HALF_AND_HALF, HALF_AND_HALF, "oiou")
+    assert (difference.value, difference.ci_low, difference.ci_high) == (0.0, 0.0, 0.0)
+    assert (difference.n_refs, difference.n_expressions) == (3, 4)
+
+
+def test_difference_needs_the_same_refs_and_a_metric():
+    with pytest.raises(RisError, match="1 refs are in one of them only"):
+        summarise_difference(HALF_AND_HALF, HALF_AND_HALF[:-1], "miou")
+    with pytest.raises(RisError, match="miou needs masks"):
+        summarise_difference([outcome()], [outcome()], "miou")
+    with pytest.raises(RisError, match="did you mean 'oiou'"):
+        summarise_difference(HALF_AND_HALF, HALF_AND_HALF, "ooiou")

@@ -1,0 +1,147 @@
+import dataclasses
+import json
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ris_pipeline.errors import RisError
+from stages.cli import app
+from stages.common import StageOptions
+
+COMMANDS = [
+    ["train-step1"],
+    ["dump-responses"],
+    ["make-pseudolabels"],
+    ["train-step2"],
+    ["score"],
+    ["predict"],
+    ["pretrain-clip"],
+    ["status"],
+    ["data", "list"],
+    ["data", "check"],
+    ["data", "make-shapes"],
+]
+OPTIONS = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(StageOptions)]
+
+
+def ris(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def install_stage(monkeypatch: pytest.MonkeyPatch, name: str, run: Callable[..., None]) -> None:
+    module: Any = types.ModuleType(f"stages.{name}")
+    module.run = run
+    monkeypatch.setitem(sys.modules, f"stages.{name}", module)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_takes_the_common_options(command):
+    result = ris(*command, "--help")
+    assert result.exit_code == 0
+    words = result.stdout.split()
+    assert [option for option in OPTIONS if option not in words] == []
+
+
+def test_options_reach_the_stage(monkeypatch):
+    seen = []
+    install_stage(monkeypatch, "train_step2", lambda options, **flags: seen.append((options, flags)))
+    line = "train-step2 --oracle --dataset x --set lr=1 --set epochs=2 --seed 3 --precision bf16 --json --runs r"
+    assert ris(*line.split()).exit_code == 0
+    expected = StageOptions(dataset="x", runs=Path("r"), set=["lr=1", "epochs=2"], seed=3, precision="bf16", json=True)
+    assert seen == [(expected, {"oracle": True})]
+
+
+def test_defaults_are_those_of_the_dataclass(monkeypatch):
+    seen = []
+    install_stage(monkeypatch, "dump_responses", lambda options, **flags: seen.append((options, flags)))
+    assert ris("dump-responses").exit_code == 0
+    assert seen == [(StageOptions(), {"splits": None})]
+
+
+@pytest.mark.parametrize(
+    ("line", "flags"),
+    [
+        ("make-pseudolabels", {"refine": True}),
+        ("make-pseudolabels --no-refine", {"refine": False}),
+        ("score --metric pointit --split val --split testA --stage prms",
+         {"metric": "pointit", "splits": ["val", "testA"], "stage": "prms"}),
+        ("predict a.jpg dog cat --out o",
+         {"image": Path("a.jpg"), "texts": ["dog", "cat"], "out": Path("o")}),
+    ],
+)  # fmt: skip
+def test_own_arguments_reach_the_stage(monkeypatch, line, flags):
+    seen = []
+    words = line.split()
+    install_stage(monkeypatch, words[0].replace("-", "_"), lambda options, **own: seen.append(own))
+    assert ris(*words).exit_code == 0
+    assert seen == [flags]
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("train-step", "train-step1"),
+        ("score --datset x", "--dataset"),
+        ("score --metric iou", "miou"),
+        ("train-step1 --precision fp8", "bf16"),
+        ("predict", "IMAGE"),
+    ],
+)
+def test_wrong_usage_exits_2_with_a_hint(line, hint):
+    result = ris(*line.split())
+    assert result.exit_code == 2
+    assert hint.lower() in result.stderr.lower()
+
+
+def fail(error: BaseException) -> Callable[..., None]:
+    def run(options: StageOptions) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (RisError("a.jpg: gone; fetch it"), 1, "ris: a.jpg: gone; fetch it\n"),
+        (KeyError("x"), 1, "ris: KeyError: 'x'; run again with --debug for the traceback\n"),
+        (ValueError(), 1, "ris: ValueError: ; run again with --debug for the traceback\n"),
+        (KeyboardInterrupt(), 130, "ris: interrupted; run the same command to go on\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line(monkeypatch, error, code, line):
+    install_stage(monkeypatch, "train_step1", fail(error))
+    result = ris("train-step1")
+    assert (result.exit_code, result.stderr, result.stdout) == (code, line, "")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    install_stage(monkeypatch, "train_step1", fail(RisError("a.jpg: gone")))
+    result = ris("train-step1", "--debug")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.endswith("ris: a.jpg: gone\n")
+
+
+def test_the_process_exits_with_the_code_too():
+    process = subprocess.run(
+        [sys.executable, "-c", "from stages.cli import main; main()", "status", "--dataset", "refcocoo"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert "did you mean 'refcoco'" in process.stderr
+    assert process.stderr.count("\n") == 1
+
+
+def test_data_list_names_every_card():
+    assert "refcocog-umd     refer    train 80,512, val 4,896, test 9,602" in ris("data", "list").stdout.splitlines()
+    listed = {row["name"]: row for row in json.loads(ris("data", "list", "--json").stdout)}
+    assert listed["referit"]["splits"] == {"train": 59976, "test": 60105}

@@ -1,0 +1,135 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from ris_pipeline.artifacts import publish
+from ris_pipeline.config import Step1Config
+from ris_pipeline.errors import RisError
+from stages import common
+from stages.common import StageOptions, due, input_of, log_metrics, progress, request_of, resolve_config, show
+
+
+def run_step1(options: StageOptions) -> None:
+    """The smallest stage there can be."""
+    request = request_of(options, "step1", resolve_config(options, Step1Config, "step1"))
+    if due(options, request):
+        with publish(request, force=options.force) as work:
+            (work.path / "weights").touch()
+    show(options, request)
+
+
+def test_a_stage_runs_once_and_says_why(tiny, capsys):
+    run_step1(tiny)
+    first = capsys.readouterr()
+    assert "step1: runs (nothing made yet)" in first.err
+    assert "epochs=2" in first.err
+    run_step1(tiny)
+    second = capsys.readouterr()
+    assert second.err.startswith("step1: up to date, same configuration")
+    assert first.out == second.out
+    assert Path(first.out.strip()).is_dir()
+    run_step1(dataclasses.replace(tiny, set=["epochs=3"]))
+    assert "step1: runs (configuration.epochs: 2 → 3)" in capsys.readouterr().err
+    run_step1(dataclasses.replace(tiny, force=True))
+    assert "step1: runs (--force)" in capsys.readouterr().err
+
+
+def test_changed_annotations_are_a_reason(tiny, capsys):
+    run_step1(tiny)
+    capsys.readouterr()
+    with (tiny.data_root / "tiny" / "pairs.jsonl").open("a") as file:
+        file.write('{"image": "a.png", "ref": "cow", "sentence": "the cow"}\n')
+    run_step1(tiny)
+    assert "runs (inputs.data: " in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(tiny, capsys):
+    run_step1(dataclasses.replace(tiny, dry_run=True))
+    output = capsys.readouterr()
+    assert "step1: would run (nothing made yet)" in output.err
+    assert output.out == ""
+    assert not tiny.runs.exists()
+
+
+def test_json_prints_the_manifest_and_quiet_nothing_else(tiny, capsys):
+    run_step1(dataclasses.replace(tiny, json=True, quiet=True))
+    output = capsys.readouterr()
+    assert output.err == ""
+    manifest = json.loads(output.out)
+    assert manifest["dataset"] == "tiny"
+    assert manifest["configuration"]["epochs"] == 2
+
+
+def test_an_input_is_kept_by_its_digest(tiny):
+    with pytest.raises(RisError, match=r"no finished step1 yet; run: ris train-step1 --dataset tiny"):
+        input_of(tiny, "step1")
+    run_step1(tiny)
+    step1 = input_of(tiny, "step1")
+    request = request_of(tiny, "step2", Step1Config(), inputs=[step1], flags={"labels": "refine"})
+    assert request.inputs["step1"] == step1.digest
+    assert request.flags == {"labels": "refine"}
+
+
+def test_layers_of_the_configuration(tiny, tmp_path):
+    assert resolve_config(tiny, Step1Config, "step1").epochs == 2
+    (tmp_path / "c.toml").write_text("[step1]\nepochs = 4\nlr = 0.5\n")
+    options = dataclasses.replace(tiny, config=tmp_path / "c.toml")
+    assert resolve_config(options, Step1Config, "step1").epochs == 4
+    options = dataclasses.replace(options, set=["epochs=5"])
+    config = resolve_config(options, Step1Config, "step1")
+    assert (config.epochs, config.lr, config.batch_size) == (5, 0.5, 48)
+
+
+def test_an_unknown_stage_in_a_card_is_named(tiny):
+    with Path(tiny.dataset).open("a") as file:
+        file.write("[config.stpe2]\nlr = 1\n")
+    with pytest.raises(RisError, match=r"unknown table \[config\.stpe2\]; did you mean 'step2'"):
+        resolve_config(tiny, Step1Config, "step1")
+
+
+def test_splits(tiny):
+    assert common.splits_of(tiny, None) == ["train", "val"]
+    assert common.splits_of(tiny, ["val"]) == ["val"]
+    with pytest.raises(RisError, match="no split 'vall'"):
+        common.splits_of(tiny, ["vall"])
+    assert common.open_dataset(tiny, "val").n_expressions == 1
+
+
+def test_missing_annotations_are_named(tiny):
+    (tiny.data_root / "tiny" / "pairs.jsonl").unlink()
+    with pytest.raises(RisError, match=r"put .*pairs\.jsonl in place"):
+        common.data_digest(tiny)
+
+
+def test_progress_in_lines(tiny, capsys, monkeypatch):
+    clock = iter([0.0, 4.0, 11.0, 12.0, 13.0])
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock))
+    with progress(tiny, "step1", total=8, done=4) as advance:
+        for loss in (4.0, 3.0, 2.0, 1.0):
+            advance(loss=loss)
+    # After 11 s two of four steps are done; the last step always makes a line.
+    assert capsys.readouterr().err.splitlines() == [
+        "step1 6/8, 11 s left loss 3",
+        "step1 8/8, 0 s left loss 1",
+    ]
+
+
+def test_progress_keeps_quiet(tiny, capsys):
+    with progress(dataclasses.replace(tiny, quiet=True), "step1", total=1) as advance:
+        advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_metrics_are_json_lines(tmp_path):
+    log_metrics(tmp_path, step=1, loss=0.5)
+    log_metrics(tmp_path, step=2, loss=0.25)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+
+def test_an_unusable_device_is_named(tiny):
+    with pytest.raises(RisError, match="--device gpu: not usable here"):
+        common.device_of(dataclasses.replace(tiny, device="gpu"))
+    assert common.device_of(dataclasses.replace(tiny, device="cpu")).type == "cpu"

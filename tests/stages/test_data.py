@@ -1,0 +1,84 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from ris_pipeline.errors import RisError
+from stages import data
+from stages.common import StageOptions
+
+SHAPES_CARD = """
+name = "few"
+format = "refer"
+partition = "shapes"
+annotations = "few/refer/shapes"
+images = "few/images"
+[splits]
+train = "any"
+val = "any"
+[generate]
+variant = "shapes"
+seed = 7
+n_images = {train = 2, val = 1}
+"""
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> StageOptions:
+    (tmp_path / "few.toml").write_text(SHAPES_CARD)
+    return StageOptions(dataset=str(tmp_path / "few.toml"), data_root=tmp_path / "data", workers=1)
+
+
+def test_check_counts(tiny, capsys):
+    data.run_check(tiny)
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny train: 1 images, 1 refs, 2 sentences",
+        "tiny val: 1 images, 1 refs, 1 sentences",
+    ]
+    data.run_check(dataclasses.replace(tiny, json=True))
+    assert [row["n_expressions"] for row in json.loads(capsys.readouterr().out)] == [2, 1]
+
+
+def test_check_names_missing_files(tiny):
+    (tiny.data_root / "tiny" / "images" / "b.png").unlink()
+    with pytest.raises(RisError, match=r"tiny: .*b\.png missing: put them in place"):
+        data.run_check(tiny)
+
+
+def test_check_compares_with_the_card(tiny):
+    card = Path(tiny.dataset)
+    card.write_text(card.read_text().replace("train = 2", "train = 3"))
+    with pytest.raises(RisError, match="tiny train: 2 sentences where the card expects 3"):
+        data.run_check(tiny)
+
+
+def test_shapes_are_made_once(few, capsys):
+    data.run_make_shapes(dataclasses.replace(few, dry_run=True))
+    assert not few.data_root.exists()
+    data.run_make_shapes(few)
+    data.run_check(few)
+    capsys.readouterr()
+    image = few.data_root / "few" / "images" / "000001.jpg"
+    first = image.stat()
+    data.run_make_shapes(few)
+    assert "few: up to date" in capsys.readouterr().err
+    assert image.stat() == first
+    card = Path(few.dataset)
+    card.write_text(card.read_text().replace("seed = 7", "seed = 8"))
+    data.run_make_shapes(few)
+    assert "(seed: 7 → 8)" in capsys.readouterr().err
+
+
+def test_shapes_never_replace_what_somebody_else_put_there(few):
+    folder = few.data_root / "few"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").touch()
+    with pytest.raises(RisError, match="few: exists, but was not generated here"):
+        data.run_make_shapes(few)
+    assert (folder / "thesis.txt").exists()
+
+
+def test_only_generated_sets_are_made(tiny):
+    with pytest.raises(RisError, match="tiny is not a generated data set"):
+        data.run_make_shapes(tiny)
