@@ -55,6 +55,7 @@ class Step1Config:
     n_negatives: Count = 3  # sentences of other refs of the image; TRIS
     refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
     frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
+    project_from_clip: bool = False  # start both projections at CLIP's own instead of random values; TRIS: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,7 @@ class Step2Config:
 class ScoreConfig:
     """Scores and their confidence intervals."""
 
-    bootstrap: Natural = 1000  # resamplings of the refs; 0: no intervals
-    confidence: Share = 0.95  # of the interval
+    bootstrap: Count = 1000  # resamplings of the refs behind the 95 % interval
     skip_small_boxes: Share = 0.0  # of the image, up to it left out; TRIS's evaluation on ReferIt: 0.05
 
 
@@ -123,11 +123,12 @@ class ClipConfig:
     """Contrastive training of the small CLIP: a curriculum of two phases, each with its own schedule."""
 
     object_steps: Count = 600  # steps on 96 px pictures of one or two things
+    object_decay: Count = 1000  # steps that the cosine would need to reach 0; the phase ends before
     object_batch: Count = 128  # pictures
     object_lr: Rate = 1.5e-3  # AdamW, before the cosine decay
     scene_steps: Count = 700  # steps on 160 px pictures of one to five things, with their siblings
     scene_batch: Count = 96  # pictures, siblings counted
-    scene_lr: Rate = 1e-3  # AdamW, before the cosine decay
+    scene_lr: Rate = 1e-3  # AdamW, before the cosine decay to 0
 
 
 CONFIGS: dict[str, type] = {

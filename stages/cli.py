@@ -27,7 +27,7 @@ app.add_typer(data_app, name="data")
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Repeatable; every split of the card if left out.")]
 
 Metric = Literal["pointit", "pointm", "miou", "oiou", "prec", "box", "all"]
-Scored = Literal["step1", "prms", "pseudolabels", "step2"]
+Scored = Literal["chance", "step1", "prms", "pseudolabels", "step2"]
 
 
 def command(name: str, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:

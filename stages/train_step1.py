@@ -1,6 +1,6 @@
 """`ris train-step1`: images and sentences → a response network."""
 
-from ris_pipeline.artifacts import Request, publish
+from ris_pipeline.artifacts import Request
 from ris_pipeline.config import Step1Config
 from stages.common import StageOptions, due, open_dataset, request_of, resolve_config, show
 
@@ -15,16 +15,11 @@ def run(options: StageOptions) -> None:
 
 
 def _train(options: StageOptions, request: Request, config: Step1Config) -> None:
-    import torch
-
     from ris_pipeline.networks.build import build_aux, build_step1
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.tasks import Step1Task
-    from stages.training import fit
+    from stages.training import train_and_publish
 
     dataset = open_dataset(options, "train")
     plan = Plan(dataset, config.batch_size, config.refs_per_image, config.n_negatives, options.seed)
-    torch.manual_seed(options.seed)
-    with publish(request, force=options.force) as work:
-        task = Step1Task(build_step1(config), build_aux(config), config)
-        fit(options, "step1", task, plan, config, work)
+    train_and_publish(options, request, config, plan, lambda: Step1Task(build_step1(config), build_aux(config), config))

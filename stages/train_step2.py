@@ -1,6 +1,6 @@
 """`ris train-step2`: images, sentences and pseudo-labels → a segmentation network."""
 
-from ris_pipeline.artifacts import Artifact, Request, publish
+from ris_pipeline.artifacts import Artifact, Request
 from ris_pipeline.config import Step2Config
 from stages.common import StageOptions, due, input_of, open_dataset, request_of, resolve_config, show
 
@@ -17,17 +17,19 @@ def run(options: StageOptions, oracle: bool = False) -> None:
 
 
 def _train(options: StageOptions, request: Request, config: Step2Config, labels: Artifact | None) -> None:
-    import torch
-
     from ris_pipeline.networks.build import build_step2
     from ris_pipeline.training.batches import Labels
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.tasks import Step2Task
-    from stages.training import fit
+    from stages.training import train_and_publish
 
     dataset = open_dataset(options, "train")
     plan = Plan(dataset, config.batch_size, config.refs_per_image, 0, options.seed)
-    torch.manual_seed(options.seed)
-    with publish(request, force=options.force) as work:
-        task = Step2Task(build_step2(config), config)
-        fit(options, "step2", task, plan, config, work, Labels(labels.path if labels else None))
+    train_and_publish(
+        options,
+        request,
+        config,
+        plan,
+        lambda: Step2Task(build_step2(config), config),
+        Labels(labels.path if labels else None),
+    )

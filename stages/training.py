@@ -1,30 +1,70 @@
-"""What the two training stages share: device, ranks, progress and the log."""
+"""What the two training stages share: ranks, device, work folder, progress and the log."""
 
-from ris_pipeline.artifacts import Work
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+
+from ris_pipeline.artifacts import Request, Work, publish
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.training.batches import Labels
+from ris_pipeline.training.distributed import Ranks, find_ranks, joined, wait
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Task
 from stages.common import StageOptions, device_of, log_metrics, progress
 
 
-def fit(
+def train_and_publish(
+    options: StageOptions,
+    request: Request,
+    config: Step1Config | Step2Config,
+    plan: Plan,
+    build_task: Callable[[], Task],
+    labels: Labels | None = None,
+) -> None:
+    """Train what build_task gives and publish it; under torchrun every process trains and the first one writes."""
+    ranks = find_ranks()
+    plan = replace(plan, rank=ranks.rank, n_ranks=ranks.n_ranks)
+    device = _own_device(options, ranks)
+    torch.manual_seed(options.seed)
+    task = build_task()
+    with joined(ranks, device):
+        work_of_this_rank = (
+            publish(request, force=options.force) if ranks.rank == 0 else nullcontext(Work(request.partial, False))
+        )
+        with work_of_this_rank as work:
+            wait()  # for the folder, and for the checkpoint that may lie in it
+            heard = replace(options, quiet=options.quiet or ranks.rank > 0)
+            _fit(heard, request.stage, task, plan, config, device, work, labels)
+            work.host |= {"device": str(device), "ranks": ranks.n_ranks}
+
+
+def _own_device(options: StageOptions, ranks: Ranks) -> torch.device:
+    device = device_of(options)
+    if device.type == "cuda" and ranks.n_ranks > 1:
+        device = torch.device("cuda", ranks.local_rank)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _fit(
     options: StageOptions,
     label: str,
     task: Task,
     plan: Plan,
     config: Step1Config | Step2Config,
+    device: torch.device,
     work: Work,
-    labels: Labels | None = None,
+    labels: Labels | None,
 ) -> None:
-    """Run the training loop in the work folder; losses go to its metrics.jsonl."""
     n_steps = config.epochs * plan.n_steps
-    device = device_of(options)
     with progress(options, label, n_steps) as advance:
 
         def report(step: int, losses: dict[str, float]) -> None:
-            log_metrics(work.path, step=step, **losses)
+            if plan.rank == 0:
+                log_metrics(work.path, step=step, **losses)
             advance(1, **losses)
 
         train(
@@ -32,4 +72,3 @@ def fit(
             precision=options.precision, workers=options.workers, report=report, labels=labels,
         )  # fmt: skip
     work.counts |= {"steps": n_steps, "refs": len(plan.dataset.refs), "sentences": plan.dataset.n_expressions}
-    work.host |= {"device": str(device)}

@@ -109,7 +109,7 @@ def _compute_weave(thing: Thing, yx: tuple[NDArray[np.float32], NDArray[np.float
     y, x = yx
     u, v = (cos * x + sin * y) * np.float32(2.6 * np.pi), (cos * y - sin * x) * np.float32(2.6 * np.pi)
     if thing.texture == "striped":
-        return _clip(0.5 + 2.0 * np.sin(u))
+        return _clip(0.5 + np.float32(2.0) * np.sin(u))
     if thing.texture == "checkered":
         return _clip(0.5 + 3.0 * np.sin(0.9 * u) * np.sin(0.9 * v))
     if thing.texture == "dotted":
@@ -132,8 +132,9 @@ def draw_thing(image: NDArray[np.float32], thing: Thing) -> NDArray[np.uint8]:
     h, w = image.shape[:2]
     alpha = compute_alpha(thing, (h, w))
     half = 0.5 * thing.side * min(h, w)
-    x0, x1 = max(int(thing.cx * w - 1.1 * half) - 1, 0), min(int(thing.cx * w + 1.1 * half) + 2, w)
-    y0, y1 = max(int(thing.cy * h - 1.1 * half) - 1, 0), min(int(thing.cy * h + 1.1 * half) + 2, h)
+    reach = 1.3 * half  # a triangle's corners lie 1.27 from its centre
+    x0, x1 = max(int(thing.cx * w - reach) - 1, 0), min(int(thing.cx * w + reach) + 2, w)
+    y0, y1 = max(int(thing.cy * h - reach) - 1, 0), min(int(thing.cy * h + reach) + 2, h)
     y = (np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(thing.cy * h)) / np.float32(half)
     x = (np.arange(x0, x1, dtype=np.float32)[None, :] - np.float32(thing.cx * w)) / np.float32(half)
     weave = _compute_weave(thing, (y, x))[..., None]

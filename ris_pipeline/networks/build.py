@@ -38,6 +38,8 @@ def build_aux(config: Step1Config) -> Clip:
 def build_step1(config: Step1Config, weights: Path | None = None) -> Step1:
     """Step-1 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`."""
     network = Step1(*build_encoders(config, trained=weights is not None), hidden=config.hidden)
+    if weights is None and config.project_from_clip:
+        network.project_from_clip()
     _prepare(network, config, weights)
     return network
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ris_pipeline.errors import RisError
 from ris_pipeline.networks.bilateral_prompt import BilateralPrompt
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.referring import ReferringNetwork
@@ -30,6 +31,26 @@ class Step1(ReferringNetwork):
         self.attn_fusion = BilateralPrompt(hidden)
         # A parameter for the checkpoints' sake: the released optimiser never had it, so it keeps this value.
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)), requires_grad=False)
+
+    @torch.no_grad()
+    def project_from_clip(self) -> None:
+        """Start the projections where CLIP compares images and texts: values of its pooling, texts as they are.
+
+        Then V is what MaskCLIP (ECCV 2022) calls dense features, and training starts from its maps. Not in TRIS,
+        which starts at random. Raises RisError unless the image encoder is a CLIP-ResNet and C its embedding width.
+        """
+        if (
+            self.image_encoder is not None
+            or not self.clip.is_resnet
+            or len(self.lan_project.weight) != self.clip.embed_dim
+        ):
+            raise RisError(f"project_from_clip needs CLIP's own ResNet and hidden = {self.clip.embed_dim}")
+        pooling = self.clip.model.visual.attnpool
+        weight = pooling.c_proj.weight @ pooling.v_proj.weight
+        bias = pooling.c_proj.weight @ pooling.v_proj.bias + pooling.c_proj.bias
+        self.vis_project.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
+        nn.init.eye_(self.lan_project.weight)
+        nn.init.zeros_(self.lan_project.bias)
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """Return S float (B, N, h, w) of `pixels` float (B, 3, H, W) and all texts `tokens` int64 (N, T)."""

@@ -12,34 +12,46 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
+from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.captions import generate_pairs
+from ris_pipeline.datasets.images import IMAGENET_MEAN, IMAGENET_STD
 from ris_pipeline.networks.clip import Clip
 
-# A ModifiedResNet of 1+1+2+2 blocks, an eighth of RN50's width, and a 3-layer text transformer.
+# A ModifiedResNet of 1+1+2+2 blocks, a quarter of RN50's width, and a 3-layer text transformer.
 MODEL_CONFIG = {
     "embed_dim": 256,
     "vision_cfg": {"image_size": 160, "layers": [1, 1, 2, 2], "width": 16},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LAST_STRIDE = 16
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of the curriculum: small pictures of one or two things first, crowded scenes last."""
+    """One stretch of the curriculum; its learning rate falls as a cosine of n_decay steps."""
 
+    name: str
     side: int  # pixels of the square pictures
     n_things: tuple[int, int]
     with_siblings: bool
     batch_size: int
     n_steps: int
+    n_decay: int
     lr: float
 
 
-CURRICULUM = (
-    Phase(side=96, n_things=(1, 2), with_siblings=False, batch_size=128, n_steps=1000, lr=1.5e-3),
-    Phase(side=160, n_things=(1, 5), with_siblings=True, batch_size=96, n_steps=900, lr=1.0e-3),
-)
+def curriculum(config: ClipConfig) -> tuple[Phase, Phase]:
+    """Small pictures of one or two things first: they are learned many times faster than crowded scenes."""
+    c = config
+    return (
+        Phase("objects", 96, (1, 2), False, c.object_batch, c.object_steps, c.object_decay, c.object_lr),
+        Phase("scenes", 160, (1, 5), True, c.scene_batch, c.scene_steps, c.scene_steps, c.scene_lr),
+    )
+
+
+def build_small_clip() -> Clip:
+    """The small CLIP with random values; c4 has stride 16."""
+    return Clip.from_config(MODEL_CONFIG, last_stride=LAST_STRIDE)
 
 
 class PairBatches(IterableDataset[tuple[Tensor, list[str]]]):
@@ -49,8 +61,7 @@ class PairBatches(IterableDataset[tuple[Tensor, list[str]]]):
         self.phase, self.seed = phase, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        info = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, self.phase.side, info.id if info else 0])
+        rng = np.random.default_rng([self.seed, self.phase.side, 0])
         pairs = generate_pairs(rng, self.phase.side, self.phase.n_things, self.phase.with_siblings)
         mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         while True:
@@ -72,10 +83,10 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[
 
 def _learning_rate(step: int, phase: Phase, n_warmup: int = 100) -> float:
     warm = min(1.0, (step + 1) / n_warmup)
-    return phase.lr * warm * 0.5 * (1 + math.cos(math.pi * step / phase.n_steps))
+    return phase.lr * warm * 0.5 * (1 + math.cos(math.pi * step / phase.n_decay))
 
 
-def train_phase(clip: Clip, phase: Phase, seed: int, workers: int, report: Callable[[int, float, float], None]) -> None:
+def train_phase(clip: Clip, phase: Phase, seed: int, report: Callable[[int, float, float], None]) -> None:
     """Train clip in place for one phase; report(step, loss, accuracy) is called after every step.
 
     accuracy: share of pictures whose own caption scores highest in the batch.
@@ -87,14 +98,17 @@ def train_phase(clip: Clip, phase: Phase, seed: int, workers: int, report: Calla
     others = [p for p in clip.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=phase.lr, betas=(0.9, 0.98))
-    loader = DataLoader(PairBatches(phase, seed), batch_size=None, num_workers=workers, prefetch_factor=4)
+    # One process draws the pairs, however many there are cores: the pairs depend on the seed alone.
+    loader = DataLoader(PairBatches(phase, seed), batch_size=None, num_workers=1, prefetch_factor=4)
+    device = next(clip.parameters()).device
     clip.train()
     for step, (pixels, captions) in zip(range(phase.n_steps), loader, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, phase)
-        tokens = clip.tokenize(captions)
+        tokens = clip.tokenize(captions).to(device)
         tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
-        image = F.normalize(clip.encode_image(pixels.contiguous(memory_format=torch.channels_last)), dim=-1)
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        image = F.normalize(clip.encode_image(pixels), dim=-1)
         text = F.normalize(clip.encode_text(tokens), dim=-1)
         loss = contrastive_loss(image, text, model.logit_scale.exp(), captions)
         optimizer.zero_grad(set_to_none=True)
@@ -103,5 +117,5 @@ def train_phase(clip: Clip, phase: Phase, seed: int, workers: int, report: Calla
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-            hit = ((image @ text.T).argmax(1) == torch.arange(len(captions))).float().mean()
+            hit = ((image @ text.T).argmax(1).cpu() == torch.arange(len(captions))).float().mean()
         report(step, loss.item(), hit.item())

@@ -45,10 +45,12 @@ class Plan:
         order = [ref for group in _shuffle_groups(self.dataset, self.refs_per_image, rng) for ref in group]
         size = self.batch_size * self.n_ranks
         batches = [order[i * size : (i + 1) * size] for i in range(self.n_steps)]
-        return [
-            [self._draw(ref, epoch) for ref in batch[self.rank * len(batch) // self.n_ranks :][: self.batch_size]]
-            for batch in batches
-        ]
+        return [[self._draw(ref, epoch) for ref in self._share(batch)] for batch in batches]
+
+    def _share(self, batch: list[int]) -> list[int]:
+        """This rank's part of a batch: never empty, and no ref is in two parts while there is one for each rank."""
+        start, stop = (rank * len(batch) // self.n_ranks for rank in (self.rank, self.rank + 1))
+        return batch[start : max(stop, start + 1)]
 
     def _draw(self, index: int, epoch: int) -> Draw:
         rng = np.random.default_rng([self.seed, epoch, index])

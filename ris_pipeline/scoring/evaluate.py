@@ -1,0 +1,157 @@
+"""What the stages made, scored sentence by sentence: one outcome at a time, the maps of one ref in memory.
+
+Each function is a generator over the refs of a data set, image by image. A ref without a box or without a mask
+gives outcomes of None for what that would have decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ris_pipeline.datasets.images import load_image
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
+from ris_pipeline.errors import RisError
+from ris_pipeline.inference import chunks, group_by_image, load_pixels, segment
+from ris_pipeline.masks import FOREGROUND, load_label
+from ris_pipeline.networks.step2 import Step2
+from ris_pipeline.predict import MAP_FOREGROUND, resize_logits
+from ris_pipeline.responses import ResponseStore, compute_map
+from ris_pipeline.scoring.metrics import BoolMask, Outcome, box_area, score_expression
+
+Maps = NDArray[np.float32]
+
+
+def leave_out_small_boxes(dataset: Dataset, share: float) -> Dataset:
+    """Return the data set without the refs whose box covers at most `share` of its image; all of it for 0.
+
+    TRIS's evaluation leaves out 5 % on ReferIt. A ref without a box stays. Raises RisError where no ref is left.
+    """
+    if share == 0:
+        return dataset
+    kept = tuple(ref for ref in dataset.refs if _box_share(dataset, ref) > share)
+    if not kept:
+        raise RisError(
+            f"{dataset.name} {dataset.split}: no box covers more than {share:.0%} of its image; lower skip_small_boxes"
+        )
+    return replace(dataset, refs=kept)
+
+
+def evaluate_step1(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
+    """Yield the outcome of every sentence's response map, whose mask is map > 1e-9 (TRIS)."""
+    for ref in _refs_by_image(dataset):
+        maps = _compute_maps(store, ref, range(len(ref.expressions)))
+        yield from _score_sentences(dataset, ref, maps, maps > MAP_FOREGROUND)
+
+
+def evaluate_prms(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
+    """Yield one outcome per ref, of the map that PRMS selected, weighted with the ref's number of sentences.
+
+    Raises RisError where the responses were dumped without PRMS.
+    """
+    for ref in _refs_by_image(dataset):
+        selected = store.selected(ref.ref_id)
+        (response,) = _compute_maps(store, ref, [selected])
+        outcome = _score(ref, ref.expressions[selected], response, response > MAP_FOREGROUND, _mask(dataset, ref))
+        yield replace(outcome, weight=len(ref.expressions))
+
+
+def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
+    """Yield one outcome per ref, of its pseudo-label, weighted with its number of sentences.
+
+    The mask is label == 1: what is to be ignored counts as background. A mask has no largest value to point
+    with, so PointIt and PointM are None. The sentence is the ref's first.
+    """
+    for ref in _refs_by_image(dataset):
+        mask = load_label(folder / f"{ref.ref_id}.png") == FOREGROUND
+        outcome = _score(ref, ref.expressions[0], mask.astype(np.float32), mask, _mask(dataset, ref))
+        yield replace(outcome, weight=len(ref.expressions), point_it=None, point_m=None)
+
+
+def evaluate_step2(
+    dataset: Dataset, network: Step2, input_size: int, device: torch.device, batch_size: int = 16
+) -> Iterator[Outcome]:
+    """Yield the outcome of every sentence by Step-2: the point is the largest logit, the mask is logit > 0.
+
+    `batch_size` images are encoded at once, each for all its sentences; it changes the speed only.
+    """
+    for groups in chunks(group_by_image(dataset), batch_size):
+        pixels = load_pixels(dataset, groups, input_size, device)
+        for group, logits in zip(groups, segment(network, pixels, groups), strict=True):
+            image_hw = _size_of(dataset.images[group.image_id])
+            counts = [len(ref.expressions) for ref in group.refs]
+            for ref, own in zip(group.refs, torch.split(logits, counts), strict=True):
+                resized = resize_logits(own, image_hw).cpu().numpy()
+                yield from _score_sentences(dataset, ref, resized, resized > 0)
+
+
+def evaluate_chance(dataset: Dataset, seed: int = 0) -> Iterator[Outcome]:
+    """Yield what knowing nothing scores on every sentence: a random point, and the whole image as the mask.
+
+    The point is uniform over the pixels and drawn from `seed` and the sentence's id, in whatever order.
+    """
+    for ref in _refs_by_image(dataset):
+        height, width = _size_of(dataset.images[ref.image_id])
+        responses = np.zeros((len(ref.expressions), height, width), np.float32)
+        for response, expression in zip(responses, ref.expressions, strict=True):
+            response.flat[np.random.default_rng([seed, expression.sent_id]).integers(height * width)] = 1
+        yield from _score_sentences(dataset, ref, responses, np.ones(responses.shape, dtype=bool))
+
+
+def _refs_by_image(dataset: Dataset) -> Iterator[Ref]:
+    """Yield the refs in the row order of the responses, whose blocks are then read once each."""
+    for group in group_by_image(dataset):
+        yield from group.refs
+
+
+def _compute_maps(store: ResponseStore, ref: Ref, which: range | list[int]) -> Maps:
+    """Return the response maps float32 (len(which), H, W) of some of a ref's sentences, counted from 0."""
+    rows = store.rows_of_ref(ref.ref_id)
+    if store.sent_id[rows].tolist() != [expression.sent_id for expression in ref.expressions]:
+        raise RisError(f"{store.path}: ref {ref.ref_id} has other sentences in the data set; run `ris dump-responses`")
+    height, width = store.image_hw[rows.start].tolist()
+    logits = torch.from_numpy(store.logits_of([rows[k] for k in which]))
+    maps: Maps = compute_map(logits, store.input_size, (height, width)).numpy()
+    return maps
+
+
+def _score_sentences(dataset: Dataset, ref: Ref, responses: Maps, predictions: NDArray[np.bool_]) -> Iterator[Outcome]:
+    """Yield the outcome of each sentence of a ref, of responses and predictions (K, H, W)."""
+    mask = _mask(dataset, ref)
+    for expression, response, prediction in zip(ref.expressions, responses, predictions, strict=True):
+        yield _score(ref, expression, response, prediction, mask)
+
+
+def _score(ref: Ref, expression: Expression, response: Maps, prediction: BoolMask, mask: BoolMask | None) -> Outcome:
+    return score_expression(
+        ref_id=ref.ref_id,
+        sent_id=expression.sent_id,
+        response=response,
+        prediction=prediction,
+        box_xyxy=ref.box_xyxy,
+        mask=mask,
+    )
+
+
+def _mask(dataset: Dataset, ref: Ref) -> BoolMask | None:
+    return None if ref.segmentation is None else dataset.load_mask(ref)
+
+
+def _box_share(dataset: Dataset, ref: Ref) -> float:
+    if ref.box_xyxy is None:
+        return 1.0
+    height, width = _size_of(dataset.images[ref.image_id])
+    return box_area(ref.box_xyxy) / (height * width)
+
+
+def _size_of(image: Image) -> tuple[int, int]:
+    """Return height and width; the file is opened only where the record does not tell."""
+    if image.hw is not None:
+        return image.hw
+    height, width = load_image(image.path).shape[:2]
+    return height, width

@@ -1,0 +1,47 @@
+"""Several processes on one training, as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Which of n_ranks processes this one is; rank 0 writes."""
+
+    rank: int
+    n_ranks: int
+    local_rank: int  # on this machine: which GPU is its own
+
+
+def find_ranks() -> Ranks:
+    """What torchrun says of this process; alone where there is no torchrun."""
+    environment = os.environ
+    return Ranks(
+        int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1)), int(environment.get("LOCAL_RANK", 0))
+    )
+
+
+@contextmanager
+def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """The processes talk to each other inside the block; nothing happens for one alone."""
+    if ranks.n_ranks == 1:
+        yield
+        return
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def wait() -> None:
+    """Returns when all processes are here."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()

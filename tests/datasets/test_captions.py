@@ -1,0 +1,94 @@
+"""Captions read back by an independent reader (conftest.py) against the things that were drawn."""
+
+from collections import Counter
+from dataclasses import fields
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from ris_pipeline.datasets import captions
+from ris_pipeline.datasets.captions import Pair, generate_pairs, vocabulary
+from ris_pipeline.datasets.render import render
+from ris_pipeline.datasets.scenes import VARIANTS, describe, sample_scene
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The things of every picture that is drawn, in order."""
+    scenes = []
+
+    def record(things, background):
+        scenes.append(list(things))
+        return render(things, background)
+
+    monkeypatch.setattr(captions, "render", record)
+    return scenes
+
+
+def look(thing):
+    return thing.shape, thing.colour, thing.texture, thing.size
+
+
+@pytest.mark.parametrize(
+    ("side", "n_range", "with_siblings"), [(96, (1, 2), False), (160, (1, 5), True), (160, (3, 5), True)]
+)
+def test_captions_and_their_siblings_are_true_of_their_pictures(drawn, strict, side, n_range, with_siblings):
+    pairs = list(islice(generate_pairs(np.random.default_rng(11), side, n_range, with_siblings), 300))
+    for pair, things in zip(pairs, drawn, strict=True):
+        assert strict.is_true(pair.caption, things), (pair.caption, things)
+
+
+def test_siblings_differ_in_one_respect(drawn, strict):
+    pairs = list(islice(generate_pairs(np.random.default_rng(12), 160, (2, 4), with_siblings=True), 400))
+    changes = Counter()
+    for i in range(0, len(pairs), 2):
+        first, second = drawn[i], drawn[i + 1]
+        moved = any((a.cx, a.cy) != (b.cx, b.cy) for a, b in zip(first, second, strict=True))
+        recoloured = any(look(a) != look(b) for a, b in zip(first, second, strict=True))
+        assert not (moved and recoloured)
+        changes[moved, recoloured] += 1
+        # What tells the two apart: a changed caption is false of the other's picture (unless it fits both).
+        changes["hard"] += pairs[i].caption != pairs[i + 1].caption and not strict.is_true(pairs[i].caption, second)
+    assert changes[True, False] > 100
+    assert changes[False, True] > 30
+    assert changes["hard"] > 60
+
+
+def test_no_siblings_unless_asked(drawn):
+    list(islice(generate_pairs(np.random.default_rng(0), 96, (2, 2), with_siblings=False), 20))
+    centres = [tuple((thing.cx, thing.cy) for thing in things) for things in drawn]
+    assert len(set(centres)) == 20
+
+
+def test_a_pair_says_nothing_of_where_the_object_is():
+    assert [field.name for field in fields(Pair)] == ["picture", "caption"]
+
+
+def test_pictures_are_as_large_as_asked_and_seeded():
+    first, again = (list(islice(generate_pairs(np.random.default_rng(3), 96, (1, 2), True), 6)) for _ in range(2))
+    for a, b in zip(first, again, strict=True):
+        assert a.picture.shape == (96, 96, 3)
+        assert a.picture.dtype == np.uint8
+        np.testing.assert_array_equal(a.picture, b.picture)
+        assert a.caption == b.caption
+
+
+def test_things_keep_their_size_in_pixels(drawn):
+    list(islice(generate_pairs(np.random.default_rng(4), 96, (1, 2), False), 100))
+    list(islice(generate_pairs(np.random.default_rng(4), 160, (1, 2), False), 100))
+    for size, low, high in (("small", 0.24, 0.31), ("big", 0.42, 0.52)):  # of 160 pixels
+        for scenes, side in ((drawn[:100], 96), (drawn[100:], 160)):
+            diameters = [thing.side * side for things in scenes for thing in things if thing.size == size]
+            assert 160 * low - 1e-6 <= min(diameters) <= max(diameters) <= 160 * high + 1e-6
+
+
+def test_vocabulary_holds_every_word_of_captions_and_sentences():
+    words = set(vocabulary())
+    assert len(words) == len(vocabulary())
+    rng = np.random.default_rng(5)
+    texts = [pair.caption for pair in islice(generate_pairs(rng, 96, (1, 2), True), 200)]
+    for variant in VARIANTS:
+        for _ in range(40):
+            texts += describe(sample_scene(rng), 0, variant, rng) or []
+    assert {word for text in texts for word in text.split()} <= words

@@ -1,0 +1,155 @@
+"""The whole chain on a tiny generated data set: every stage for real, one epoch, by the commands a user types."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.clip_weights import save_compact
+from ris_pipeline.responses import ResponseStore
+from stages.cli import main
+
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+CARD = """
+name = "tiny"
+format = "refer"
+partition = "shapes"
+annotations = "tiny/refer/shapes"
+images = "tiny/images"
+
+[splits]
+train = "any"
+val = "any"
+
+[generate]
+variant = "shapes"
+seed = 0
+n_images = {{ train = 10, val = 4 }}
+
+[config.step1]
+clip = "{clip}"
+clip_weights = "none"
+aux_clip = "{clip}"
+aux_weights = "none"
+input_size = 64
+hidden = 16
+epochs = 1
+batch_size = 6
+refs_per_image = 3
+
+[config.pseudolabels]
+irn_backbone = "{clip}"
+irn_weights = "none"
+irn_epochs = 1
+irn_batch = 4
+irn_crop = 64
+radius = 4
+log2_steps = 4
+
+[config.step2]
+clip = "{clip}"
+clip_weights = "none"
+input_size = 64
+epochs = 1
+batch_size = 6
+refs_per_image = 3
+"""
+CHAIN = (
+    ["train-step1"],
+    ["dump-responses"],
+    ["make-pseudolabels", "--no-refine"],
+    ["make-pseudolabels", "--refine"],
+    ["train-step2"],
+)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    torch.manual_seed(0)
+    clip = Clip.from_config(MODEL)
+    (root / "clip").mkdir()
+    (root / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL}))
+    save_compact(clip, root / "clip" / "model.safetensors", range(0, 49408, 97))
+    (root / "tiny.toml").write_text(CARD.format(clip=root / "clip"))
+    ris(root, "data", "make-shapes")
+    for command in CHAIN:
+        ris(root, *command)
+    return root
+
+
+def ris(root: Path, *arguments: str) -> None:
+    """Run one command as the console script does; any error fails the test."""
+    places = ["--dataset", str(root / "tiny.toml"), "--data-root", str(root / "data"), "--runs", str(root / "runs")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ris", *arguments, *places, "--workers", "0", "--debug"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert stop.value.code == 0, arguments
+
+
+def latest(root: Path, stage: str, label: str = "") -> Path:
+    return root / "runs" / "tiny" / stage / (f"latest-{label}" if label else "latest")
+
+
+def refs_of(root: Path, split: str) -> list[dict]:
+    import pickle
+
+    refs = pickle.loads((root / "data/tiny/refer/shapes/refs(shapes).p").read_bytes())
+    return [ref for ref in refs if ref["split"] == split]
+
+
+def test_every_sentence_has_a_finite_grid_and_every_ref_one_selected_map(project):
+    for split in ("train", "val"):
+        store = ResponseStore.open(latest(project, "responses", split) / f"{split}.zarr")
+        sent_ids = [sent_id for ref in refs_of(project, split) for sent_id in ref["sent_ids"]]
+        assert sorted(store.sent_id.tolist()) == sorted(sent_ids)
+        assert np.isfinite(store.logits_of(range(len(store)))).all()
+        assert store.selected_rows.sum() == len(refs_of(project, split))
+
+
+@pytest.mark.parametrize("label", ["refine", "no-refine"])
+def test_each_train_ref_has_a_pseudo_label_of_its_images_size(project, label):
+    folder = latest(project, "pseudolabels", label)
+    for ref in refs_of(project, "train"):
+        with (
+            Image.open(folder / f"{ref['ref_id']}.png") as png,
+            Image.open(project / "data/tiny/images" / f"{ref['image_id']:06d}.jpg") as image,
+        ):
+            assert png.size == image.size
+            assert set(np.unique(np.array(png))) <= {0, 1, 255}
+    assert (folder / "contact-sheet.png").is_file()
+
+
+def test_scores_are_printed_for_every_stage(project, capsys):
+    ris(project, "score", "--json")
+    scored = {(row["scored"], row["split"]) for row in json.loads(capsys.readouterr().out)}
+    assert {("step1", "train"), ("prms", "train"), ("step2", "val"), ("chance", "val")} <= scored
+    assert any(name.startswith("pseudolabels") for name, _ in scored)
+
+
+def test_a_second_run_does_nothing_and_says_why(project, capsys):
+    before = {path: path.stat().st_mtime_ns for path in project.glob("runs/tiny/*/*/manifest.json")}
+    for command in CHAIN:
+        ris(project, *command)
+    assert {path: path.stat().st_mtime_ns for path in project.glob("runs/tiny/*/*/manifest.json")} == before
+    assert capsys.readouterr().err.count("up to date") == len(CHAIN) + 1  # two splits are dumped
+
+
+def test_another_lambda_reruns_step1_and_what_reads_it(project, capsys):
+    ris(project, "train-step1", "--dry-run", "--set", "weight_cls=4")
+    assert "weight_cls: 5.0 → 4.0" in capsys.readouterr().err
+
+
+def test_predict_writes_mask_overlay_and_map(project, capsys):
+    image = next((project / "data/tiny/images").glob("*.jpg"))
+    ris(project, "predict", str(image), "the red star", "left circle", "--out", str(project / "out"))
+    assert len(list((project / "out").glob("*.png"))) == 6
