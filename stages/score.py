@@ -130,10 +130,8 @@ def _plan(options: StageOptions, base: Request, splits: Sequence[str] | None, st
     for command, names in missing.items():
         say(options, f"left out, not made yet: {', '.join(names)}; run: {command}")
     if stage and not jobs:
-        names = ", ".join(splits_of(options, splits))
-        raise RisError(
-            f"{stage} is not scored on {names}: pseudo-labels are made of train only; for step2 name --split"
-        )
+        chosen = ", ".join(splits_of(options, splits))
+        raise RisError(f"{stage} is not scored on {chosen}: pseudo-labels are of train only; for step2 name --split")
     return jobs
 
 
@@ -248,8 +246,7 @@ def _render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{rows[0]['dataset']}: percent ± half of the 95 % interval (bootstrap over refs)"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("scored", no_wrap=True)
     table.add_column("split", no_wrap=True)
     table.add_column("sentences", justify="right", no_wrap=True)
@@ -268,7 +265,9 @@ def _render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     console = Console(width=WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+    title = f"{rows[0]['dataset']}: percent ± half of the 95 % interval (bootstrap over refs)"
+    # The box has an empty line above the header and below the last row.
+    return "\n".join([title, *(line.rstrip() for line in capture.get().splitlines()[1:-1])])
 
 
 def _format(estimate: Mapping[str, float] | None) -> str:

@@ -161,7 +161,7 @@ def _attribute_statement(things: Sequence[Thing], target: int, rng: np.random.Ge
 
 
 def _position_statement(things: Sequence[Thing], target: int, rng: np.random.Generator) -> str | None:
-    attributes = sample_attributes(rng, 0.25)
+    attributes = sample_attributes(rng, 0.35)
     place = tuple(PLACES)[rng.integers(len(PLACES))]
 
     def verdict_of(thing: Thing) -> Verdict:
@@ -175,7 +175,7 @@ def _position_statement(things: Sequence[Thing], target: int, rng: np.random.Gen
 
 
 def _relation_statement(
-    things: Sequence[Thing], target: int, rng: np.random.Generator, p_attributes: float = 0.25
+    things: Sequence[Thing], target: int, rng: np.random.Generator, p_attributes: float = 0.6
 ) -> str | None:
     anchor = int(rng.integers(len(things)))
     relation = tuple(RELATIONS)[rng.integers(len(RELATIONS))]

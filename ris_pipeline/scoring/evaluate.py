@@ -1,4 +1,4 @@
-"""What the stages made, scored sentence by sentence: one outcome at a time, the maps of one ref in memory.
+"""What the stages made, scored sentence by sentence; the maps in memory are those of one ref, or of one batch.
 
 Each function is a generator over the refs of a data set, image by image. A ref without a box or without a mask
 gives outcomes of None for what that would have decided.

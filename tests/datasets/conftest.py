@@ -15,14 +15,24 @@ SIDE = {
     "left": "left", "right": "right", "top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom",
     "middle": "middle", "center": "middle",
 }  # fmt: skip
-RELATION = {"left of": "left", "right of": "right", "above": "above", "over": "above", "below": "below", "under": "below"}
+RELATION = {
+    "left of": "left",
+    "right of": "right",
+    "above": "above",
+    "over": "above",
+    "below": "below",
+    "under": "below",
+}
 
 PLACE_WORDS = r"(?:top|bottom|upper|lower|left|right|middle|center)"
 RELATED = re.compile(
-    r"(?P<subject>.+?)(?: that is)? (?:to the )?(?P<relation>left of|right of|above|over|below|under) the (?P<anchor>.+)"
+    r"(?P<subject>.+?)(?: that is)? (?:to the )?"
+    r"(?P<relation>left of|right of|above|over|below|under) the (?P<anchor>.+)"
 )
 PLACE_FIRST = re.compile(rf"(?P<place>{PLACE_WORDS}(?: {PLACE_WORDS})?) (?P<look>.+)")
-PLACE_LAST = re.compile(rf"(?P<look>.+) (?:on|at|in|near) the (?P<place>{PLACE_WORDS}(?: {PLACE_WORDS})?)(?: side| corner)?")
+PLACE_LAST = re.compile(
+    rf"(?P<look>.+) (?:on|at|in|near) the (?P<place>{PLACE_WORDS}(?: {PLACE_WORDS})?)(?: side| corner)?"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,9 @@ class Reader:
             first, second = (parse_look(part) for part in caption.split(" and "))
             return any(fits(a, first) and fits(b, second) for a in things for b in things if a is not b)
         said = self.parse(caption)
-        return any(self._holds(said, a, [b] if said.relation else []) for a in things for b in things if fits(b, said.anchor))
+        return any(
+            self._holds(said, a, [b] if said.relation else []) for a in things for b in things if fits(b, said.anchor)
+        )
 
     def _holds(self, said, thing, anchors):
         return (

@@ -1,0 +1,124 @@
+"""Prediction from the artifacts alone: there is no data set here, only its card."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from ris_pipeline import predict as library
+from ris_pipeline.artifacts import Request, publish
+from ris_pipeline.errors import RisError
+from ris_pipeline.predict import Prediction
+from stages.common import StageOptions
+from stages.predict import run
+
+LEFT = np.array([[True, False], [True, False]])
+
+
+class FakeSegmenter:
+    """Finds the left half for any sentence but "nothing"."""
+
+    loaded: list[Path]
+
+    @classmethod
+    def load(cls, path, device):
+        cls.loaded.append(path)
+        return cls()
+
+    def __call__(self, image, sentences):
+        assert image.shape == (2, 2, 3)
+        masks = [LEFT & (sentence != "nothing") for sentence in sentences]
+        return [Prediction(mask.astype(np.float32), mask) for mask in masks]
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch) -> StageOptions:
+    monkeypatch.setattr(library, "Segmenter", FakeSegmenter)
+    FakeSegmenter.loaded = []
+    card = 'name = "tiny"\nformat = "pairs"\nannotations = "no"\nimages = "no"\n[splits]\ntrain = 1\n'
+    (tmp_path / "tiny.toml").write_text(card)
+    return StageOptions(dataset=str(tmp_path / "tiny.toml"), runs=tmp_path / "runs", device="cpu")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    PIL.Image.fromarray(np.full((2, 2, 3), 100, np.uint8)).save(path)
+    return path
+
+
+def make(options: StageOptions, stage: str, **flags: str) -> Path:
+    request = Request(options.runs, "tiny", stage, {}, {}, flags)
+    with publish(request):
+        pass
+    return request.path
+
+
+def read(path: str) -> np.ndarray:
+    with PIL.Image.open(path) as picture:
+        return np.array(picture)
+
+
+def test_three_pictures_for_each_sentence(options, image, tmp_path, capsys):
+    make(options, "step1")
+    step2 = make(options, "step2", labels="pseudo")
+    make(options, "step2", labels="true")
+    run(options, image, ["a dog", "nothing"], tmp_path / "a" / "out")
+    output = capsys.readouterr()
+    assert FakeSegmenter.loaded == [step2.resolve()]
+    paths = output.out.splitlines()
+    kinds = ["mask", "overlay", "map"]
+    assert [Path(path).name for path in paths] == [f"photo-{k}-{kind}.png" for k in (1, 2) for kind in kinds]
+    np.testing.assert_array_equal(read(paths[0]), [[255, 0], [255, 0]])
+    overlay = read(paths[1])
+    # Half of 100 and half of (255, 40, 40); the right half stays.
+    assert overlay[0].tolist() == [[178, 70, 70], [100, 100, 100]]
+    assert read(paths[2]).shape == (2, 2, 3)
+    assert not read(paths[3]).any()
+    assert '"nothing": nothing found, the mask is empty' in output.err
+    assert "step1" not in output.err
+
+
+def test_json(options, image, tmp_path, capsys):
+    make(options, "step2", labels="pseudo")
+    run(dataclasses.replace(options, json=True, quiet=True), image, ["dog"], tmp_path)
+    output = capsys.readouterr()
+    (one,) = json.loads(output.out)
+    assert (one["sentence"], one["mask"]) == ("dog", str(tmp_path / "photo-1-mask.png"))
+    assert output.err == ""
+
+
+def test_step1_where_there_is_no_step2(options, image, tmp_path, capsys):
+    step1 = make(options, "step1")
+    run(options, image, ["a dog"], tmp_path)
+    assert "no finished step2 yet; by the coarser maps of step1" in capsys.readouterr().err
+    assert FakeSegmenter.loaded == [step1.resolve()]
+
+
+def test_nothing_trained_yet(options, image, tmp_path):
+    with pytest.raises(RisError, match="run: ris train-step1 --dataset tiny"):
+        run(options, image, ["a dog"], tmp_path)
+
+
+def test_dry_run_writes_nothing(options, image, tmp_path, capsys):
+    make(options, "step2", labels="pseudo")
+    run(dataclasses.replace(options, dry_run=True), image, ["dog"], tmp_path / "out")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "step2/pseudo" in output.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_read_or_written(options, image, tmp_path):
+    make(options, "step2", labels="pseudo")
+    with pytest.raises(RisError, match="sentence 2 is empty"):
+        run(options, image, ["dog", " "], tmp_path)
+    with pytest.raises(RisError, match=r"gone\.jpg: no such image file"):
+        run(options, tmp_path / "gone.jpg", ["dog"], tmp_path)
+    with pytest.raises(RisError, match="not a readable picture"):
+        run(options, tmp_path / "tiny.toml", ["dog"], tmp_path)
+    with pytest.raises(RisError, match="cannot write the pictures"):
+        run(options, image, ["dog"], image)

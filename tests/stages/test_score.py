@@ -1,0 +1,314 @@
+"""The score table of a data set of two images, whose maps and labels are drawn by hand."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ris_pipeline.artifacts import Request, find_latest, publish
+from ris_pipeline.config import Step2Config
+from ris_pipeline.errors import RisError
+from ris_pipeline.masks import save_label
+from ris_pipeline.networks.build import build_step2
+from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.clip_weights import save_compact
+from ris_pipeline.responses import ResponseStore
+from ris_pipeline.scoring.table import load_outcomes
+from ris_pipeline.training.loop import WEIGHTS
+from stages import score
+from stages.common import StageOptions, open_dataset
+
+TINY_CLIP = {
+    "embed_dim": 6,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+CARD = 'name = "{name}"\nformat = "pairs"\nannotations = "tiny"\nimages = "tiny"\n[splits]\ntrain = 2\nval = 1\n'
+LINES = [
+    {"image": "a.png", "ref": "dog", "sentence": "the dog"},
+    {"image": "a.png", "ref": "dog", "sentence": "dog on the left"},
+    {"image": "b.png", "ref": "cat", "sentence": "the cat", "split": "val"},
+]
+LEFT = np.array([[1, 1, 0, 0]] * 4, np.uint8)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> StageOptions:
+    """A labelled data set: the dog is the left half of its image, the cat of hers."""
+    write_data(tmp_path, {"box": [0, 0, 2, 4], "mask": "mask.png"})
+    return StageOptions(
+        dataset=str(tmp_path / "tiny.toml"), data_root=tmp_path, runs=tmp_path / "runs", device="cpu", workers=0
+    )
+
+
+def write_data(root: Path, truth: dict, name: str = "tiny") -> None:
+    folder = root / "tiny"
+    folder.mkdir(exist_ok=True)
+    for image in ("a.png", "b.png"):
+        PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / image)
+    PIL.Image.fromarray(LEFT).save(folder / "mask.png")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line | truth) + "\n" for line in LINES))
+    (root / f"{name}.toml").write_text(CARD.format(name=name))
+
+
+def request(options: StageOptions, stage: str, configuration: dict, **flags) -> Request:
+    return Request(options.runs, Path(options.dataset).stem, stage, configuration, {}, flags)
+
+
+def make_responses(options: StageOptions, split: str, grids: list, prms: bool = True) -> None:
+    (ref,) = open_dataset(options, split).refs
+    with publish(request(options, "responses", {"prms": prms}, split=split)) as work:
+        store = ResponseStore.create(
+            work.path / f"{split}.zarr",
+            sent_id=[expression.sent_id for expression in ref.expressions],
+            ref_id=[ref.ref_id] * len(grids),
+            image_hw=[(4, 4)] * len(grids),
+            grid_hw=(2, 2),
+            input_size=4,
+            attributes={},
+        )
+        store.write_block(0, np.array(grids, np.float32), np.arange(len(grids), dtype=np.float32))
+        if prms:
+            store.select_maps()
+
+
+def make_labels(options: StageOptions, refine: bool, label: np.ndarray) -> None:
+    (ref,) = open_dataset(options, "train").refs
+    with publish(request(options, "pseudolabels", {}, refine=refine)) as work:
+        save_label(work.path / f"{ref.ref_id}.png", label)
+
+
+def make_step2(options: StageOptions, folder: Path, labels: str, sign: float) -> None:
+    """A Step-2 of random values whose logits all have the sign given."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_compact(Clip.from_config(TINY_CLIP), folder / "model.safetensors", range(10))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP}))
+    config = Step2Config(clip=str(folder), clip_weights=None, input_size=64)
+    network = build_step2(config)
+    with torch.no_grad():
+        network.final_seg1[1].weight.fill_(sign)
+        network.final_seg1[0].bn.weight.zero_()
+        network.final_seg1[0].bn.bias.fill_(1)
+    with publish(request(options, "step2", dataclasses.asdict(config), labels=labels)) as work:
+        save_file(network.state_dict(), work.path / WEIGHTS)
+
+
+def make_everything(options: StageOptions, tmp_path: Path) -> None:
+    left, right = [[4, -2]] * 2, [[-2, 4]] * 2
+    make_responses(options, "train", [left, right])
+    make_responses(options, "val", [left])
+    make_labels(options, refine=False, label=1 - LEFT)
+    make_labels(options, refine=True, label=LEFT)
+    make_step2(options, tmp_path / "clip-a", "pseudo", 1.0)
+    make_step2(options, tmp_path / "clip-b", "true", -1.0)
+
+
+def scores(options: StageOptions, capsys, **arguments) -> list[dict]:
+    """The rows that are printed as JSON."""
+    arguments = {"metric": "all", "splits": None, "stage": None, **arguments}
+    score.run(dataclasses.replace(options, json=True, quiet=True), **arguments)
+    return json.loads(capsys.readouterr().out)
+
+
+def values(row: dict, *metrics: str) -> list[float]:
+    return [row["metrics"][metric]["value"] for metric in metrics]
+
+
+def test_all_that_is_there(options, tmp_path, capsys):
+    make_everything(options, tmp_path)
+    rows = {(row["scored"], row["split"]): row for row in scores(options, capsys)}
+    assert list(rows) == [
+        ("chance", "train"), ("step1", "train"), ("prms", "train"), ("pseudo-plain", "train"),
+        ("pseudo-refined", "train"), ("chance", "val"), ("step1", "val"), ("prms", "val"), ("step2", "val"),
+        ("step2-oracle", "val"),
+    ]  # fmt: skip
+    quality = ("miou", "oiou", "prec@0.5", "box_iou")
+    assert values(rows["chance", "train"], *quality) == [50, 50, 100, 50]
+    # One sentence has the left half, the other the right one, which PRMS selects.
+    assert values(rows["step1", "train"], "pointit", "pointm", *quality) == [50, 50, 50, pytest.approx(100 / 3), 50, 50]
+    assert values(rows["prms", "train"], "pointit", *quality) == [0] * 5
+    assert values(rows["pseudo-plain", "train"], *quality) == [0] * 4
+    assert values(rows["pseudo-refined", "train"], *quality) == [100] * 4
+    assert values(rows["step1", "val"], "pointit", *quality) == [100] * 5
+    # Foreground everywhere, and nowhere; equal logits point at (0, 0).
+    assert values(rows["step2", "val"], "pointit", *quality) == [100, 50, 50, 100, 50]
+    assert values(rows["step2-oracle", "val"], "pointit", *quality) == [100, 0, 0, 0, 0]
+    assert "pointit" not in rows["pseudo-refined", "train"]["metrics"]
+    assert rows["prms", "train"]["metrics"]["miou"]["n_expressions"] == 2
+
+
+def test_the_artifact(options, tmp_path, capsys):
+    make_everything(options, tmp_path)
+    (row,) = scores(options, capsys, stage="step1", splits=["train"])
+    artifact = find_latest(options.runs, "tiny", "scores", scored="step1", split="train")
+    assert Path(row["path"]).resolve() == artifact.path
+    stored = json.loads((artifact.path / "scores.json").read_text())
+    assert stored["metrics"]["pointit"] | {"ci_low": 0, "ci_high": 0} == {
+        "value": 50, "ci_low": 0, "ci_high": 0, "n_refs": 1, "n_expressions": 2,
+    }  # fmt: skip
+    assert (stored["dataset"], stored["scored"], stored["split"]) == ("tiny", "step1", "train")
+    assert (stored["refs"], stored["sentences"]) == (1, 2)
+    assert stored["configuration"]["bootstrap"] == 1000
+    responses = find_latest(options.runs, "tiny", "responses", split="train")
+    assert stored["inputs"]["responses/train"] == responses.digest
+    outcomes = load_outcomes(artifact.path / "outcomes.csv")
+    assert [(one.point_it, one.intersection, one.union) for one in outcomes] == [(True, 8, 8), (False, 0, 16)]
+
+
+def test_the_table_fits_and_is_made_once(options, tmp_path, capsys):
+    make_everything(options, tmp_path)
+    score.run(options, "all", None, None)
+    first = capsys.readouterr()
+    lines = first.out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[1].split() == ["scored", "split", "sentences", "pointit", "pointm", "miou", "oiou", "prec@0.5"]
+    (refined,) = (line for line in lines if "refined" in line)
+    assert refined.split() == [
+        "pseudo-refined", "train", "2", "–", "–", "100.0", "±0.0", "100.0", "±0.0", "100.0", "±0.0",
+    ]  # fmt: skip
+    assert first.err.count("runs (nothing made yet)") == 10
+    score.run(options, "all", None, None)
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert second.err.count("up to date") == 10
+
+
+def test_new_responses_are_scored_anew(options, capsys):
+    make_responses(options, "val", [[[4, -2]] * 2])
+    (first,) = scores(options, capsys, stage="step1", splits=["val"])
+    with publish(request(options, "responses", {"prms": False}, split="val")) as work:
+        source = find_latest(options.runs, "tiny", "responses", split="val")
+        (source.path / "val.zarr").rename(work.path / "val.zarr")
+    (second,) = scores(options, capsys, stage="step1", splits=["val"])
+    assert first["path"] != second["path"]
+
+
+def test_what_is_missing_is_left_out(options, capsys):
+    make_responses(options, "val", [[[4, -2]] * 2], prms=False)
+    score.run(options, "miou", None, None)
+    output = capsys.readouterr()
+    rows = [line.split()[:2] for line in output.out.splitlines()[3:] if line.strip()]
+    assert rows == [["chance", "train"], ["chance", "val"], ["step1", "val"]]
+    assert "left out, not made yet: step1 train; run: ris dump-responses --split train" in output.err
+    assert "left out, not made yet: prms val; run: ris dump-responses --split val --set prms=true" in output.err
+    assert "pseudo-refined train; run: ris make-pseudolabels --refine" in output.err
+    assert "step2 val; run: ris train-step2\n" in output.err
+    assert "oracle" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stage": "step1"}, r"tiny train: nothing of step1 to score yet; run: ris dump-responses --split train"),
+        ({"stage": "step2"}, r"run: ris train-step2 --dataset .*tiny\.toml --runs"),
+        ({"stage": "pseudolabels", "splits": ["val"]}, "pseudolabels is not scored on val"),
+        ({"splits": ["vall"]}, "no split 'vall'"),
+    ],
+)
+def test_what_is_asked_for_has_to_be_there(options, arguments, message):
+    with pytest.raises(RisError, match=message):
+        score.run(options, **{"metric": "all", "splits": None, "stage": None, **arguments})
+
+
+def test_step2_on_train_where_it_is_named(options, tmp_path, capsys):
+    make_step2(options, tmp_path / "clip", "pseudo", 1.0)
+    assert [row["split"] for row in scores(options, capsys, stage="step2")] == ["val"]
+    assert [row["split"] for row in scores(options, capsys, stage="step2", splits=["train"])] == ["train"]
+
+
+def test_metric_groups(options, capsys):
+    (box,) = scores(options, capsys, metric="box", stage="chance", splits=["val"])
+    assert list(box["metrics"]) == ["box_iou", "box@0.5"]
+    (prec,) = scores(options, capsys, metric="prec", stage="chance", splits=["val"])
+    assert list(prec["metrics"]) == ["prec@0.5", "prec@0.6", "prec@0.7", "prec@0.8", "prec@0.9"]
+
+
+def test_a_metric_that_no_row_has(options, tmp_path, capsys):
+    make_labels(options, refine=True, label=LEFT)
+    with pytest.raises(RisError, match="a pseudo-label is a mask and points nowhere"):
+        score.run(options, "pointit", ["train"], "pseudolabels")
+    write_data(tmp_path, {"box": [0, 0, 2, 4]})
+    with pytest.raises(RisError, match="miou needs masks, and this dataset has none"):
+        score.run(options, "miou", None, "chance")
+    (row,) = scores(options, capsys, stage="chance", splits=["val"])
+    assert list(row["metrics"]) == ["pointit", "box_iou", "box@0.5"]
+
+
+def test_boxes_alone_give_a_table_of_boxes(options, tmp_path, capsys):
+    write_data(tmp_path, {"box": [0, 0, 2, 4]})
+    score.run(options, "all", ["val"], "chance")
+    header = capsys.readouterr().out.splitlines()[1]
+    assert header.split() == ["scored", "split", "sentences", "pointit", "box_iou", "box@0.5"]
+
+
+def test_without_ground_truth_nothing_is_scored(options, tmp_path):
+    write_data(tmp_path, {})
+    with pytest.raises(RisError, match=r"tiny train, val: no ref has a box or a mask.*nothing is scored"):
+        score.run(options, "all", None, None)
+    assert not options.runs.exists()
+
+
+def test_small_boxes_are_left_out(options, tmp_path, capsys):
+    changed = dataclasses.replace(options, set=["skip_small_boxes=0.5"])
+    with pytest.raises(RisError, match="no box covers more than 50%"):
+        scores(changed, capsys, stage="chance", splits=["val"])
+
+
+def test_the_papers_figures_stand_beside_ours(options, tmp_path, capsys):
+    write_data(tmp_path, {"box": [0, 0, 2, 4], "mask": "mask.png"}, name="refcoco")
+    options = dataclasses.replace(options, dataset=str(tmp_path / "refcoco.toml"))
+    make_responses(options, "val", [[[4, -2]] * 2])
+    score.run(options, "all", ["val"], None)
+    lines = capsys.readouterr().out.splitlines()
+    assert "pointit paper pointm" in " ".join(lines[1].split())
+    (step1,) = (line for line in lines if "step1" in line)
+    assert step1.split()[3:6] == ["100.0", "±0.0", "60.95"]  # Table 1
+    (row,) = scores(options, capsys, stage="step1", splits=["val"])
+    assert row["paper"] == {"pointit": 60.95}
+
+
+def test_the_widest_table_fits():
+    estimate = {"value": 74.94, "ci_low": 64.0, "ci_high": 84.0}
+    row = {
+        "dataset": "refcocog-google", "scored": "pseudo-refined", "split": "testA", "sentences": 120624,
+        "metrics": dict.fromkeys(score.HEADLINE, estimate),
+        "paper": {"pointit": 72.56, "pointm": 61.70, "miou": 33.33},
+    }  # fmt: skip
+    lines = score._render([row], score.HEADLINE).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[-1].split()[3:] == [
+        "74.9", "±10.0", "72.56", "74.9", "±10.0", "61.70", "74.9", "±10.0", "33.33", "74.9", "±10.0", "74.9", "±10.0",
+    ]  # fmt: skip
+
+
+def test_dry_run_makes_nothing(options, capsys):
+    score.run(dataclasses.replace(options, dry_run=True), "all", None, None)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "scores chance val: would run (nothing made yet)" in output.err
+    assert not options.runs.exists()
+
+
+def test_what_is_done_is_shown_without_torch(options, capsys):
+    scores(options, capsys, stage="chance")
+    code = (
+        "import sys; from pathlib import Path; from stages.common import StageOptions; from stages import score\n"
+        "dataset, root, runs = sys.argv[1:]\n"
+        "options = StageOptions(dataset=dataset, data_root=Path(root), runs=Path(runs))\n"
+        "score.run(options, 'all', None, 'chance'); assert 'torch' not in sys.modules"
+    )
+    arguments = [options.dataset, str(options.data_root), str(options.runs)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "chance" in done.stdout

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+
+from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from ris_pipeline.errors import RisError
+from ris_pipeline.masks import save_label
+from ris_pipeline.training import batches as batches_module
+from ris_pipeline.training.batches import Labels, read_batches
+from ris_pipeline.training.draws import Plan
+
+LEFT_HALF = {"size": [2, 4], "counts": [0, 4, 4]}  # column by column: two columns of the object, two without
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Four images of 2×4 pixels, image i of the grey value 10·i, with two refs each."""
+    images, refs = {}, []
+    for i in range(4):
+        path = tmp_path / f"{i}.png"
+        Picture.fromarray(np.full((2, 4, 3), 10 * i, np.uint8)).save(path)
+        images[i] = Image(i, path, (2, 4))
+        for r in range(2):
+            expression = Expression(len(refs), f"sentence {r} of image {i}")
+            refs.append(Ref(100 + len(refs), i, "train", (expression,), None, LEFT_HALF))
+    return Dataset("tiny", "train", images, tuple(refs))
+
+
+def plan_of(dataset, batch_size=4, refs_per_image=2):
+    return Plan(dataset, batch_size, refs_per_image, n_negatives=1, seed=0)
+
+
+def grey(pixels):
+    """The grey value 0–255 of normalised pixels (3, S, S) of one colour."""
+    mean, std = np.array(IMAGENET_MEAN)[:, None, None], np.array(IMAGENET_STD)[:, None, None]
+    values = 255 * (pixels.numpy() * std + mean)
+    assert np.ptp(values) < 1e-2
+    return round(float(values.mean()))
+
+
+@pytest.mark.parametrize("refs_per_image", [1, 2])
+def test_every_ref_has_its_own_image(dataset, refs_per_image):
+    for batch in read_batches(plan_of(dataset, refs_per_image=refs_per_image), range(4), 6, workers=0):
+        assert batch.pixels.shape[1:] == (3, 6, 6)
+        assert batch.labels is None
+        assert batch.image_of.dtype == torch.int64
+        for draw, row in zip(batch.draws, batch.image_of, strict=True):
+            assert grey(batch.pixels[row]) == 10 * dataset.refs[draw.ref].image_id
+        assert sorted(set(batch.image_of.tolist())) == list(range(len(batch.pixels)))
+
+
+def test_an_image_is_read_once_for_its_refs_in_the_batch(dataset, monkeypatch):
+    read = []
+    load_image = batches_module.load_image
+    monkeypatch.setattr(batches_module, "load_image", lambda path: (read.append(path), load_image(path))[1])
+    (batch,) = read_batches(plan_of(dataset), range(1), 6, workers=0)
+    assert len(batch.draws) == 4
+    assert len(batch.pixels) == len(read) == len(set(read)) == 2
+
+
+def test_steps_are_those_of_the_plan_from_any_on(dataset):
+    """Two steps an epoch: step 3 is the second of epoch 1, wherever the reading begins."""
+    plan = plan_of(dataset)
+    expected = [batch for epoch in range(3) for batch in plan.draw_epoch(epoch)]
+    assert [batch.draws for batch in read_batches(plan, range(6), 6, workers=0)] == expected
+    assert [batch.draws for batch in read_batches(plan, range(3, 6), 6, workers=0)] == expected[3:]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_read_the_same(dataset, workers):
+    plan = plan_of(dataset)
+    here, there = (list(read_batches(plan, range(1, 4), 6, n, Labels(None))) for n in (0, workers))
+    for a, b in zip(here, there, strict=True):
+        assert a.draws == b.draws
+        assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(a.image_of, b.image_of)
+        assert torch.equal(a.labels, b.labels)
+
+
+def test_the_oracles_labels_are_the_true_masks(dataset):
+    (batch,) = read_batches(plan_of(dataset), range(1), 4, workers=0, labels=Labels(None))
+    assert batch.labels.dtype == torch.uint8
+    expected = torch.tensor([[1, 1, 0, 0]] * 4, dtype=torch.uint8)  # 2×4 at 4×4: each row twice
+    assert torch.equal(batch.labels, expected.expand(4, 4, 4))
+
+
+def test_labels_of_a_folder_are_resized_to_the_nearest_pixel(dataset, tmp_path):
+    """The columns 0 1 2 3 of the PNG at 6 pixels: centres 1/3, 1, 5/3, 7/3, 3, 11/3."""
+    for k, ref in enumerate(dataset.refs):
+        save_label(tmp_path / f"{ref.ref_id}.png", np.array([[0, 255, 1, k % 2], [1, 1, 1, 1]], np.uint8))
+    (batch,) = read_batches(plan_of(dataset), range(1), 6, workers=0, labels=Labels(tmp_path))
+    for draw, label in zip(batch.draws, batch.labels, strict=True):
+        upper, lower = [0, 255, 255, 1, draw.ref % 2, draw.ref % 2], [1] * 6
+        assert label.tolist() == [upper, upper, upper, lower, lower, lower]
+
+
+def test_a_missing_label_is_an_error_that_names_the_file(dataset, tmp_path):
+    with pytest.raises(RisError, match=r"10\d\.png: not a pseudo-label"):
+        next(read_batches(plan_of(dataset), range(1), 6, workers=0, labels=Labels(tmp_path)))
+
+
+def test_a_data_set_without_refs_is_an_error():
+    plan = plan_of(Dataset("empty", "train", {}, ()))
+    with pytest.raises(RisError, match="empty has no refs in split 'train'"):
+        read_batches(plan, range(1), 6, workers=0)

@@ -1,0 +1,143 @@
+import json
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from ris_pipeline.config import ClipConfig
+from ris_pipeline.datasets.captions import Pair
+from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.clip_weights import CONFIG_NAME, SHAPES_CLIP
+from ris_pipeline.training import contrastive
+from ris_pipeline.training.contrastive import (
+    PairBatches,
+    Phase,
+    build_small_clip,
+    contrastive_loss,
+    curriculum,
+    train_phase,
+)
+
+TINY = {
+    "embed_dim": 6,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+
+
+def phase(n_steps=3, **changes):
+    values = {
+        "name": "objects", "side": 64, "n_things": (1, 1), "with_siblings": True, "batch_size": 4,
+        "n_steps": n_steps, "n_decay": n_steps, "lr": 1e-2,
+    }  # fmt: skip
+    return Phase(**values | changes)
+
+
+def unit(rng, n, d):
+    x = rng.normal(size=(n, d))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def reference_loss(image, text, scale, captions):
+    """Pair by pair in float64: −ln of the own pair's share among the pairs with another caption, both ways."""
+    n = len(captions)
+    total = 0.0
+    for i in range(n):
+        others = [j for j in range(n) if captions[j] != captions[i]]
+        own = scale * image[i] @ text[i]
+        for rivals in ([scale * image[i] @ text[j] for j in others], [scale * image[j] @ text[i] for j in others]):
+            total -= own - math.log(math.exp(own) + sum(math.exp(rival) for rival in rivals))
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [["a", "b", "c", "d", "e"], ["a", "b", "a", "a", "b"], ["a", "b", "b", "c", "d"]],
+)
+def test_contrastive_loss_leaves_pairs_of_one_caption_out(captions):
+    rng = np.random.default_rng(0)
+    image, text = unit(rng, 5, 7), unit(rng, 5, 7)
+    loss = contrastive_loss(torch.tensor(image), torch.tensor(text), torch.tensor(12.5, dtype=torch.float64), captions)
+    assert loss.item() == pytest.approx(reference_loss(image, text, 12.5, captions), rel=1e-12)
+
+
+def test_contrastive_loss_by_hand():
+    """Two orthogonal pairs, scale ln 3: the own pair has the weight 3 of 3 + 1."""
+    eye = torch.eye(2)
+    loss = contrastive_loss(eye, eye, torch.tensor(math.log(3)), ["a", "b"])
+    assert loss.item() == pytest.approx(math.log(4 / 3))
+    assert contrastive_loss(eye, eye, torch.tensor(3.0), ["a", "a"]).item() == 0  # no rival is left
+
+
+def test_contrastive_loss_has_finite_gradients_where_captions_repeat():
+    features = torch.nn.functional.normalize(torch.randn(4, 3), dim=1).requires_grad_()
+    contrastive_loss(features, features.detach(), torch.tensor(5.0), ["a", "a", "b", "b"]).backward()
+    assert features.grad.isfinite().all()
+
+
+def test_batches_are_normalised_pictures_and_their_captions(monkeypatch):
+    grey = np.full((64, 64, 3), 51, np.uint8)  # 0.2
+    pairs = (Pair(grey, f"caption {i}") for i in range(100))
+    monkeypatch.setattr(contrastive, "generate_pairs", lambda *_: pairs)
+    pixels, captions = next(iter(PairBatches(phase(), seed=0)))
+    assert captions == [f"caption {i}" for i in range(4)]
+    assert pixels.shape == (4, 3, 64, 64)
+    assert pixels.dtype == torch.float32
+    expected = [(0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    torch.testing.assert_close(pixels[2, :, 30, 40], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_batches_depend_on_the_seed_alone():
+    def batches(seed):
+        return list(islice(PairBatches(phase(side=96), seed), 2))
+
+    for (pixels, captions), (same_pixels, same_captions) in zip(batches(1), batches(1), strict=True):
+        assert torch.equal(pixels, same_pixels)
+        assert captions == same_captions
+    assert not torch.equal(batches(1)[0][0], batches(2)[0][0])
+
+
+def test_learning_rate_warms_up_and_falls_as_a_cosine():
+    one = phase(n_steps=1000, lr=2.0)
+    rate = contrastive._learning_rate
+    assert rate(0, one) == pytest.approx(0.02)
+    assert rate(49, one) == pytest.approx(1.0, rel=0.01)  # half-way up, the cosine still near 1
+    assert rate(500, one) == pytest.approx(1.0)
+    assert rate(1000, one) == pytest.approx(0.0)
+    assert rate(250, one) == pytest.approx(1 + math.sqrt(0.5))
+
+
+def test_the_curriculum_follows_the_configuration():
+    config = ClipConfig(object_steps=7, object_batch=5, object_lr=0.1, scene_steps=9, scene_batch=6, scene_lr=0.2)
+    first, second = curriculum(config)
+    assert (first.n_steps, first.batch_size, first.lr) == (7, 5, 0.1)
+    assert (second.n_steps, second.batch_size, second.lr) == (9, 6, 0.2)
+    assert first.side < second.side
+    assert first.n_things[1] < second.n_things[1]
+    assert (first.with_siblings, second.with_siblings) == (False, True)
+
+
+def test_a_phase_trains_the_clip_and_leaves_places_to_c4():
+    torch.manual_seed(0)
+    clip = Clip.from_config(TINY)
+    before = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    seen = []
+    train_phase(clip, phase(side=96), 0, report=lambda *values: seen.append(values))
+    assert [step for step, _, _ in seen] == [0, 1, 2]
+    assert all(np.isfinite(loss) and 0 <= accuracy <= 1 for _, loss, accuracy in seen)
+    after = clip.model.state_dict()
+    assert not after["visual.attnpool.positional_embedding"].any()
+    for name in ("visual.conv1.weight", "visual.attnpool.c_proj.weight", "text_projection", "logit_scale"):
+        assert not torch.equal(after[name], before[name]), name
+    assert after["logit_scale"] <= math.log(100) + 1e-6
+
+
+def test_the_small_clip_is_the_one_that_is_shipped():
+    shipped = json.loads((SHAPES_CLIP / CONFIG_NAME).read_text())
+    assert shipped == {"model_cfg": contrastive.MODEL_CONFIG, "last_stride": 16}
+    clip = build_small_clip()
+    assert clip.level_channels == (64, 128, 256, 512)
+    assert clip.last_stride == 16
+    assert clip.levels(torch.zeros(1, 3, 160, 160))[3].shape[-2:] == (10, 10)

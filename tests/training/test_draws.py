@@ -1,0 +1,153 @@
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.training.draws import Plan
+
+
+def dataset_of(*n_refs, n_sentences=3):
+    """A data set with n_refs[i] refs on image i; sentence "i.r.k" is the k-th of ref r on image i."""
+    refs = []
+    for i, n in enumerate(n_refs):
+        for r in range(n):
+            expressions = tuple(Expression(n_sentences * len(refs) + k, f"{i}.{r}.{k}") for k in range(n_sentences))
+            refs.append(Ref(len(refs), i, "train", expressions, None, None))
+    images = {i: Image(i, Path(f"{i}.jpg"), (8, 8)) for i in range(len(n_refs))}
+    return Dataset("tiny", "train", images, tuple(refs))
+
+
+def plan_of(dataset, batch_size=4, refs_per_image=1, n_negatives=3, seed=0, **ranks):
+    return Plan(dataset, batch_size, refs_per_image, n_negatives, seed, **ranks)
+
+
+def refs_of(batches):
+    return [draw.ref for batch in batches for draw in batch]
+
+
+@pytest.mark.parametrize("refs_per_image", [1, 2, 3])
+def test_an_epoch_visits_each_ref_once(refs_per_image):
+    plan = plan_of(dataset_of(3, 3, 3, 3), refs_per_image=refs_per_image)
+    assert plan.n_steps == 3
+    batches = plan.draw_epoch(0)
+    assert [len(batch) for batch in batches] == [4, 4, 4]
+    assert sorted(refs_of(batches)) == list(range(12))
+
+
+def test_what_is_left_after_the_last_whole_batch_waits():
+    plan = plan_of(dataset_of(3, 3, 3, 2))
+    assert plan.n_steps == 2
+    visited = [refs_of(plan.draw_epoch(epoch)) for epoch in range(20)]
+    assert all(len(set(refs)) == 8 for refs in visited)
+    assert set().union(*visited) == set(range(11))  # not always the same ones wait
+
+
+def test_fewer_refs_than_a_batch_make_one_small_batch():
+    plan = plan_of(dataset_of(2, 1), batch_size=8)
+    assert plan.n_steps == 1
+    assert sorted(refs_of(plan.draw_epoch(5))) == [0, 1, 2]
+
+
+def test_a_draw_is_a_function_of_seed_and_epoch():
+    dataset = dataset_of(3, 3, 3, 3)
+    plan = plan_of(dataset)
+    third = plan.draw_epoch(2)
+    plan.draw_epoch(0)
+    assert plan.draw_epoch(2) == third  # whatever was drawn before
+    assert plan_of(dataset).draw_epoch(2) == third
+    assert plan.draw_epoch(3) != third
+    assert plan_of(dataset, seed=1).draw_epoch(2) != third
+
+
+def test_sentences_are_the_refs_own_and_all_come_up():
+    dataset = dataset_of(2, 2)
+    plan = plan_of(dataset)
+    drawn = {ref: Counter() for ref in range(4)}
+    for epoch in range(60):
+        for draw in plan.draw_epoch(epoch)[0]:
+            drawn[draw.ref][draw.sentence] += 1
+    for ref in dataset.refs:
+        own = {expression.sentence for expression in ref.expressions}
+        assert set(drawn[ref.ref_id]) == own
+        assert min(drawn[ref.ref_id].values()) > 6  # 20 are expected of each
+
+
+@pytest.mark.parametrize("refs_per_image", [1, 2])
+def test_negatives_are_of_other_refs_of_the_image(refs_per_image):
+    dataset = dataset_of(3, 2, 3)
+    met = set()
+    for epoch in range(30):
+        for batch in plan_of(dataset, refs_per_image=refs_per_image).draw_epoch(epoch):
+            for draw in batch:
+                image, ref, _ = draw.sentence.split(".")
+                assert len(draw.negatives) == 3
+                for negative in draw.negatives:
+                    assert negative.split(".")[0] == image
+                    assert negative.split(".")[1] != ref
+                    met.add((draw.ref, negative))
+    # every sentence of every sibling is a negative some time: 3 refs → 6 sentences, 2 refs → 3
+    assert len(met) == 3 * 6 + 2 * 3 + 3 * 6
+
+
+def test_a_ref_alone_in_its_image_has_strangers_as_negatives():
+    plan = plan_of(dataset_of(1, 1, 1, 1, 1))
+    for epoch in range(20):
+        for draw in plan.draw_epoch(epoch)[0]:
+            assert len(draw.negatives) == 3
+            assert all(negative.split(".")[0] != draw.sentence.split(".")[0] for negative in draw.negatives)
+
+
+def test_one_ref_has_no_negatives():
+    assert plan_of(dataset_of(1)).draw_epoch(0)[0][0].negatives == ()
+
+
+def test_refs_of_an_image_stay_together():
+    dataset = dataset_of(3, 3, 3, 3)
+    for epoch in range(5):
+        order = refs_of(plan_of(dataset, batch_size=6, refs_per_image=3).draw_epoch(epoch))
+        images = [dataset.refs[ref].image_id for ref in order]
+        assert sum(a != b for a, b in pairwise(images)) == 3  # four runs of one image each
+
+
+def test_no_more_refs_of_an_image_stay_together_than_asked():
+    dataset = dataset_of(*[4] * 30)
+    plan = plan_of(dataset, batch_size=2, refs_per_image=2)
+    batches = plan.draw_epoch(0)
+    assert all(len({dataset.refs[draw.ref].image_id for draw in batch}) == 1 for batch in batches)
+    assert len({draw.ref for draw in batches[0]}) == 2
+    images = [dataset.refs[batch[0].ref].image_id for batch in batches]
+    assert sum(a == b for a, b in pairwise(images)) < 10  # the two pairs of an image are apart
+
+
+def test_refs_alone_are_spread():
+    dataset = dataset_of(*[4] * 30)
+    images = [dataset.refs[ref].image_id for ref in refs_of(plan_of(dataset).draw_epoch(0))]
+    assert sum(a == b for a, b in pairwise(images)) < 12  # 3 by chance
+
+
+@pytest.mark.parametrize("refs_per_image", [1, 2])
+def test_ranks_share_an_epoch(refs_per_image):
+    """Two ranks of 3 refs draw what one of 6 does, each its half of every batch."""
+    dataset = dataset_of(2, 2, 2, 2, 2, 2, 2)
+    whole = plan_of(dataset, batch_size=6, refs_per_image=refs_per_image).draw_epoch(1)
+    first, second = (
+        plan_of(dataset, batch_size=3, refs_per_image=refs_per_image, rank=rank, n_ranks=2).draw_epoch(1)
+        for rank in (0, 1)
+    )
+    assert len(first) == len(second) == len(whole) == 2
+    assert [a + b for a, b in zip(first, second, strict=True)] == whole
+
+
+@pytest.mark.parametrize("n_refs", [2, 3, 5, 7])
+def test_ranks_share_a_small_data_set(n_refs):
+    dataset = dataset_of(*[1] * n_refs)
+    shares = [refs_of(plan_of(dataset, rank=rank, n_ranks=2).draw_epoch(0)) for rank in (0, 1)]
+    assert all(shares)
+    assert sorted(shares[0] + shares[1]) == list(range(n_refs))
+
+
+def test_no_rank_is_without_a_ref():
+    dataset = dataset_of(1)
+    assert [refs_of(plan_of(dataset, rank=rank, n_ranks=2).draw_epoch(0)) for rank in (0, 1)] == [[0], [0]]

@@ -1,0 +1,152 @@
+"""Training of IRNet: its crops, and what learns and what does not."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+from torch import nn
+
+from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.masks import save_label
+from ris_pipeline.networks.irnet import IRNet, StageBackbone
+from ris_pipeline.training.irnet import SeedFile, augment, train_irnet
+
+MEAN_GREY = (124, 116, 104)
+CONFIG = PseudolabelConfig(irn_epochs=2, irn_batch=2, irn_crop=32, irn_lr=0.05, irn_dp_lr=0.1, radius=3)
+
+
+class TinyStages(StageBackbone):
+    """Five average poolings with a 1×1 convolution and a BatchNorm each."""
+
+    stage_channels = (4, 4, 4, 4, 4)
+    stage_strides = (4, 4, 8, 16, 16)
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(5))
+
+    def stages(self, pixels):
+        return [
+            layer(nn.functional.avg_pool2d(pixels, stride, ceil_mode=True))
+            for layer, stride in zip(self.layers, self.stage_strides, strict=True)
+        ]
+
+
+def halves(h, w):
+    """An image that is green in its upper half and red below, the object's label 1 where it is red."""
+    image, seed = np.zeros((h, w, 3), np.uint8), np.zeros((h, w), np.uint8)
+    image[: h // 2, :, 1] = 200
+    image[h // 2 :, :, 0], seed[h // 2 :] = 200, 1
+    return image, seed
+
+
+@pytest.mark.parametrize("hw", [(24, 40), (100, 80), (20, 200)])
+def test_crops_keep_image_and_labels_together(hw):
+    image, seed = halves(*hw)
+    met = Counter()
+    for i in range(40):
+        cut, labels = augment(image, seed, 48, np.random.default_rng(i))
+        assert cut.shape == (48, 48, 3)
+        assert labels.shape == (48, 48)
+        assert (cut.dtype, labels.dtype) == (np.uint8, np.uint8)
+        outside = labels == 255
+        assert (cut[outside] == MEAN_GREY).all()
+        # At the seam the image is smooth and the label is not: two rows, or three when enlarged.
+        agrees = np.where(labels == 1, cut[..., 0] > 150, cut[..., 1] > 150) | outside
+        assert (~agrees).any(axis=1).sum() <= 3
+        met.update(np.unique(labels).tolist())
+    assert set(met) <= {0, 1, 255}
+    assert met[0] > 10
+    assert met[1] > 10
+    # Enlarged 1.5 times at most and halved at least: 24 rows never fill 48; 100 and 80 always do but below 0.6.
+    assert met[255] > 35 if hw[0] < 30 else met[255] < 20
+
+
+def test_crops_are_rescaled_by_a_half_to_three_halves():
+    image, seed = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
+    sides = [round(np.sqrt((augment(image, seed, 96, np.random.default_rng(i))[1] == 0).sum())) for i in range(200)]
+    assert 20 <= min(sides) < 25
+    assert 55 < max(sides) <= 60
+    assert np.mean(sides) == pytest.approx(40, abs=3)
+
+
+def test_crops_are_mirrored_half_of_the_time():
+    image, seed = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
+    seed[:, :20] = 1
+    image[:, :20] = 200
+    n_mirrored = 0
+    for i in range(200):
+        cut, labels = augment(image, seed, 96, np.random.default_rng(i))
+        is_mirrored = np.nonzero(labels == 1)[1].mean() > np.nonzero(labels == 0)[1].mean()
+        bright = (cut[..., 0] > 150) & (labels != 255)
+        assert is_mirrored == (np.nonzero(bright)[1].mean() > np.nonzero(labels == 0)[1].mean())
+        n_mirrored += is_mirrored
+    assert 70 < n_mirrored < 130
+
+
+def test_placement_is_random():
+    """A small image is put anywhere into the crop, a large one is cut anywhere."""
+    small = [np.argmax((augment(*halves(20, 20), 96, np.random.default_rng(i))[1] != 255).any(0)) for i in range(60)]
+    assert min(small) < 8
+    assert max(small) > 60
+    image, seed = halves(400, 400)
+    foreground = [(augment(image, seed, 48, np.random.default_rng(i))[1] == 1).mean() for i in range(60)]
+    assert min(foreground) == 0
+    assert max(foreground) == 1
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(5):
+        image, seed = halves(40, 48)
+        image = np.clip(image + rng.integers(0, 40, image.shape), 0, 255).astype(np.uint8)
+        seed[:, 40:] = 255
+        Picture.fromarray(image).save(tmp_path / f"{i}.png")
+        save_label(tmp_path / f"{i}.label.png", seed)
+        files.append(SeedFile(tmp_path / f"{i}.png", tmp_path / f"{i}.label.png"))
+    return files
+
+
+def trained(files, seed=0, workers=0, report=lambda step, losses: None):
+    torch.manual_seed(0)
+    net = IRNet(TinyStages())
+    shifted = []
+    # What the network says of the crops once it has learned: the mean of this is to be taken off.
+    net.register_forward_hook(lambda net, _, out: None if net.training else shifted.append(out[1].mean((0, 2, 3))))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train_irnet(net, files, CONFIG, seed=seed, device=torch.device("cpu"), workers=workers, report=report)
+    return net, before, shifted
+
+
+def test_the_heads_learn_and_the_backbone_does_not(files):
+    net, before, _ = trained(files)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("backbone."), name
+
+
+def test_steps_and_losses_are_reported(files):
+    seen = {}
+    trained(files, report=seen.__setitem__)
+    assert list(seen) == [0, 1, 2, 3]  # 5 files in batches of 2, twice
+    for losses in seen.values():
+        assert set(losses) == {"alike", "different", "foreground_displacement", "background_displacement"}
+        assert all(np.isfinite(value) for value in losses.values())
+
+
+def test_the_mean_displacement_of_the_crops_is_stored(files):
+    net, _, shifted = trained(files)
+    assert len(shifted) == 4
+    torch.testing.assert_close(net.mean_shift.running_mean, torch.stack(shifted).mean(0))
+    assert net.mean_shift.running_mean.any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_same_seed_gives_the_same_weights(files, workers):
+    first, again = trained(files)[0].state_dict(), trained(files, workers=workers)[0].state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = trained(files, seed=1)[0].state_dict()
+    assert not torch.equal(first["fc_edge6.weight"], other["fc_edge6.weight"])

@@ -1,0 +1,217 @@
+"""The training loop: exact resume with the real networks, schedule and errors with a network of two numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+from safetensors.torch import load_file
+from torch import nn
+
+from ris_pipeline.config import Step1Config, Step2Config
+from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.errors import RisError
+from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.step1 import Step1
+from ris_pipeline.networks.step2 import Step2
+from ris_pipeline.training import loop
+from ris_pipeline.training.batches import Labels
+from ris_pipeline.training.draws import Plan
+from ris_pipeline.training.loop import train
+from ris_pipeline.training.tasks import Step1Task, Step2Task, Task
+
+TINY = {
+    "embed_dim": 6,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+LEFT_HALF = {"size": [40, 40], "counts": [0, 800, 800]}
+CONFIG = Step1Config(epochs=2, lr=1e-2, backbone_lr=1e-3)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three images of noise, 40×40, two refs each."""
+    rng = np.random.default_rng(0)
+    images, refs = {}, []
+    for i in range(3):
+        path = tmp_path / f"{i}.png"
+        Picture.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+        images[i] = Image(i, path, (40, 40))
+        for colour in ("red", "blue"):
+            expressions = tuple(
+                Expression(2 * len(refs) + k, f"{colour} thing {word} of {i}") for k, word in enumerate(("left", "top"))
+            )
+            refs.append(Ref(50 + len(refs), i, "train", expressions, None, LEFT_HALF))
+    return Dataset("tiny", "train", images, tuple(refs))
+
+
+@pytest.fixture
+def plan(dataset):
+    return Plan(dataset, batch_size=2, refs_per_image=2, n_negatives=2, seed=4)  # 3 steps an epoch
+
+
+def step1_task(seed):
+    torch.manual_seed(seed)
+    clip = Clip.from_config(TINY)
+    torch.manual_seed(100)  # the frozen CLIP comes from elsewhere, the same each time
+    return Step1Task(Step1(clip, clip, hidden=8), Clip.from_config(TINY), CONFIG)
+
+
+def step2_task(seed):
+    torch.manual_seed(seed)
+    clip = Clip.from_config(TINY)
+    network = Step2(clip, clip, widths=(4, 4, 4, 4))
+    network.freeze_levels(2)
+    return Step2Task(network, Step2Config())
+
+
+def run(task, plan, folder, config=CONFIG, report=lambda step, losses: None, labels=None):
+    folder.mkdir(exist_ok=True)
+    device = torch.device("cpu")
+    return train(
+        task, plan, config, folder=folder, input_size=64, device=device, precision="fp32", workers=0,
+        report=report, labels=labels,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "labels"), [(step1_task, None), (step2_task, Labels(None))])
+@pytest.mark.parametrize("broken_at", [1, 4])
+def test_an_interrupted_run_ends_in_the_same_weights(build, labels, broken_at, plan, tmp_path, monkeypatch):
+    losses = []
+    assert run(build(0), plan, tmp_path / "calm", report=lambda step, got: losses.append(got), labels=labels) == 6
+    expected = load_file(tmp_path / "calm" / loop.WEIGHTS)
+
+    def break_off(step, got):
+        if step == broken_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        run(build(0), plan, broken, report=break_off, labels=labels)
+    assert [path.name for path in broken.iterdir()] == [loop.RESUME]
+
+    again = {}
+    # From other initial values: all that counts is in the checkpoint.
+    assert run(build(1), plan, broken, report=again.__setitem__, labels=labels) == 6
+    assert again == {step: losses[step] for step in range(broken_at, 6)}
+    assert [path.name for path in broken.iterdir()] == [loop.WEIGHTS]
+    found = load_file(broken / loop.WEIGHTS)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_a_checkpoint_waits_for_its_time(plan, tmp_path):
+    def break_off(step, got):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(step1_task(0), plan, tmp_path / "run", report=break_off)
+    assert list((tmp_path / "run").iterdir()) == []  # not two minutes old
+
+
+def test_the_file_holds_the_trained_network_and_nothing_else(plan, tmp_path):
+    task = step1_task(0)
+    before = {name: value.clone() for name, value in task.network.state_dict().items()}
+    run(task, plan, tmp_path / "run")
+    found = load_file(tmp_path / "run" / loop.WEIGHTS)
+    assert set(found) == set(before)
+    assert not any(name.startswith("aux") for name in found)
+    for name, value in task.network.state_dict().items():
+        assert torch.equal(found[name], value), name
+    assert not torch.equal(found["vis_project.weight"], before["vis_project.weight"])
+    assert not torch.equal(found["clip.model.visual.conv1.weight"], before["clip.model.visual.conv1.weight"])
+
+
+def test_the_frozen_clip_of_the_calibration_loss_stays_as_it_is(plan, tmp_path):
+    task = step1_task(0)
+    before = {name: value.clone() for name, value in task.aux.state_dict().items()}
+    run(task, plan, tmp_path / "run")
+    assert all(torch.equal(value, before[name]) for name, value in task.aux.state_dict().items())
+
+
+def test_frozen_levels_stay_as_they_are(plan, tmp_path):
+    task = step2_task(0)
+    before = {name: value.clone() for name, value in task.network.state_dict().items()}
+    run(task, plan, tmp_path / "run", labels=Labels(None))
+    visual = "clip.model.visual."
+    same = {name for name, value in task.network.state_dict().items() if torch.equal(value, before[name])}
+    for name in before:
+        part = name.removeprefix(visual).split(".")[0]
+        if name.startswith(visual) and part.startswith(("conv", "bn", "layer1")):
+            assert name in same, name
+    assert f"{visual}layer2.0.conv1.weight" not in same
+    assert f"{visual}layer2.0.bn1.running_mean" not in same
+
+
+class TwoNumbers(nn.Module):
+    """A network whose loss is the sum of its two parameters: a gradient of 1 at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = (nn.Parameter(torch.tensor(value)) for value in (2.0, 3.0))
+
+    def parameter_groups(self, lr, backbone_lr, weight_decay):
+        return [
+            {"params": [self.backbone], "lr": backbone_lr, "weight_decay": weight_decay},
+            {"params": [self.head], "lr": lr, "weight_decay": weight_decay},
+        ]
+
+
+class Sum(Task):
+    def __init__(self, bad_step=None):
+        super().__init__()
+        self.network, self.bad_step, self.step = TwoNumbers(), bad_step, 0
+
+    def forward(self, batch):
+        backbone, head = self.network.backbone, self.network.head
+        loss = backbone + head
+        if self.step == self.bad_step:
+            loss = loss * torch.inf
+        self.step += 1
+        return {"loss": loss, "backbone": backbone.detach().clone(), "head": head.detach().clone()}
+
+
+def test_the_learning_rate_falls_by_the_polynomial(plan, tmp_path):
+    """Adam's step for a gradient that is always 1 is the learning rate itself; AdamW's decay comes before it."""
+    config = Step1Config(epochs=2, lr=0.1, backbone_lr=0.01, weight_decay=0.5, poly_power=0.9)
+    seen = {}
+    run(task := Sum(), plan, tmp_path / "run", config, report=seen.__setitem__)
+    for name, value, lr in (("backbone", 2.0, 0.01), ("head", 3.0, 0.1)):
+        for step in range(6):
+            assert seen[step][name] == pytest.approx(value, abs=1e-5)
+            now = lr * (1 - step / 6) ** 0.9
+            value = value * (1 - now * 0.5) - now
+        assert task.network.get_parameter(name).item() == pytest.approx(value, abs=1e-5)
+
+
+def test_every_step_is_reported_with_its_losses(plan, tmp_path):
+    seen = []
+    run(step1_task(0), plan, tmp_path / "run", report=lambda step, losses: seen.append((step, losses)))
+    assert [step for step, _ in seen] == list(range(6))
+    for _, losses in seen:
+        assert set(losses) == {"loss", "cls", "pos", "neg"}
+        assert losses["loss"] == pytest.approx(losses["pos"] + 2 * losses["neg"] + 5 * losses["cls"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_refs(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    drawn = [plan.dataset.refs[draw.ref].ref_id for draw in plan.draw_epoch(1)[1]]  # step 4
+    with pytest.raises(RisError) as caught:
+        run(Sum(bad_step=4), plan, tmp_path / "run")
+    assert str(caught.value) == f"step 4: the loss is not finite; refs of the batch: {drawn}; lower lr"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [loop.RESUME]  # the last good state stays
+
+
+def test_one_ref_alone_can_be_learned_from(dataset, tmp_path):
+    """No other object anywhere: nothing to be unlike, and the losses are still finite."""
+    alone = replace(dataset, refs=dataset.refs[:1])
+    plan = Plan(alone, batch_size=2, refs_per_image=1, n_negatives=3, seed=0)
+    seen = {}
+    run(step1_task(0), plan, tmp_path / "run", report=seen.__setitem__)
+    assert seen[0]["neg"] == 0
+    assert np.isfinite(seen[1]["loss"])
