@@ -174,18 +174,6 @@ def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
     return _load(runs / dataset / stage / (f"latest-{label}" if label else "latest"))
 
 
-def need(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Artifact:
-    """As find_latest, but raises RisError with the command to run where there is none."""
-    artifact = find_latest(runs, dataset, stage, **flags)
-    if artifact is None:
-        words = [STAGES[stage].command, f"--dataset {dataset}", f"--runs {runs}"]
-        for name, value in flags.items():
-            words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
-        what = f"{stage} ({label_of(flags)})" if flags else stage
-        raise RisError(f"{runs / dataset}: no finished {what} yet; run: {' '.join(words)}")
-    return artifact
-
-
 def list_latest(runs: Path, dataset: str, stage: str) -> dict[str, Artifact]:
     """{label: artifact} of the `latest` links of a stage; "" is the plain one, where no other leads there."""
     found = {}
@@ -247,18 +235,22 @@ def point_latest(artifact: Artifact) -> None:
     """Makes the links `latest` and `latest-<label>` lead to `artifact`."""
     label = label_of(artifact.manifest["flags"])
     for name in {"latest", f"latest-{label}" if label else "latest"}:
+        link = artifact.path.with_name(name)
+        # Left alone where it is right: runs that are up to date may lie where nobody may write.
+        if link.is_symlink() and link.readlink() == Path(artifact.path.name):
+            continue
         # A rename is atomic, a symlink over an existing one is not possible.
-        link = artifact.path.with_name(f".{name}.{os.getpid()}")
-        link.unlink(missing_ok=True)
-        link.symlink_to(artifact.path.name)
-        link.rename(artifact.path.with_name(name))
+        new = artifact.path.with_name(f".{name}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        new.symlink_to(artifact.path.name)
+        new.rename(link)
 
 
 def _load(folder: Path) -> Artifact | None:
     path = folder / MANIFEST
     try:
         return Artifact(folder.resolve(), json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise RisError(f"{path}: damaged manifest ({error}); delete its folder and run the stage again") from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ris_pipeline.config import ResponsesConfig
-from ris_pipeline.datasets.images import load_image, to_pixels
+from ris_pipeline.datasets.images import load_image, size_of, to_pixels
 from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
@@ -157,7 +157,7 @@ def open_store(path: Path, dataset: Dataset, network: Step1, input_size: int, st
         for ref in one.refs
         for e in ref.expressions
     ]
-    sizes = {image_id: _size_of(image.path, image.hw) for image_id, image in dataset.images.items()}
+    sizes = {image_id: size_of(image) for image_id, image in dataset.images.items()}
     return ResponseStore.create(
         path,
         sent_id=[sent_id for sent_id, _, _ in expressions],
@@ -167,11 +167,3 @@ def open_store(path: Path, dataset: Dataset, network: Step1, input_size: int, st
         input_size=input_size,
         attributes={"dataset": dataset.name, "split": dataset.split, "step1": step1_digest},
     )
-
-
-def _size_of(path: Path, hw: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width of an image; the file is opened only where its record does not tell."""
-    if hw is not None:
-        return hw
-    height, width = load_image(path).shape[:2]
-    return height, width

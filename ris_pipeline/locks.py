@@ -16,10 +16,13 @@ def hold(path: Path) -> Iterator[None]:
     """Holds the lock file `path` while the block runs and removes it afterwards.
 
     The kernel frees the lock when its holder dies, so a file left by a killed process locks nobody out.
-    Raises RisError naming host and process where somebody else holds it.
+    Raises RisError naming host and process where somebody else holds it, and where its folder is not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _acquire(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path)
+    except OSError as error:
+        raise RisError(f"{path.parent}: cannot write there: {error.strerror}; choose another folder") from error
     try:
         os.truncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

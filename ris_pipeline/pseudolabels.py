@@ -19,13 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from ris_pipeline.config import PseudolabelConfig
-from ris_pipeline.datasets.images import load_image, normalise
+from ris_pipeline.datasets.images import load_image, normalise, size_of
 from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.inference import ImageGroup
-from ris_pipeline.masks import save_label
 from ris_pipeline.networks.irnet import IRNet
-from ris_pipeline.refine.instances import compute_pseudolabels
-from ris_pipeline.refine.seeds import compute_seeds
+from ris_pipeline.refine.write import write_labels, write_refined, write_seeds
 from ris_pipeline.responses import ResponseStore, compute_map
 
 Advance = Callable[[int], None]
@@ -51,8 +49,8 @@ def save_thresholded(
     for group in groups:
         refs = _missing(group.refs, folder)
         if refs:
-            maps = compute_selected_maps(store, refs, _size_of(dataset, group))
-            _save(folder, refs, (maps > threshold).astype(np.uint8))
+            maps = compute_selected_maps(store, refs, size_of(dataset.images[group.image_id]))
+            write_labels(folder, _ids(refs), (maps > threshold).astype(np.uint8))
         advance(len(group.refs))
 
 
@@ -68,7 +66,7 @@ def save_seeds(
                 image = load_image(dataset.images[group.image_id].path)
                 maps = compute_selected_maps(store, refs, (image.shape[0], image.shape[1]))
                 thresholds = config.fg_threshold, config.bg_threshold
-                submit(_save_seeds, folder, refs, maps, image, *thresholds)
+                submit(write_seeds, folder, _ids(refs), maps, image, *thresholds)
             advance(len(group.refs))
 
 
@@ -87,39 +85,18 @@ def save_refined(
                 hw = (image.shape[0], image.shape[1])
                 maps = compute_selected_maps(store, refs, hw)
                 submit(
-                    _save_refined, folder, refs, maps, edge[0, 0].cpu().numpy(), displacement[0].cpu().numpy(),
+                    write_refined, folder, _ids(refs), maps, edge[0, 0].cpu().numpy(), displacement[0].cpu().numpy(),
                     hw, config.background, config.beta, 2**config.log2_steps,
                 )  # fmt: skip
             advance(len(group.refs))
 
 
-def _save_seeds(folder: Path, refs: list[Ref], maps: Maps, image: NDArray[np.uint8], fg: float, bg: float) -> None:
-    _save(folder, refs, compute_seeds(maps, image, fg, bg))
-
-
-def _save_refined(
-    folder: Path, refs: list[Ref], maps: Maps, edge: Maps, displacement: Maps, hw: tuple[int, int],
-    threshold: float, beta: float, n_steps: int,
-) -> None:  # fmt: skip
-    labels = compute_pseudolabels(maps, edge, displacement, hw, threshold, beta=beta, n_steps=n_steps)
-    _save(folder, refs, labels)
-
-
-def _save(folder: Path, refs: Sequence[Ref], labels: NDArray[np.uint8]) -> None:
-    for ref, label in zip(refs, labels, strict=True):
-        save_label(folder / f"{ref.ref_id}.png", label)
+def _ids(refs: Sequence[Ref]) -> list[int]:
+    return [ref.ref_id for ref in refs]
 
 
 def _missing(refs: Sequence[Ref], folder: Path) -> list[Ref]:
     return [ref for ref in refs if not (folder / f"{ref.ref_id}.png").exists()]
-
-
-def _size_of(dataset: Dataset, group: ImageGroup) -> tuple[int, int]:
-    image = dataset.images[group.image_id]
-    if image.hw is not None:
-        return image.hw
-    height, width = load_image(image.path).shape[:2]
-    return height, width
 
 
 @contextmanager

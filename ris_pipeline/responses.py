@@ -65,6 +65,7 @@ class ResponseStore:
         self.input_size: int = self.attributes["input_size"]
         self._rows = _rows_by_ref(path, self.ref_id)
         self._last_read: tuple[int, Logits] | None = None
+        self._selected: npt.NDArray[np.bool_] = group["selected"][:]
 
     @classmethod
     def create(
@@ -229,12 +230,12 @@ class ResponseStore:
         for rows in self._rows.values():
             chosen[rows.start + int(np.argmax(scores[rows.start : rows.stop]))] = True
         self._group["selected"][:] = chosen
+        self._selected = chosen
 
     @property
     def selected_rows(self) -> npt.NDArray[np.bool_]:
         """Return bool (N,): True at the row of each ref's chosen map; all False before `select_maps`."""
-        chosen: npt.NDArray[np.bool_] = self._group["selected"][:]
-        return chosen
+        return self._selected
 
     @property
     def has_selection(self) -> bool:
@@ -244,7 +245,7 @@ class ResponseStore:
     def selected(self, ref_id: int) -> int:
         """Return which of a ref's K maps PRMS chose, 0..K−1 as in `logits_of_ref`; RisError if none yet."""
         rows = self.rows_of_ref(ref_id)
-        chosen = np.flatnonzero(self._group["selected"][rows.start : rows.stop])
+        chosen = np.flatnonzero(self._selected[rows.start : rows.stop])
         if not len(chosen):
             raise RisError(f"{self.path}: ref {ref_id} has no selected map; dump the responses with PRMS")
         return int(chosen[0])

@@ -164,3 +164,7 @@ def data_make_shapes(options: StageOptions) -> None:
 def main() -> None:
     """Runs `ris`: exit 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     app()
+
+
+if __name__ == "__main__":
+    main()

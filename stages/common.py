@@ -7,13 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from ris_pipeline.artifacts import Artifact, Request, digest, explain, find, need, point_latest
+from ris_pipeline.artifacts import (
+    STAGES,
+    Artifact,
+    Request,
+    digest,
+    explain,
+    find,
+    find_latest,
+    label_of,
+    point_latest,
+)
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError
 
@@ -83,15 +92,10 @@ def splits_of(options: StageOptions, chosen: Sequence[str] | None) -> list[str]:
 
 def data_digest(options: StageOptions) -> str:
     """A digest of names and contents of the data set's annotation files; RisError naming missing ones."""
-    card = card_of(options)
-    reader = import_module(f"ris_pipeline.datasets.{card.format}")
-    files = reader.list_files(card, options.data_root)
-    missing = ", ".join(str(path) for path in files if not path.is_file())
-    if missing:
-        remedy = "run: ris data make-shapes" if card.generate else "data/README.md says where they come from"
-        raise RisError(f"{card.name} is not there: put {missing} in place; {remedy}")
+    from ris_pipeline.datasets import list_files
+
     contents = {}
-    for path in files:
+    for path in list_files(card_of(options), options.data_root):
         with path.open("rb") as file:
             contents[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digest(contents)
@@ -99,7 +103,22 @@ def data_digest(options: StageOptions) -> str:
 
 def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact:
     """The latest artifact of `stage` with these flags; RisError with the command to run if there is none."""
-    return need(options.runs, card_of(options).name, stage, **flags)
+    dataset = card_of(options).name
+    artifact = find_latest(options.runs, dataset, stage, **flags)
+    if artifact is None:
+        words = [STAGES[stage].command]
+        for name, value in flags.items():
+            words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
+        what = f"{stage} ({label_of(flags)})" if flags else stage
+        command = " ".join([*words, places_of(options)])
+        raise RisError(f"{options.runs / dataset}: no finished {what} yet; run: {command}")
+    return artifact
+
+
+def places_of(options: StageOptions) -> str:
+    """The options that say which data and where, as typed: the end of a command in a message."""
+    places = [f"--dataset {options.dataset}", f"--data-root {options.data_root}", f"--runs {options.runs}"]
+    return " ".join([*places, *([f"--config {options.config}"] if options.config else [])])
 
 
 def request_of(
@@ -125,7 +144,7 @@ def request_of(
 
 def due(options: StageOptions, request: Request) -> bool:
     """True when the stage has to run; says on stderr why, or why not, and with which configuration."""
-    name = " ".join([request.stage, *map(str, request.flags.values())])
+    name = f"{request.stage} {label_of(request.flags)}".rstrip()
     found = None if options.force else find(request)
     if found is not None:
         say(options, f"{name}: up to date, same configuration, inputs and code as {found.path.name}")

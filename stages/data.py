@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ris_pipeline.artifacts import differences
-from ris_pipeline.datasets import Card, check_dataset, load_card
+from ris_pipeline.datasets import Card, check_dataset, describe_missing, load_card
 from ris_pipeline.datasets.card import list_cards
 from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
@@ -30,11 +30,9 @@ def run_check(options: StageOptions) -> None:
     """Prints what is there of each split; RisError where files are missing or counts differ from the card."""
     card = card_of(options)
     checks = check_dataset(card, options.data_root)
-    missing = list(dict.fromkeys(str(path) for one in checks for path in one.missing))
+    missing = list(dict.fromkeys(path for one in checks for path in one.missing))
     if missing:
-        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        remedy = "ris data make-shapes" if card.generate else "see data/README.md"
-        raise RisError(f"{card.name}: {', '.join(missing[:10])}{more} missing: put them in place ({remedy})")
+        raise RisError(describe_missing(card, options.data_root, missing))
     lines = []
     for one in checks:
         counts = f"{one.n_images:,} images, {one.n_refs:,} refs, {one.n_expressions:,} sentences"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import Artifact, find_latest, need
+from ris_pipeline.artifacts import Artifact, find_latest
 from ris_pipeline.errors import RisError
-from stages.common import StageOptions, card_of, device_of, emit, say
+from stages.common import StageOptions, card_of, device_of, emit, input_of, say
 
 
 def run(options: StageOptions, image: Path, texts: Sequence[str], out: Path) -> None:
@@ -29,7 +29,7 @@ def _choose(options: StageOptions) -> Artifact:
     step2 = find_latest(options.runs, dataset, "step2", labels="pseudo")
     if step2 is not None:
         return step2
-    step1 = need(options.runs, dataset, "step1")
+    step1 = input_of(options, "step1")
     say(options, f"{options.runs / dataset}: no finished step2 yet; by the coarser maps of step1")
     return step1
 

@@ -14,8 +14,8 @@ from ris_pipeline.config import ScoreConfig, Step2Config
 from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import METRICS, Outcome, require_metric, summarise
+from ris_pipeline.scoring.outcomes import save_outcomes
 from ris_pipeline.scoring.paper import paper_figure
-from ris_pipeline.scoring.table import save_outcomes
 from stages.common import (
     StageOptions,
     card_of,
@@ -23,6 +23,7 @@ from stages.common import (
     due,
     emit,
     open_dataset,
+    places_of,
     progress,
     request_of,
     resolve_config,
@@ -120,8 +121,9 @@ def _plan(options: StageOptions, base: Request, splits: Sequence[str] | None, st
         found = [one for one in wanted if not one.source or sources[one.name]]
         if stage and wanted and not found:
             command = wanted[0].command.format(split=split)
-            dataset = f"--dataset {options.dataset} --runs {options.runs}"
-            raise RisError(f"{base.dataset} {split}: nothing of {stage} to score yet; run: {command} {dataset}")
+            raise RisError(
+                f"{base.dataset} {split}: nothing of {stage} to score yet; run: {command} {places_of(options)}"
+            )
         for one in wanted:
             if one in found:
                 jobs.append(_job(one, split, sources[one.name], base))

@@ -17,7 +17,6 @@ from ris_pipeline.artifacts import (
     find_latest,
     label_of,
     list_latest,
-    need,
     point_latest,
     publish,
 )
@@ -135,11 +134,11 @@ def test_latest_follows_what_was_asked_for_last(tmp_path):
     slow, fast = request_in(tmp_path), request_in(tmp_path, configuration={"lr": 1.0})
     make(slow)
     make(fast)
-    assert need(tmp_path, "shapes", "step1").path == fast.path.resolve()
+    assert find_latest(tmp_path, "shapes", "step1").path == fast.path.resolve()
     artifact = find(slow)
     assert artifact is not None
     point_latest(artifact)
-    assert need(tmp_path, "shapes", "step1").path == slow.path.resolve()
+    assert find_latest(tmp_path, "shapes", "step1").path == slow.path.resolve()
     assert (slow.path.parent / "latest").readlink() == Path(slow.path.name)
 
 
@@ -147,18 +146,9 @@ def test_variants_have_their_own_latest(tmp_path):
     val, train = (request_in(tmp_path, "responses", flags={"split": name}) for name in ("val", "train"))
     make(val)
     make(train)
-    assert need(tmp_path, "shapes", "responses", split="val").path == val.path.resolve()
-    assert need(tmp_path, "shapes", "responses").path == train.path.resolve()
+    assert find_latest(tmp_path, "shapes", "responses", split="val").path == val.path.resolve()
+    assert find_latest(tmp_path, "shapes", "responses").path == train.path.resolve()
     assert list(list_latest(tmp_path, "shapes", "responses")) == ["train", "val"]
-
-
-def test_a_missing_input_names_the_command(tmp_path):
-    with pytest.raises(RisError, match="no finished step1 yet; run: ris train-step1 --dataset shapes"):
-        need(tmp_path, "shapes", "step1")
-    with pytest.raises(RisError, match=r"run: ris dump-responses .* --split val$"):
-        need(tmp_path, "shapes", "responses", split="val")
-    with pytest.raises(RisError, match=r"run: ris make-pseudolabels .* --no-refine$"):
-        need(tmp_path, "shapes", "pseudolabels", refine=False)
 
 
 def test_the_reason_to_run_names_each_difference(tmp_path):
@@ -180,7 +170,7 @@ def test_differences_name_what_was_dropped():
 def test_damage_is_found(tmp_path):
     request = request_in(tmp_path)
     make(request)
-    artifact = need(tmp_path, "shapes", "step1")
+    artifact = find_latest(tmp_path, "shapes", "step1")
     assert artifact.damaged_files() == []
     (artifact.path / "deep" / "result.txt").write_text("jello")
     (artifact.path / "more.txt").touch()

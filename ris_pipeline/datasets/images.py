@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ris_pipeline.datasets.files import load_picture
+from ris_pipeline.datasets.records import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,6 +23,14 @@ def load_image(path: Path) -> NDArray[np.uint8]:
     Raises RisError where the file is missing, unreadable or too large.
     """
     return load_picture(path, mode="RGB")
+
+
+def size_of(image: Image) -> tuple[int, int]:
+    """Height and width of an image in pixels; the file is opened only where its record does not tell."""
+    if image.hw is not None:
+        return image.hw
+    height, width = load_image(image.path).shape[:2]
+    return height, width
 
 
 def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:

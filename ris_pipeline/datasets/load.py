@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,14 +48,33 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     Raises RisError where the card has no such split, files are missing, or any record of the split is faulty.
     """
     card.check_split(split)
-    missing = _missing_paths(card, data_root)
-    if missing:
-        names = ", ".join(str(path) for path in missing)
-        raise RisError(f"{card.name} is not there: put {names} in place; {_remedy(card)}")
+    list_files(card, data_root)
     dataset = _READERS[card.format].load_split(card, data_root, split)
     if not dataset.refs:
         raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}")
     return dataset
+
+
+def list_files(card: Card, data_root: Path) -> list[Path]:
+    """The files that hold the annotations. Raises RisError naming each that is missing, and the image folder."""
+    missing = _missing_paths(card, data_root)
+    if missing:
+        raise RisError(describe_missing(card, data_root, missing))
+    return _READERS[card.format].list_files(card, data_root)
+
+
+def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
+    """One line that names the missing files or folders, ten at most, and where they come from."""
+    names = ", ".join(str(path) for path in paths[:10])
+    more = f" and {len(paths) - 10:,} more" if len(paths) > 10 else ""
+    if card.generate:
+        remedy = f"`ris data make-shapes` makes them ({card.name})"
+    elif card.format == "referit":
+        pickles = data_root / card.annotations / "annotations"
+        remedy = f"data/README.md says where they come from; with masks: train.pickle and test.pickle in {pickles}"
+    else:
+        remedy = "data/README.md says where they come from"
+    return f"{card.name} is not complete: put {names}{more} in place; {remedy}"
 
 
 def check_dataset(card: Card, data_root: Path) -> list[SplitCheck]:
@@ -78,11 +97,3 @@ def _missing_paths(card: Card, data_root: Path) -> list[Path]:
     missing = [path for path in _READERS[card.format].list_files(card, data_root) if not path.is_file()]
     images = data_root / card.images
     return missing if images.is_dir() else [*missing, images]
-
-
-def _remedy(card: Card) -> str:
-    if card.generate:
-        return f"`ris data make-shapes` makes them ({card.name})"
-    if card.format == "referit":
-        return f"or train.pickle and test.pickle in {card.annotations}/annotations; see data/README.md"
-    return "data/README.md says where they come from"

@@ -52,7 +52,6 @@ def build_step2(config: Step2Config, weights: Path | None = None) -> Step2:
 
 
 def _prepare(network: Step1 | Step2, config: Step1Config | Step2Config, weights: Path | None) -> None:
-    # CLIP's own image tower would only be carried along where another encoder reads the images.
     network.freeze_levels(config.frozen_levels)
     if weights is not None:
         copy_tensors(network, read_weights(weights).tensors, weights)

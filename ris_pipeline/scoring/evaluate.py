@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ris_pipeline.datasets.images import load_image
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets.images import size_of
+from ris_pipeline.datasets.records import Dataset, Expression, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.inference import chunks, group_by_image, load_pixels, segment
 from ris_pipeline.masks import FOREGROUND, load_label
@@ -83,7 +83,7 @@ def evaluate_step2(
     for groups in chunks(group_by_image(dataset), batch_size):
         pixels = load_pixels(dataset, groups, input_size, device)
         for group, logits in zip(groups, segment(network, pixels, groups), strict=True):
-            image_hw = _size_of(dataset.images[group.image_id])
+            image_hw = size_of(dataset.images[group.image_id])
             counts = [len(ref.expressions) for ref in group.refs]
             for ref, own in zip(group.refs, torch.split(logits, counts), strict=True):
                 resized = resize_logits(own, image_hw).cpu().numpy()
@@ -96,7 +96,7 @@ def evaluate_chance(dataset: Dataset, seed: int = 0) -> Iterator[Outcome]:
     The point is uniform over the pixels and drawn from `seed` and the sentence's id, in whatever order.
     """
     for ref in _refs_by_image(dataset):
-        height, width = _size_of(dataset.images[ref.image_id])
+        height, width = size_of(dataset.images[ref.image_id])
         responses = np.zeros((len(ref.expressions), height, width), np.float32)
         for response, expression in zip(responses, ref.expressions, strict=True):
             response.flat[np.random.default_rng([seed, expression.sent_id]).integers(height * width)] = 1
@@ -145,13 +145,5 @@ def _mask(dataset: Dataset, ref: Ref) -> BoolMask | None:
 def _box_share(dataset: Dataset, ref: Ref) -> float:
     if ref.box_xyxy is None:
         return 1.0
-    height, width = _size_of(dataset.images[ref.image_id])
+    height, width = size_of(dataset.images[ref.image_id])
     return box_area(ref.box_xyxy) / (height * width)
-
-
-def _size_of(image: Image) -> tuple[int, int]:
-    """Return height and width; the file is opened only where the record does not tell."""
-    if image.hw is not None:
-        return image.hw
-    height, width = load_image(image.path).shape[:2]
-    return height, width

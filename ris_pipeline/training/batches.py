@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import load_label
 from ris_pipeline.training.draws import Draw, Plan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,17 @@ def read_batches(
         persistent_workers=False,
         worker_init_fn=_one_thread if workers else None,
     )
-    return iter(loader)
+    return read_loader(loader)
+
+
+def read_loader(loader: Iterable[T]) -> Iterator[T]:
+    """What a DataLoader gives; a RisError of one of its processes is raised again with its own line alone."""
+    try:
+        yield from loader
+    except RisError as error:
+        # torch puts the process's traceback into the message; what was raised there ends it.
+        line = str(error).rpartition(f"{RisError.__module__}.{RisError.__name__}: ")[2]
+        raise RisError(line.strip()) from error
 
 
 def _one_thread(_: int) -> None:

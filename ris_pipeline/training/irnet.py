@@ -19,6 +19,7 @@ from ris_pipeline.datasets.images import load_image, normalise
 from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.refine.affinity import PathIndex
+from ris_pipeline.training.batches import read_loader
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 from ris_pipeline.training.losses import poly_lr
 
@@ -97,7 +98,7 @@ def train_irnet(
     net.to(device).train()
     cuts = _Cuts(files, config.irn_crop, seed)
     loader = DataLoader(cuts, config.irn_batch, sampler=range(n_steps * config.irn_batch), num_workers=workers)
-    for step, (pixels, labels) in enumerate(loader):
+    for step, (pixels, labels) in enumerate(read_loader(loader)):
         for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
             group["lr"] = base * poly_lr(step, n_steps, POLY_POWER)
         edge_logits, displacement = net(pixels.to(device))
@@ -113,7 +114,7 @@ def train_irnet(
 @torch.no_grad()
 def _store_mean_displacement(net: IRNet, loader: DataLoader[tuple[Tensor, Tensor]], device: torch.device) -> None:
     total, n_batches = torch.zeros(2, device=device), 0
-    for pixels, _ in loader:
+    for pixels, _ in read_loader(loader):
         total += net(pixels.to(device))[1].mean(dim=(0, 2, 3))
         n_batches += 1
         if n_batches == 64:  # a mean of two numbers needs no whole pass

@@ -63,13 +63,22 @@ def test_json_prints_the_manifest_and_quiet_nothing_else(tiny, capsys):
 
 
 def test_an_input_is_kept_by_its_digest(tiny):
-    with pytest.raises(RisError, match=r"no finished step1 yet; run: ris train-step1 --dataset tiny"):
-        input_of(tiny, "step1")
     run_step1(tiny)
     step1 = input_of(tiny, "step1")
     request = request_of(tiny, "step2", Step1Config(), inputs=[step1], flags={"labels": "refine"})
     assert request.inputs["step1"] == step1.digest
     assert request.flags == {"labels": "refine"}
+
+
+def test_a_missing_input_names_the_command_as_it_has_to_be_typed(tiny):
+    places = f"--dataset {tiny.dataset} --data-root {tiny.data_root} --runs {tiny.runs}"
+    with pytest.raises(RisError) as caught:
+        input_of(tiny, "step1")
+    assert str(caught.value) == f"{tiny.runs / 'tiny'}: no finished step1 yet; run: ris train-step1 {places}"
+    with pytest.raises(RisError, match=r"no finished responses \(val\) yet; run: ris dump-responses --split val "):
+        input_of(tiny, "responses", split="val")
+    with pytest.raises(RisError, match=r"run: ris make-pseudolabels --no-refine .* --config c\.toml$"):
+        input_of(dataclasses.replace(tiny, config=Path("c.toml")), "pseudolabels", refine=False)
 
 
 def test_layers_of_the_configuration(tiny, tmp_path):

@@ -42,7 +42,7 @@ def test_check_counts(tiny, capsys):
 
 def test_check_names_missing_files(tiny):
     (tiny.data_root / "tiny" / "images" / "b.png").unlink()
-    with pytest.raises(RisError, match=r"tiny: .*b\.png missing: put them in place"):
+    with pytest.raises(RisError, match=r"tiny is not complete: put .*b\.png in place; data/README\.md"):
         data.run_check(tiny)
 
 

@@ -20,7 +20,7 @@ from ris_pipeline.networks.build import build_step2
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import save_compact
 from ris_pipeline.responses import ResponseStore
-from ris_pipeline.scoring.table import load_outcomes
+from ris_pipeline.scoring.outcomes import load_outcomes
 from ris_pipeline.training.loop import WEIGHTS
 from stages import score
 from stages.common import StageOptions, open_dataset

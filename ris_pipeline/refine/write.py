@@ -1,0 +1,50 @@
+"""What a worker process does for one image: refine its refs' maps and write a PNG for each.
+
+Nothing here imports torch: a worker process starts in a fraction of a second.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ris_pipeline.masks import save_label
+from ris_pipeline.refine.instances import compute_pseudolabels
+from ris_pipeline.refine.seeds import compute_seeds
+
+Maps = NDArray[np.float32]
+
+
+def write_seeds(
+    folder: Path,
+    ref_ids: Sequence[int],
+    maps: Maps,
+    image: NDArray[np.uint8],
+    foreground_threshold: float,
+    background_threshold: float,
+) -> None:
+    """Write folder/<ref_id>.png: the confident labels of the maps float32 (R, H, W) of one image."""
+    write_labels(folder, ref_ids, compute_seeds(maps, image, foreground_threshold, background_threshold))
+
+
+def write_refined(
+    folder: Path,
+    ref_ids: Sequence[int],
+    maps: Maps,
+    edge: Maps,
+    displacement: Maps,
+    hw: tuple[int, int],
+    threshold: float,
+    beta: float,
+    n_steps: int,
+) -> None:
+    """Write folder/<ref_id>.png: the refined pseudo-labels of the maps float32 (R, H, W) of one image."""
+    labels = compute_pseudolabels(maps, edge, displacement, hw, threshold, beta=beta, n_steps=n_steps)
+    write_labels(folder, ref_ids, labels)
+
+
+def write_labels(folder: Path, ref_ids: Sequence[int], labels: NDArray[np.uint8]) -> None:
+    """Write folder/<ref_id>.png for each of the labels uint8 (R, H, W)."""
+    for ref_id, label in zip(ref_ids, labels, strict=True):
+        save_label(folder / f"{ref_id}.png", label)
