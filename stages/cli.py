@@ -83,9 +83,15 @@ def train_step1(options: StageOptions) -> None:
 
 
 @command("dump-responses")
-def dump_responses(options: StageOptions, split: Splits = None) -> None:
+def dump_responses(
+    options: StageOptions,
+    split: Splits = None,
+    prms: Annotated[
+        bool | None, typer.Option("--prms/--no-prms", help="Select one map per ref; as configured if left out.")
+    ] = None,
+) -> None:
     """Write each sentence's score grid and PRMS's choice."""
-    run_stage("dump_responses", options, splits=split)
+    run_stage("dump_responses", options, splits=split, prms=prms)
 
 
 @command("make-pseudolabels")

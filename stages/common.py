@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,7 +145,7 @@ def request_of(
 
 def due(options: StageOptions, request: Request) -> bool:
     """True when the stage has to run; says on stderr why, or why not, and with which configuration."""
-    name = f"{request.stage} {label_of(request.flags)}".rstrip()
+    name = " ".join([request.stage, *(label_of({flag: value}) for flag, value in request.flags.items())])
     found = None if options.force else find(request)
     if found is not None:
         say(options, f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
@@ -166,13 +167,20 @@ def show(options: StageOptions, request: Request) -> None:
 
 def emit(options: StageOptions, text: str, value: Any) -> None:
     """Prints a result on stdout: `text`, or `value` as one line of JSON with --json."""
+    if is_silent():
+        return
     print(json.dumps(value, ensure_ascii=False, allow_nan=False) if options.json else text, flush=True)
 
 
 def say(options: StageOptions, text: str) -> None:
     """Prints a remark on stderr, unless --quiet."""
-    if not options.quiet:
+    if not (options.quiet or is_silent()):
         print(text, file=sys.stderr, flush=True)
+
+
+def is_silent() -> bool:
+    """True in all processes of torchrun but the first, which speaks for them."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def device_of(options: StageOptions) -> "torch.device":
@@ -203,7 +211,7 @@ def progress(options: StageOptions, label: str, total: int, done: int = 0) -> It
     `done` steps are of an earlier run. A bar on stderr in a terminal, elsewhere a line every ten seconds,
     nothing with --quiet.
     """
-    if options.quiet:
+    if options.quiet or is_silent():
         yield lambda n=1, **values: None
     elif sys.stderr.isatty():
         with _bar(label, total, done) as advance:

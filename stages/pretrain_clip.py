@@ -58,7 +58,7 @@ def _train(options: StageOptions, request: Request, config: ClipConfig) -> None:
         card = {"model_cfg": MODEL_CONFIG, "last_stride": LAST_STRIDE}
         (work.path / CONFIG_NAME).write_text(json.dumps(card, indent=2) + "\n")
         rows = {int(token) for token in clip.tokenize(vocabulary()).flatten()}
-        save_compact(clip, work.path / WEIGHTS_NAME, rows)
+        save_compact(clip, work.path / WEIGHTS_NAME, rows, half=True)
         for phase in curriculum(config):
             (work.path / f"{phase.name}.safetensors").unlink()
         work.host |= {"device": str(device)}

@@ -36,8 +36,7 @@ def train_and_publish(
         )
         with work_of_this_rank as work:
             wait()  # for the folder, and for the checkpoint that may lie in it
-            heard = replace(options, quiet=options.quiet or ranks.rank > 0)
-            _fit(heard, request.stage, task, plan, config, device, work, labels)
+            _fit(options, request.stage, task, plan, config, device, work, labels)
             work.host |= {"device": str(device), "ranks": ranks.n_ranks}
 
 

@@ -39,7 +39,8 @@ class Card:
     def check_split(self, split: str) -> None:
         """None where the card has the split. Raises RisError, naming those it has, where it does not."""
         if split not in self.splits:
-            raise RisError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}")
+            hint = suggest(split, self.splits)
+            raise RisError(f"{self.name} has no split {split!r}{hint}; it has {', '.join(self.splits)}")
 
     @property
     def aliases(self) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -33,6 +35,19 @@ def load_picture(path: Path, mode: str | None) -> NDArray[Any]:
     EXIF orientation is not applied. Raises RisError where the file is missing, unreadable or has more
     than MAX_PIXELS pixels.
     """
+    with _open_picture(path) as picture:
+        return np.array(picture if mode is None else picture.convert(mode))
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of the picture, by its header alone. Raises RisError as load_picture."""
+    with _open_picture(path) as picture:
+        return picture.height, picture.width
+
+
+@contextmanager
+def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
+    """The opened picture; what goes wrong inside the block is a RisError too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
@@ -43,7 +58,7 @@ def load_picture(path: Path, mode: str | None) -> NDArray[Any]:
                         f"{path} is too large ({picture.width}×{picture.height} pixels, "
                         f"at most {MAX_PIXELS:,}); scale it down"
                     )
-                return np.array(picture if mode is None else picture.convert(mode))
+                yield picture
     except FileNotFoundError as error:
         raise RisError(f"{path} is missing; data/README.md says where it comes from") from error
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ris_pipeline.datasets.card import Card, suggest
-from ris_pipeline.datasets.files import resolve_inside
+from ris_pipeline.datasets.files import read_size, resolve_inside
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box
 from ris_pipeline.errors import RisError
 
@@ -43,28 +43,30 @@ def load_split(card: Card, data_root: Path, split: str) -> Dataset:
             where = f"{path}:{number}"
             record = _parse_line(line, card, where)
             image_path = resolve_inside(data_root / card.images, record["image"], where)
-            image = Image(_hash_names(record["image"]), image_path, None)
-            ref_id = _hash_names(record["image"], record["ref"])
+            image_id, ref_id = _hash_names(record["image"]), _hash_names(record["image"], record["ref"])
             if ref_id not in refs:
-                refs[ref_id] = _Draft(record, image, path.parent, where)
+                refs[ref_id] = _Draft(record, image_id, _read_hw(record, image_path), path.parent, where)
             elif where_differs := refs[ref_id].conflict(record):
                 raise RisError(f"{where}: {where_differs} differs from the first line of ref {record['ref']!r}")
             refs[ref_id].sentences.append(record["sentence"])
-            if record["split"] == split:
-                images[image.image_id] = image
+            if record["split"] == split and (image_id not in images or refs[ref_id].hw):
+                images[image_id] = Image(image_id, image_path, refs[ref_id].hw)
     return Dataset(card.name, split, images, tuple(d.finish(i) for i, d in refs.items() if d.record["split"] == split))
 
 
 class _Draft:
     """A ref whose sentences are still being gathered."""
 
-    def __init__(self, record: dict[str, Any], image: Image, folder: Path, where: str) -> None:
+    def __init__(
+        self, record: dict[str, Any], image_id: int, hw: tuple[int, int] | None, folder: Path, where: str
+    ) -> None:
         self.record = record
-        self.image = image
+        self.image_id = image_id
+        self.hw = hw
         self.sentences: list[str] = []
         box, mask = record.get("box"), record.get("mask")
         place = f"{where}: ref {record['ref']!r}, image {record['image']}"
-        self.box = None if box is None else parse_box(box, None, place)
+        self.box = None if box is None else parse_box(box, hw, place)
         self.mask = None if mask is None else resolve_inside(folder, mask, where)
 
     def conflict(self, record: dict[str, Any]) -> str | None:
@@ -82,7 +84,13 @@ class _Draft:
             names = (self.record["image"], self.record["ref"], sentence, str(seen[sentence]))
             expressions.append(Expression(_hash_names(*names), sentence))
             seen[sentence] += 1
-        return Ref(ref_id, self.image.image_id, self.record["split"], tuple(expressions), self.box, self.mask)
+        return Ref(ref_id, self.image_id, self.record["split"], tuple(expressions), self.box, self.mask)
+
+
+def _read_hw(record: dict[str, Any], path: Path) -> tuple[int, int] | None:
+    """The image's height and width where a box or mask has to fit it; a missing file is told when it is needed."""
+    has_truth = record.get("box") is not None or record.get("mask") is not None
+    return read_size(path) if has_truth and path.is_file() else None
 
 
 def _parse_line(line: bytes, card: Card, where: str) -> dict[str, Any]:

@@ -19,13 +19,13 @@ def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
 
     segmentation: a list of COCO polygons [x1, y1, x2, y2, …], one RLE {"size": [H, W], "counts": …} or a
     list of them, or the path of a one-channel PNG where anything but 0 is the object.
-    hw: the image's size; polygons need it, RLEs must agree with it.
+    hw: the image's size; polygons need it, RLEs and PNGs must agree with it.
     Raises ValueError where the segmentation is none of these, or RisError where the PNG cannot be read.
 
     Differs from TRIS: it keeps the pixels covered exactly once, so the overlap of two polygons is lost.
     """
     if isinstance(segmentation, Path):
-        return _load_png(segmentation)
+        return _load_png(segmentation, hw)
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation
     if not isinstance(parts, list) or not parts:
         raise ValueError(f"expected polygons, run lengths or a PNG, not {_shorten(segmentation)}")
@@ -41,10 +41,12 @@ def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
     return mask
 
 
-def _load_png(path: Path) -> Mask:
+def _load_png(path: Path, hw: tuple[int, int] | None) -> Mask:
     values: NDArray[np.generic] = load_picture(path, mode=None)
     if values.ndim != 2:
         raise ValueError(f"{path} has {values.shape[-1]} channels; a mask has one, 0 where the object is not")
+    if hw is not None and values.shape != hw:
+        raise ValueError(f"{path} has {values.shape[1]}×{values.shape[0]} pixels, the image has {hw[1]}×{hw[0]}")
     mask: Mask = values.astype(bool)
     return mask
 

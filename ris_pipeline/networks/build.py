@@ -6,6 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.networks.backbones import (
     TIMM_NAMES,
@@ -32,7 +34,7 @@ def build_encoders(config: Step1Config | Step2Config, *, trained: bool) -> tuple
 def build_aux(config: Step1Config) -> Clip:
     """The frozen CLIP of the calibration loss and of PRMS, in evaluation mode."""
     aux = load_clip(config.aux_clip, config.aux_weights)
-    return aux.requires_grad_(False).eval()
+    return aux.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def build_step1(config: Step1Config, weights: Path | None = None) -> Step1:
@@ -46,7 +48,8 @@ def build_step1(config: Step1Config, weights: Path | None = None) -> Step1:
 
 def build_step2(config: Step2Config, weights: Path | None = None) -> Step2:
     """Step-2 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`."""
-    network = Step2(*build_encoders(config, trained=weights is not None))
+    w = config.decoder_width
+    network = Step2(*build_encoders(config, trained=weights is not None), widths=(w, 2 * w, 4 * w, 8 * w))
     _prepare(network, config, weights)
     return network
 
@@ -55,7 +58,8 @@ def _prepare(network: Step1 | Step2, config: Step1Config | Step2Config, weights:
     network.freeze_levels(config.frozen_levels)
     if weights is not None:
         copy_tensors(network, read_weights(weights).tensors, weights)
-        network.requires_grad_(False).eval()
+        # Convolutions on a CPU are up to twice as fast with channels last.
+        network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def config_from_manifest(cls: type[Any], manifest: dict[str, Any]) -> Any:

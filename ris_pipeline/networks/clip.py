@@ -103,7 +103,8 @@ class Clip(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the sentence feature float (N, embed_dim), not normalised, of `tokens` int64 (N, T)."""
-        return self.words(tokens)[1]
+        # The text transformer is causal: what follows the last end token changes nothing.
+        return self.words(tokens[:, : int(tokens.argmax(dim=-1).max()) + 1])[1]
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Return int64 (N, n_tokens): start, BPE pieces, end token (which a cut keeps), zeros."""

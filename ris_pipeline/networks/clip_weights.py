@@ -133,8 +133,10 @@ def copy_tensors(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> No
     model.load_state_dict(tensors, strict=False)
 
 
-def save_compact(clip: Clip, path: Path, rows: Iterable[int]) -> None:
+def save_compact(clip: Clip, path: Path, rows: Iterable[int], *, half: bool = False) -> None:
     """Write the values of `clip` as safetensors, of the token embedding only the `rows` in use.
+
+    `half` stores matrices and kernels in half precision; biases, scales and BatchNorm's statistics never are.
 
     The file appears whole or not at all. Whoever reads it draws the other rows from a fixed seed: a word
     outside `rows` loses its trained value.
@@ -143,6 +145,11 @@ def save_compact(clip: Clip, path: Path, rows: Iterable[int]) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in clip.model.state_dict().items()}
     index = torch.tensor(sorted(set(rows)), dtype=torch.int64)
     tensors[_ROWS], tensors[_VALUES] = index, tensors.pop(_EMBEDDING)[index]
+    if half:
+        tensors = {
+            name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+            for name, value in tensors.items()
+        }
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial, metadata={"format": "pt"})

@@ -26,10 +26,11 @@ class PixelAttention(nn.Module):
         self.ins_q = nn.InstanceNorm2d(channels, affine=True)
         self.ins_w = nn.InstanceNorm2d(channels, affine=True)
 
-    def forward(self, V: Tensor, words: Tensor) -> Tensor:
+    def forward(self, V: Tensor, words: Tensor, image_of: Tensor | None = None) -> Tensor:
         """Return float (N, C, h, w) ≥ 0, what the words add to each position.
 
-        `V` float (N or 1, C, h, w), `words` float (N, T, word_width):
+        `V` float (B, C, h, w), `words` float (N, T, word_width), `image_of` int64 (N,) the row of V that each
+        sentence is about; None where B is N, or 1 image for all. What depends on the image alone is computed once.
 
             A = softmax_T(IN(W_q V)ᵀ (W_k words)/√C)
             G = IN(W_w (A (W_v words)))
@@ -37,10 +38,13 @@ class PixelAttention(nn.Module):
 
         Padding takes part, as in the released code: what follows the end token has seen the whole sentence.
         """
+        Q, M = self.ins_q(self.Wq(V)).flatten(2).transpose(1, 2), F.relu(self.Wm(V))  # (B, hw, C), (B, C, h, w)
+        if image_of is not None:
+            Q, M = Q[image_of], M[image_of]
         words = words.transpose(1, 2)  # (N, word_width, T)
-        K, values = self.Wk(words), self.Wv(words)
-        Q = self.ins_q(self.Wq(V)).flatten(2).transpose(1, 2)  # (N or 1, hw, C)
-        A = torch.softmax(Q @ K / math.sqrt(V.shape[1]), dim=-1)  # (N, hw, T)
-        looked_up = (values @ A.transpose(1, 2)).unflatten(-1, V.shape[-2:])  # (N, C, h, w)
-        G = self.ins_w(self.Ww(looked_up))
-        return F.relu(self.Wo(F.relu(self.Wm(V)) * G))
+        A = torch.softmax(Q @ self.Wk(words) / math.sqrt(V.shape[1]), dim=-1)  # (N, hw, T)
+        # W_w (A values) = A (W_w values): T words to multiply instead of hw positions; A's rows sum to 1, so the
+        # bias comes out the same.
+        values = F.conv1d(self.Wv(words), self.Ww.weight.flatten(2), self.Ww.bias)  # (N, C, T)
+        looked_up = (values @ A.transpose(1, 2)).reshape(len(words), *V.shape[1:])  # (N, C, h, w)
+        return F.relu(self.Wo(M * self.ins_w(looked_up)))

@@ -63,17 +63,19 @@ class Step2(ReferringNetwork):
         """Return the words float (N, T, word_width) of `tokens` int64 (N, T), padding included."""
         return self.clip.words(tokens)[0]
 
-    def segment(self, levels: Levels, words: Tensor) -> Tensor | Levels:
+    def segment(self, levels: Levels, words: Tensor, image_of: Tensor | None = None) -> Tensor | Levels:
         """Return logits float (N, H, W) at input size, foreground where > 0; in training those of 4 heads.
 
-        `words` float (N, T, word_width); `levels` of N images, or of one that all N sentences are about.
+        `words` float (N, T, word_width); `levels` of B images; `image_of` int64 (N,) the image that each sentence
+        is about, None where B is N, or 1 image for all.
         The heads are in the order final_seg1 (stride 4, which alone is used in evaluation) to final_seg4.
         """
         c1, c2, c3, c4 = levels
-        d1 = self.reduced_c1(c1)
-        d2 = self.reduced_c2(self.attention2(c2, words) + c2)
-        d3 = self.reduced_c3(self.attention3(c3, words) + c3)
-        d4 = self.reduced_c4(self.attention4(c4, words) + c4)
+        every = slice(None) if image_of is None else image_of
+        d1 = self.reduced_c1(c1)[every]
+        d2 = self.reduced_c2(self.attention2(c2, words, image_of) + c2[every])
+        d3 = self.reduced_c3(self.attention3(c3, words, image_of) + c3[every])
+        d4 = self.reduced_c4(self.attention4(c4, words, image_of) + c4[every])
 
         p4 = _resize(self.output4(d4), d3.shape[-2:])
         p3 = _resize(self.output3(p4 + d3), d2.shape[-2:])

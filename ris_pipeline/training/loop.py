@@ -45,7 +45,7 @@ def train(
     is called after every step. Raises RisError at a loss that is not finite; the last checkpoint stays.
     """
     n_steps = config.epochs * plan.n_steps
-    task.to(device).train()
+    task.to(device).to(memory_format=torch.channels_last).train()
     groups = task.network.parameter_groups(config.lr, config.backbone_lr, config.weight_decay)
     base_lrs = [float(group["lr"]) for group in groups]
     optimizer = torch.optim.AdamW(groups)

@@ -107,8 +107,7 @@ class Step2Task(Task):
         """The loss of the batch; its labels must be there."""
         assert batch.labels is not None
         tokens = self.network.clip.tokenize([draw.sentence for draw in batch.draws]).to(batch.pixels.device)
-        c1, c2, c3, c4 = self.network.encode_image(batch.pixels)
-        if len(batch.pixels) != len(tokens):
-            c1, c2, c3, c4 = (level[batch.image_of] for level in (c1, c2, c3, c4))
-        heads: Any = self.network.segment((c1, c2, c3, c4), self.network.encode_text(tokens))
+        levels, words = self.network.encode_image(batch.pixels), self.network.encode_text(tokens)
+        shares_images = len(batch.pixels) != len(tokens)
+        heads: Any = self.network.segment(levels, words, batch.image_of if shares_images else None)
         return {"loss": step2_loss([head.float() for head in heads], batch.labels)}

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import PIL.Image
 import pytest
 
 from ris_pipeline.datasets.card import Card, load_card
@@ -23,7 +24,7 @@ def root(tmp_path):
     ]
     (tmp_path / "toy" / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for name in ("a.jpg", "b.jpg"):
-        (tmp_path / "toy" / "images" / name).touch()
+        PIL.Image.new("RGB", (4, 3)).save(tmp_path / "toy" / "images" / name)
     (tmp_path / "toy" / "m.png").touch()
     return tmp_path
 
@@ -44,7 +45,7 @@ def test_check_names_missing_images_and_masks_and_wrong_counts(root):
     assert train == SplitCheck("train", 2, 3, 3, 4, (image,))
     assert val == SplitCheck("val", 1, 1, 1, None, (image, mask))
     mask.touch()
-    image.touch()
+    PIL.Image.new("RGB", (4, 3)).save(image)
     train, val = check_dataset(replace(CARD, splits={"train": 4, "val": None}), root)
     assert not train.ok
     assert val.ok

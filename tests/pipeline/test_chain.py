@@ -5,19 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.clip_weights import save_compact
 from ris_pipeline.responses import ResponseStore
 from stages.cli import main
 
-MODEL = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 CARD = """
 name = "tiny"
 format = "refer"
@@ -72,14 +64,9 @@ CHAIN = (
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
     root = tmp_path_factory.mktemp("project")
-    torch.manual_seed(0)
-    clip = Clip.from_config(MODEL)
-    (root / "clip").mkdir()
-    (root / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL}))
-    save_compact(clip, root / "clip" / "model.safetensors", range(0, 49408, 97))
-    (root / "tiny.toml").write_text(CARD.format(clip=root / "clip"))
+    (root / "tiny.toml").write_text(CARD.format(clip=tiny_clip))
     ris(root, "data", "make-shapes")
     for command in CHAIN:
         ris(root, *command)
@@ -153,3 +140,8 @@ def test_predict_writes_mask_overlay_and_map(project, capsys):
     image = next((project / "data/tiny/images").glob("*.jpg"))
     ris(project, "predict", str(image), "the red star", "left circle", "--out", str(project / "out"))
     assert len(list((project / "out").glob("*.png"))) == 6
+
+
+def test_prms_is_one_flag_away(project, capsys):
+    ris(project, "dump-responses", "--split", "val", "--no-prms", "--dry-run")
+    assert "prms: True → False" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_step1_where_there_is_no_step2(options, image, tmp_path, capsys):
 
 
 def test_nothing_trained_yet(options, image, tmp_path):
-    with pytest.raises(RisError, match="run: ris train-step1 --dataset tiny"):
+    with pytest.raises(RisError, match="run: ris train-step1 --dataset "):
         run(options, image, ["a dog"], tmp_path)
 
 

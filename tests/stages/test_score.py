@@ -208,7 +208,7 @@ def test_what_is_missing_is_left_out(options, capsys):
     ("arguments", "message"),
     [
         ({"stage": "step1"}, r"tiny train: nothing of step1 to score yet; run: ris dump-responses --split train"),
-        ({"stage": "step2"}, r"run: ris train-step2 --dataset .*tiny\.toml --runs"),
+        ({"stage": "step2"}, r"run: ris train-step2 --dataset .*tiny\.toml --data-root .* --runs"),
         ({"stage": "pseudolabels", "splits": ["val"]}, "pseudolabels is not scored on val"),
         ({"splits": ["vall"]}, "no split 'vall'"),
     ],
