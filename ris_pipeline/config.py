@@ -121,7 +121,7 @@ class ScoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
-    """Contrastive training of the small CLIP: a curriculum of two phases, each with its own schedule."""
+    """Contrastive training of the small CLIP: a curriculum of three phases, each with its own schedule."""
 
     object_steps: Count = 600  # steps on 96 px pictures of one or two things
     object_decay: Count = 1000  # steps that the cosine would need to reach 0; the phase ends before
@@ -130,6 +130,8 @@ class ClipConfig:
     scene_steps: Count = 700  # steps on 160 px pictures of one to five things, with their siblings
     scene_batch: Count = 96  # pictures, siblings counted
     scene_lr: Rate = 1e-3  # AdamW, before the cosine decay to 0
+    rehearsal_steps: Count = 750  # steps on new pictures of the same kind, after a warm restart
+    rehearsal_lr: Rate = 8e-4  # AdamW, before the cosine decay to 0
 
 
 CONFIGS: dict[str, type] = {

@@ -38,14 +38,16 @@ class Phase:
     n_steps: int
     n_decay: int
     lr: float
+    stream: int = 0  # phases of one picture size take different streams of pairs
 
 
-def curriculum(config: ClipConfig) -> tuple[Phase, Phase]:
+def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
     """Small pictures of one or two things first: they are learned many times faster than crowded scenes."""
     c = config
     return (
         Phase("objects", 96, (1, 2), False, c.object_batch, c.object_steps, c.object_decay, c.object_lr),
         Phase("scenes", 160, (1, 5), True, c.scene_batch, c.scene_steps, c.scene_steps, c.scene_lr),
+        Phase("rehearsal", 160, (1, 5), True, c.scene_batch, c.rehearsal_steps, c.rehearsal_steps, c.rehearsal_lr, 1),
     )
 
 
@@ -61,7 +63,7 @@ class PairBatches(IterableDataset[tuple[Tensor, list[str]]]):
         self.phase, self.seed = phase, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        rng = np.random.default_rng([self.seed, self.phase.side, 0])
+        rng = np.random.default_rng([self.seed, self.phase.side, self.phase.stream])
         pairs = generate_pairs(rng, self.phase.side, self.phase.n_things, self.phase.with_siblings)
         mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         while True:
