@@ -100,6 +100,7 @@ class Step2Config:
     image_encoder: str | None = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
     image_encoder_weights: str | None = None  # file or timm tag; None: random values
     input_size: Count = 320  # pixels a side, plain resize; TRIS
+    encoders_from_step1: bool = False  # start the encoders where Step-1 left them; TRIS starts from CLIP: False
     decoder_width: Count = 64  # channels of the decoder at c1; 2, 4, 8 times as many at c2, c3, c4; TRIS
     epochs: Count = 15  # an epoch visits each ref once; TRIS
     batch_size: Count = 48  # refs; TRIS

@@ -9,17 +9,21 @@ def run(options: StageOptions, oracle: bool = False) -> None:
     """Train Step-2 on the pseudo-labels of the train split, or on its true masks as an upper bound."""
     config = resolve_config(options, Step2Config, "step2")
     labels = None if oracle else input_of(options, "pseudolabels", refine=True)
-    inputs = [] if labels is None else [labels]
+    step1 = input_of(options, "step1") if config.encoders_from_step1 else None
+    inputs = [one for one in (labels, step1) if one is not None]
     request = request_of(options, "step2", config, inputs=inputs, flags={"labels": "true" if oracle else "pseudo"})
     if due(options, request):
-        _train(options, request, config, labels)
+        _train(options, request, config, labels, step1)
     show(options, request)
 
 
-def _train(options: StageOptions, request: Request, config: Step2Config, labels: Artifact | None) -> None:
+def _train(
+    options: StageOptions, request: Request, config: Step2Config, labels: Artifact | None, step1: Artifact | None
+) -> None:
     from ris_pipeline.networks.build import build_step2
     from ris_pipeline.training.batches import Labels
     from ris_pipeline.training.draws import Plan
+    from ris_pipeline.training.loop import WEIGHTS
     from ris_pipeline.training.tasks import Step2Task
     from stages.training import train_and_publish
 
@@ -30,6 +34,6 @@ def _train(options: StageOptions, request: Request, config: Step2Config, labels:
         request,
         config,
         plan,
-        lambda: Step2Task(build_step2(config), config),
+        lambda: Step2Task(build_step2(config, step1=step1.path / WEIGHTS if step1 else None), config),
         Labels(labels.path if labels else None),
     )

@@ -222,3 +222,21 @@ def test_manifest_is_plain_json_with_letters_as_they_are(tmp_path):
     text = (request.path / "manifest.json").read_text(encoding="utf-8")
     assert "größte" in text
     assert json.loads(text)["configuration"] == {"sentence": "der größte Würfel"}
+
+
+def test_a_right_link_is_left_alone(tmp_path):
+    request = request_in(tmp_path)
+    make(request)
+    artifact = find(request)
+    assert artifact is not None
+    before = (request.path.parent / "latest").lstat()
+    point_latest(artifact)
+    assert (request.path.parent / "latest").lstat() == before
+
+
+def test_a_file_where_the_runs_belong_is_named(tmp_path):
+    (tmp_path / "runs").touch()
+    request = request_in(tmp_path / "runs")
+    assert find(request) is None
+    with pytest.raises(RisError, match=r"runs/shapes/step1: cannot write there: Not a directory"):
+        make(request)

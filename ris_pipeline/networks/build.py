@@ -46,10 +46,20 @@ def build_step1(config: Step1Config, weights: Path | None = None) -> Step1:
     return network
 
 
-def build_step2(config: Step2Config, weights: Path | None = None) -> Step2:
-    """Step-2 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`."""
+def build_step2(config: Step2Config, weights: Path | None = None, step1: Path | None = None) -> Step2:
+    """Step-2 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`.
+
+    step1: a checkpoint of Step-1 whose encoders it starts with. RisError where they are other encoders.
+    """
     w = config.decoder_width
     network = Step2(*build_encoders(config, trained=weights is not None), widths=(w, 2 * w, 4 * w, 8 * w))
+    if step1 is not None:
+        tensors = read_weights(step1).tensors
+        for name in ("clip", "image_encoder"):
+            encoder = getattr(network, name)
+            if encoder is not None:
+                own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+                copy_tensors(encoder, own, step1)
     _prepare(network, config, weights)
     return network
 

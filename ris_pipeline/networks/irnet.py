@@ -131,10 +131,13 @@ class IRNet(nn.Module):
         that is trained.
         """
         with torch.no_grad():
-            x1, x2, x3, x4, x5 = self.backbone.stages(pixels)
+            stages = self.backbone.stages(pixels)
+        return self._edge_logits(stages), self._displacement(stages)
+
+    def _edge_logits(self, stages: list[Tensor]) -> Tensor:
+        x1, x2, x3, x4, x5 = stages
         # Strided layers round sizes up, so an upsampled map may be larger than the one that it joins.
-        h4, w4 = x2.shape[-2:]
-        h8, w8 = x3.shape[-2:]
+        h, w = x2.shape[-2:]
         edges = (
             self.fc_edge1(x1),
             self.fc_edge2(x2),
@@ -142,12 +145,17 @@ class IRNet(nn.Module):
             self.fc_edge4(x4),
             self.fc_edge5(x5),
         )
-        edge_logits = self.fc_edge6(torch.cat([edge[..., :h4, :w4] for edge in edges], dim=1))
+        logits: Tensor = self.fc_edge6(torch.cat([edge[..., :h, :w] for edge in edges], dim=1))
+        return logits
 
+    def _displacement(self, stages: list[Tensor]) -> Tensor:
+        x1, x2, x3, x4, x5 = stages
+        h4, w4 = x2.shape[-2:]
+        h8, w8 = x3.shape[-2:]
         deep = (self.fc_dp3(x3), self.fc_dp4(x4), self.fc_dp5(x5))
         fused = self.fc_dp6(torch.cat([branch[..., :h8, :w8] for branch in deep], dim=1))
-        displacement = self.fc_dp7(torch.cat([self.fc_dp1(x1), self.fc_dp2(x2), fused[..., :h4, :w4]], dim=1))
-        return edge_logits, displacement
+        field: Tensor = self.fc_dp7(torch.cat([self.fc_dp1(x1), self.fc_dp2(x2), fused[..., :h4, :w4]], dim=1))
+        return field
 
     @torch.no_grad()
     def edge_displacement(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,10 +164,12 @@ class IRNet(nn.Module):
         h = ceil(H / 4). Boundary logits are averaged over the image and its mirror; displacements are the
         image's.
         """
-        logits, displacement = self(torch.cat([pixels, pixels.flip(-1)]))
-        straight, mirrored = logits.chunk(2)
+        stages = self.backbone.stages(torch.cat([pixels, pixels.flip(-1)]))
+        straight, mirrored = self._edge_logits(stages).chunk(2)
         edge = torch.sigmoid((straight + mirrored.flip(-1)) / 2)
-        return edge, self.mean_shift(displacement[: len(pixels)])
+        # Only boundaries are averaged: the mirror image's displacements would be computed for nothing.
+        field = self._displacement([stage[: len(pixels)] for stage in stages])
+        return edge, self.mean_shift(field)
 
 
 def _branch(n_in: int, n_out: int, n_groups: int, upsample: int = 1) -> nn.Sequential:

@@ -100,3 +100,18 @@ def test_a_file_that_is_not_utf8(save):
         file.write(b'{"image": "\xff.jpg"}\n')
     with pytest.raises(RisError, match=r"pairs\.jsonl:2: not valid JSON"):
         load_dataset(CARD, root, "train")
+
+
+def test_boxes_and_masks_have_to_fit_their_image(save):
+    root = save(*LINES)
+    (root / "pairs" / "masks").mkdir()
+    PIL.Image.new("RGB", (4, 5)).save(root / "pairs" / "images" / "b.jpg")
+    PIL.Image.new("L", (5, 4)).save(root / "pairs" / "masks" / "b.png")
+    dataset = load_dataset(CARD, root, "val")
+    (dog,) = dataset.refs
+    assert dataset.images[dog.image_id].hw == (5, 4)
+    with pytest.raises(RisError, match=r"image b\.jpg: bad segmentation: .* has 5×4 pixels, the image has 4×5"):
+        dataset.load_mask(dog)
+    save({**LINES[3], "box": [0, 0, 4, 7]})
+    with pytest.raises(RisError, match=r"pairs\.jsonl:1: ref 'dog', image b\.jpg: .* outside the image of 4×5 pixels"):
+        load_dataset(CARD, root, "val")

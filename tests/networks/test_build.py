@@ -149,3 +149,15 @@ def test_irnet_stands_on_a_clip_or_a_timm_resnet(clip_folder):
 def test_configuration_of_an_artifact():
     manifest = {"configuration": {"hidden": 64, "clip": "shapes", "seed": 3, "precision": "bf16"}, "stage": "step1"}
     assert config_from_manifest(Step1Config, manifest) == Step1Config(hidden=64, clip="shapes")
+
+
+def test_step2_starts_with_step1s_encoders_and_refuses_others(step1_config, step2_config, tmp_path):
+    step1 = build_step1(step1_config)
+    with torch.no_grad():
+        for parameter in step1.clip.parameters():
+            parameter.add_(1.0)
+    checkpoint = save(step1, tmp_path / "model.safetensors")
+    assert same(build_step2(step2_config, step1=checkpoint).clip.state_dict(), step1.clip.state_dict())
+    save_file({"clip.model.logit_scale": torch.zeros(())}, tmp_path / "other.safetensors")
+    with pytest.raises(RisError, match=r"other\.safetensors: not the weights of this network"):
+        build_step2(step2_config, step1=tmp_path / "other.safetensors")

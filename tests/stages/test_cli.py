@@ -61,7 +61,7 @@ def test_defaults_are_those_of_the_dataclass(monkeypatch):
     seen = []
     install_stage(monkeypatch, "dump_responses", lambda options, **flags: seen.append((options, flags)))
     assert ris("dump-responses").exit_code == 0
-    assert seen == [(StageOptions(), {"splits": None})]
+    assert seen == [(StageOptions(), {"splits": None, "prms": None})]
 
 
 @pytest.mark.parametrize(
