@@ -84,11 +84,20 @@ def open_dataset(options: StageOptions, split: str) -> "Dataset":
 
 
 def splits_of(options: StageOptions, chosen: Sequence[str] | None) -> list[str]:
-    """The `chosen` splits, all of the card where none is; RisError naming the known ones for another."""
+    """The `chosen` splits, or all that have refs; RisError naming the known ones for another.
+
+    Only a split of no expected size, as own pairs have, is opened to see whether it is empty.
+    """
     card = card_of(options)
     for split in chosen or ():
         card.check_split(split)
-    return list(chosen or card.splits)
+    return list(chosen or (split for split in card.splits if card.splits[split] or _has_refs(options, split)))
+
+
+def _has_refs(options: StageOptions, split: str) -> bool:
+    from ris_pipeline.datasets import check_dataset
+
+    return any(one.n_refs for one in check_dataset(card_of(options), options.data_root) if one.split == split)
 
 
 def data_digest(options: StageOptions) -> str:
