@@ -1,0 +1,151 @@
+"""The whole chain on small pieces of the real data sets, where they lie beside the checkout: counts, keys, shapes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ris_pipeline.artifacts import Artifact, find_latest
+from ris_pipeline.datasets import Dataset, load_card, load_dataset
+from ris_pipeline.masks import load_label
+from ris_pipeline.responses import ResponseStore
+
+SAMPLE = Path(__file__).parents[2].parent / "shared" / "real-sample"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real samples are not here"),
+]
+
+CARD = """
+name = "refcoco"
+format = "refer"
+partition = "unc"
+annotations = "refer/refcoco"
+images = "train2014"
+
+[splits]
+train = "any"
+val = "any"
+
+[config.step1]
+clip = "{clip}"
+clip_weights = "none"
+aux_clip = "{clip}"
+aux_weights = "none"
+input_size = 64
+hidden = 16
+epochs = 1
+batch_size = 12
+
+[config.pseudolabels]
+irn_backbone = "{clip}"
+irn_weights = "none"
+irn_images = 4
+irn_epochs = 1
+irn_batch = 4
+irn_crop = 64
+radius = 4
+log2_steps = 4
+
+[config.scores]
+bootstrap = 50
+
+[config.step2]
+clip = "{clip}"
+clip_weights = "none"
+input_size = 64
+epochs = 1
+batch_size = 12
+"""
+COMMANDS = (
+    ["data", "check"],
+    ["train-step1"],
+    ["dump-responses"],
+    ["make-pseudolabels", "--no-refine"],
+    ["make-pseudolabels", "--refine"],
+    ["train-step2"],
+    ["score"],
+)
+SENTENCES = {"coco": {"train": 426, "val": 161}, "coco-unique": {"train": 246, "val": 148}}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A finished chain: the sample's folder, its splits, and where its artifacts are."""
+
+    folder: str
+    datasets: dict[str, Dataset]
+    runs: Path
+
+    def latest(self, stage: str, **flags: str | bool) -> Artifact:
+        artifact = find_latest(self.runs, "refcoco", stage, **flags)
+        assert artifact is not None
+        return artifact
+
+
+@pytest.fixture(scope="module", params=list(SENTENCES))
+def chain(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_clip: Path,
+    call_ris: Callable[..., int],
+) -> Chain:
+    root = tmp_path_factory.mktemp("chain")
+    (root / "refcoco.toml").write_text(CARD.format(clip=tiny_clip))
+    data, runs = SAMPLE / request.param, root / "runs"
+    places = ["--dataset", root / "refcoco.toml", "--data-root", data, "--runs", runs]
+    for command in COMMANDS:
+        assert call_ris(*command, *places, "--workers", 0, "--device", "cpu", "--quiet", "--debug") == 0, command
+    card = load_card(root / "refcoco.toml")
+    return Chain(request.param, {split: load_dataset(card, data, split) for split in card.splits}, runs)
+
+
+def test_every_sentence_has_its_grid_and_every_ref_one_choice(chain):
+    for split, dataset in chain.datasets.items():
+        artifact = chain.latest("responses", split=split)
+        store = ResponseStore.open(artifact.path / f"{split}.zarr")
+        assert len(store) == artifact.manifest["counts"]["sentences"] == SENTENCES[chain.folder][split]
+        assert store.grid_hw == (2, 2)  # 64 / 32, the stride of the last level
+        assert np.isfinite(store.logits_of(range(len(store)))).all()
+        for ref in dataset.refs:
+            rows = store.rows_of_ref(ref.ref_id)
+            assert store.sent_id[rows].tolist() == [one.sent_id for one in ref.expressions]
+            assert {tuple(hw) for hw in store.image_hw[rows].tolist()} == {dataset.images[ref.image_id].hw}
+            assert store.selected_rows[rows].sum() == 1
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_every_ref_has_a_pseudo_label_of_its_images_size(chain, refine):
+    dataset = chain.datasets["train"]
+    folder = chain.latest("pseudolabels", refine=refine).path
+    names = {path.stem for path in folder.glob("*.png")} - {"contact-sheet"}
+    assert names == {str(ref.ref_id) for ref in dataset.refs}
+    for ref in dataset.refs:
+        label = load_label(folder / f"{ref.ref_id}.png")
+        with Image.open(dataset.images[ref.image_id].path) as image:
+            assert label.shape == (image.height, image.width)
+        assert set(np.unique(label)) <= {0, 1}
+    with Image.open(folder / "contact-sheet.png") as sheet:
+        assert sheet.mode == "RGB"
+
+
+def test_every_stage_is_scored_on_all_sentences(chain):
+    for split, names in {
+        "train": ("chance", "step1", "prms", "pseudo-plain", "pseudo-refined"),
+        "val": ("chance", "step1", "prms", "step2"),
+    }.items():
+        for name in names:
+            scores = json.loads((chain.latest("scores", scored=name, split=split).path / "scores.json").read_text())
+            assert scores["sentences"] == SENTENCES[chain.folder][split]
+            pointed = set() if name.startswith("pseudo") else {"pointit", "pointm"}
+            assert pointed | {"miou", "oiou", "prec@0.5", "box@0.5"} <= scores["metrics"].keys()
+            assert all(0 <= one["value"] <= 100 for one in scores["metrics"].values())
+
+
+def test_nothing_unfinished_is_left(chain):
+    assert not [*chain.runs.rglob("*.partial"), *chain.runs.rglob("*.lock"), *chain.runs.rglob("resume.pt")]

@@ -1,0 +1,221 @@
+"""What goes wrong outside the code ends in one line that says what to do, and leaves nothing in the next run's way."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+CARD = """
+name = "tiny"
+format = "refer"
+partition = "shapes"
+annotations = "tiny/refer/shapes"
+images = "tiny/images"
+
+[splits]
+train = "any"
+val = "any"
+
+[generate]
+variant = "shapes"
+seed = 0
+n_images = {{ train = 3, val = 1 }}
+
+[config.step1]
+clip = "{clip}"
+clip_weights = "none"
+aux_clip = "{clip}"
+aux_weights = "none"
+input_size = 64
+hidden = 16
+epochs = 1
+batch_size = 4
+"""
+PLACES = {"--dataset": "tiny.toml", "--data-root": "data", "--runs": "runs"}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A data set, its card, and runs that hold a trained Step-1 only."""
+
+    root: Path
+    call_ris: Callable[..., int]
+    capsys: pytest.CaptureFixture[str]
+
+    @property
+    def images(self) -> Path:
+        return self.root / "data" / "tiny" / "images"
+
+    @property
+    def annotations(self) -> Path:
+        return self.root / "data" / "tiny" / "refer" / "shapes"
+
+    def run(self, *arguments: object) -> tuple[int, str]:
+        """Exit status and stderr of a command on the data set, or on another named in the arguments."""
+        self.capsys.readouterr()
+        places = {name: self.root / path for name, path in PLACES.items()}
+        options = {**places, "--workers": 0, "--device": "cpu"}
+        others = [word for name, value in options.items() if name not in arguments for word in (name, value)]
+        status = self.call_ris(*arguments, *others, "--quiet")
+        return status, self.capsys.readouterr().err
+
+    def fails(self, *arguments: object) -> str:
+        """The one line with which a command fails."""
+        status, errors = self.run(*arguments)
+        assert status == 1, errors
+        assert errors.startswith("ris: ")
+        assert "--debug" not in errors  # foreseen, not caught at the last moment
+        assert errors.count("\n") == 1, errors
+        return errors
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path, call_ris: Callable[..., int]) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    (root / "tiny.toml").write_text(CARD.format(clip=tiny_clip))
+    places = [word for name, path in PLACES.items() for word in (name, root / path)]
+    for command in (["data", "make-shapes"], ["train-step1"]):
+        assert call_ris(*command, *places, "--workers", 0, "--device", "cpu", "--quiet") == 0
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, call_ris: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Project:
+    """A copy of it to spoil."""
+    shutil.copytree(made, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", call_ris, capsys)
+
+
+@pytest.mark.parametrize("command", [["train-step1"], ["train-step2", "--oracle"], ["score"], ["data", "check"]])
+def test_a_missing_data_set(project, tmp_path, command):
+    line = project.fails(*command, "--dataset", "referit", "--data-root", tmp_path / "nowhere")
+    for name in ("referit_query_train.json", "referit_bbox.json", "referit_imsize.json", "images", "annotations"):
+        assert str(tmp_path / "nowhere" / "referit" / name) in line
+    assert "data/README.md" in line
+    assert not (project.root / "runs" / "referit").exists()
+
+
+def test_missing_generated_data(project):
+    shutil.rmtree(project.images)
+    line = project.fails("train-step1", "--force")
+    assert str(project.images) in line
+    assert "`ris data make-shapes`" in line
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:400])
+
+
+@pytest.mark.parametrize(
+    ("command", "spoil", "workers"),
+    [
+        (["train-step1", "--force"], Path.unlink, 0),
+        (["train-step1", "--force"], cut, 1),  # as told by another process
+        (["dump-responses", "--split", "train"], cut, 0),
+    ],
+)
+def test_a_missing_or_broken_image(project, command, spoil, workers):
+    image = min(project.images.glob("*.jpg"))
+    whole = image.read_bytes()
+    spoil(image)
+    assert str(image) in project.fails(*command, "--workers", workers)
+    image.write_bytes(whole)
+    assert project.run(*command, "--workers", workers) == (0, "")
+    assert not list(project.root.glob("runs/*/*/*.partial"))
+
+
+def test_a_ref_without_sentences(project):
+    (path,) = project.annotations.glob("refs*.p")
+    refs = pickle.loads(path.read_bytes())
+    refs[0]["sentences"] = []
+    path.write_bytes(pickle.dumps(refs))
+    assert f"ref {refs[0]['ref_id']}: its list of sentences is empty" in project.fails("train-step1")
+
+
+def test_a_box_outside_its_image(project):
+    path = project.annotations / "instances.json"
+    instances = json.loads(path.read_text())
+    instances["annotations"][0]["bbox"] = [9000, 9000, 10, 10]
+    path.write_text(json.dumps(instances))
+    assert "lies outside the image" in project.fails("train-step1")
+
+
+def test_a_box_outside_an_own_image(project):
+    record = {"image": min(project.images.glob("*.jpg")).name, "ref": "x", "sentence": "a dog"}
+    folder = project.root / "data" / "own"
+    folder.mkdir()
+    (folder / "pairs.jsonl").write_text(json.dumps(record | {"box": [0, 0, 9000, 10]}))
+    (project.root / "own.toml").write_text(
+        'name = "own"\nformat = "pairs"\nannotations = "own"\nimages = "tiny/images"\n[splits]\ntrain = "any"\n'
+    )
+    line = project.fails("score", "--dataset", project.root / "own.toml")
+    assert "pairs.jsonl:1: ref 'x', image" in line
+    assert "lies outside the image" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train-step1", "--dataset", "refcocco"], "did you mean 'refcoco'?"),
+        (["train-step1", "--set", "epoch=2"], "did you mean 'epochs'?"),
+        (["train-step1", "--set", "epochs=many"], "expected int"),
+        (["train-step1", "--set", "clip=RN50-quikgelu"], "did you mean RN50-quickgelu?"),
+        (["dump-responses", "--split", "vall"], "no split 'vall'; did you mean 'val'?"),
+        (["train-step1", "--force", "--device", "gpu"], "try --device cpu"),
+        (["train-step1", "--config", "nowhere.toml"], "nowhere.toml: cannot read"),
+    ],
+)
+def test_unknown_names(project, arguments, hint):
+    assert hint in project.fails(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["score", "--metric", "pointt"], ["train-step1", "--seed", "x"], ["trian-step1"]]
+)
+def test_wrong_usage(project, arguments):
+    status, errors = project.run(*arguments)
+    assert status == 2
+    assert arguments[-2:][0] in errors
+
+
+def test_a_checkpoint_of_another_architecture(project):
+    path = project.root / "runs" / "tiny" / "step1" / "latest" / "model.safetensors"
+    whole = path.read_bytes()
+    tensors = load_file(path)
+    name = next(name for name, value in tensors.items() if value.ndim == 4)
+    save_file(tensors | {name: tensors[name][:, :-1].contiguous()}, path)
+    line = project.fails("dump-responses")
+    assert f"{path.resolve()}: not the weights of this network (misshapen: {name}" in line
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "model.safetensors: damaged" in project.fails("dump-responses")
+    path.write_bytes(whole)
+    assert project.run("dump-responses", "--split", "val") == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        (["make-pseudolabels"], "ris dump-responses --split train"),
+        (["train-step2"], "ris make-pseudolabels --refine"),
+        (["score", "--stage", "step2"], "ris train-step2"),
+    ],
+)
+def test_a_stage_before_its_turn(project, command, needed):
+    assert f"; run: {needed} --dataset {project.root}/tiny.toml --data-root " in project.fails(*command)
+
+
+def test_prediction_before_any_training(project):
+    image = min(project.images.glob("*.jpg"))
+    line = project.fails("predict", image, "the star", "--runs", project.root / "none")
+    assert "; run: ris train-step1 --dataset" in line
+
+
+def test_runs_that_cannot_be_written(project):
+    runs = project.root / "tiny.toml"  # a file, where a folder is needed
+    line = project.fails("train-step1", "--runs", runs)
+    assert f"{runs}/tiny/step1: cannot write there" in line
