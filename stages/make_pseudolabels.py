@@ -1,5 +1,7 @@
 """`ris make-pseudolabels`: the selected response maps of the train split → one mask PNG per ref."""
 
+from typing import TYPE_CHECKING
+
 from ris_pipeline.artifacts import Artifact, Request, Work, publish
 from ris_pipeline.config import PseudolabelConfig
 from stages.common import (
@@ -14,6 +16,13 @@ from stages.common import (
     resolve_config,
     show,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ris_pipeline.datasets import Dataset
+    from ris_pipeline.inference import ImageGroup
+    from ris_pipeline.responses import ResponseStore
 
 SPLIT = "train"
 
@@ -46,7 +55,15 @@ def _make(options: StageOptions, request: Request, config: PseudolabelConfig, re
         work.counts |= {"refs": len(dataset.refs), "images": len(groups)}
 
 
-def _refine(options, config, work, dataset, store, groups) -> None:  # type: ignore[no-untyped-def]
+def _refine(
+    options: StageOptions,
+    config: PseudolabelConfig,
+    work: Work,
+    dataset: "Dataset",
+    store: "ResponseStore",
+    groups: "Sequence[ImageGroup]",
+) -> None:
+    """Seeds, then IRNet, then the walk; each goes on where an earlier run broke off, IRNet with its training anew."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -88,7 +105,7 @@ def _refine(options, config, work, dataset, store, groups) -> None:  # type: ign
     work.host |= {"device": str(device)}
 
 
-def _save_sheet(work: Work, dataset, groups) -> None:  # type: ignore[no-untyped-def]
+def _save_sheet(work: Work, dataset: "Dataset", groups: "Sequence[ImageGroup]") -> None:
     """contact-sheet.png: the first pseudo-labels over their images."""
     from PIL import Image
 
