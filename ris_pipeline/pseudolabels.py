@@ -6,6 +6,7 @@ off goes on with the first missing one.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -110,6 +111,8 @@ def _pool(workers: int) -> Iterator[Callable[..., None]]:
         yield lambda function, *arguments: function(*arguments)
         return
     waiting: deque[Future[Any]] = deque()
+    # A new process reads it when it loads NumPy; with a thread per core in each, the workers would fight over them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
 
         def submit(function: Callable[..., None], *arguments: Any) -> None:

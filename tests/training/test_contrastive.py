@@ -110,10 +110,14 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
 
 
 def test_the_curriculum_follows_the_configuration():
-    config = ClipConfig(object_steps=7, object_batch=5, object_lr=0.1, scene_steps=9, scene_batch=6, scene_lr=0.2)
-    first, second = curriculum(config)
-    assert (first.n_steps, first.batch_size, first.lr) == (7, 5, 0.1)
-    assert (second.n_steps, second.batch_size, second.lr) == (9, 6, 0.2)
+    objects = {"object_steps": 7, "object_decay": 8, "object_batch": 5, "object_lr": 0.1}
+    scenes = {"scene_steps": 9, "scene_batch": 6, "scene_lr": 0.2, "rehearsal_steps": 3, "rehearsal_lr": 0.3}
+    first, second, third = curriculum(ClipConfig(**objects, **scenes))
+    assert (first.n_steps, first.n_decay, first.batch_size, first.lr) == (7, 8, 5, 0.1)
+    assert (second.n_steps, second.n_decay, second.batch_size, second.lr) == (9, 9, 6, 0.2)
+    assert (third.n_steps, third.n_decay, third.batch_size, third.lr) == (3, 3, 6, 0.3)
+    assert (second.side, second.n_things) == (third.side, third.n_things)
+    assert second.stream != third.stream  # new pictures, not the same again
     assert first.side < second.side
     assert first.n_things[1] < second.n_things[1]
     assert (first.with_siblings, second.with_siblings) == (False, True)
