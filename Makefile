@@ -37,7 +37,7 @@ oracle: data
 
 # The small CLIP of the embedded data set, trained anew.
 clip: $(READY)
-	$(RIS) pretrain-clip $(OPTIONS)
+	$(RIS) pretrain-clip --precision bf16 $(OPTIONS)
 
 # Which artifacts are fresh, stale or missing.
 status: $(READY)

@@ -39,7 +39,7 @@ class Stage:
 
 
 STAGES = {
-    "clip": Stage("ris pretrain-clip", 1),
+    "clip": Stage("ris pretrain-clip", 2),
     "step1": Stage("ris train-step1", 1),
     "responses": Stage("ris dump-responses", 1),
     "pseudolabels": Stage("ris make-pseudolabels", 1),

@@ -1,6 +1,7 @@
 """`ris pretrain-clip`: generated pictures and captions → the small CLIP, as a folder that `clip =` can name."""
 
 import json
+from dataclasses import asdict
 
 from ris_pipeline.artifacts import Request, publish
 from ris_pipeline.config import ClipConfig
@@ -10,16 +11,12 @@ from stages.common import StageOptions, device_of, due, log_metrics, progress, r
 def run(options: StageOptions) -> None:
     """Train the small CLIP, unless that is done. It reads no data set: its pictures are made as it goes."""
     config = resolve_config(options, ClipConfig, "clip")
-    request = Request(options.runs, "shapes", "clip", _plain(config), {}, seed=options.seed)
+    request = Request(
+        options.runs, "shapes", "clip", asdict(config), {}, seed=options.seed, precision=options.precision
+    )
     if due(options, request):
         _train(options, request, config)
     show(options, request)
-
-
-def _plain(config: ClipConfig) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(config)
 
 
 def _train(options: StageOptions, request: Request, config: ClipConfig) -> None:
@@ -51,7 +48,7 @@ def _train(options: StageOptions, request: Request, config: ClipConfig) -> None:
                     log_metrics(work.path, step=step, loss=loss, accuracy=accuracy)
                     advance(1, loss=loss, accuracy=accuracy)
 
-                train_phase(clip, phase, options.seed, report)
+                train_phase(clip, phase, options.seed, options.precision, report)
             weights = {name: value.cpu().contiguous() for name, value in clip.state_dict().items()}
             save_file(weights, done.with_suffix(".new"))
             done.with_suffix(".new").rename(done)

@@ -19,6 +19,7 @@ from ris_pipeline.datasets.scenes import (
     RELATIONS,
     WORDS,
     has_room,
+    is_described,
     is_placed,
     is_related,
     phrase,
@@ -59,72 +60,101 @@ def _sample_things(rng: np.random.Generator, n: int, zoom: float) -> list[Thing]
     return things
 
 
-def _relation_caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, list[int]] | None:
-    a, b = rng.permutation(len(things))[:2]
-    names = [name for name in RELATIONS if is_related(things[a], things[b], name)]
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a caption says of a scene: there are things of these looks, at a place or in a relation.
+
+    looks: a thing and the attributes of it that are named. place: of the only look, a key of PLACES. relation: of
+    the first look to the second, a key of RELATIONS.
+    """
+
+    looks: tuple[tuple[Thing, tuple[str, ...]], ...]
+    place: str | None = None
+    relation: str | None = None
+
+    def is_clearly_false_of(self, things: list[Thing]) -> bool:
+        """Whether nobody would say it of these things."""
+        fitting = [[thing for thing in things if is_described(thing, *look)] for look in self.looks]
+        if self.place is not None:
+            return all(is_placed(thing, self.place) is False for thing in fitting[0])
+        if self.relation is not None:
+            pairs = [(a, b) for a in fitting[0] for b in fitting[1] if a is not b]
+            return all(is_related(a, b, self.relation) is False for a, b in pairs)
+        return not all(fitting)
+
+
+def _say_relation(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, Claim] | None:
+    a, b = (things[i] for i in rng.permutation(len(things))[:2])
+    names = [name for name in RELATIONS if is_related(a, b, name)]
     if not names:
         return None
-    first, second = (phrase(things[i], sample_attributes(rng, p), rng) for i in (a, b))
-    return f"{first} {RELATIONS[names[0]][rng.integers(2)]} the {second}", [int(a), int(b)]
+    looks = tuple((thing, tuple(sample_attributes(rng, p))) for thing in (a, b))
+    first, second = (phrase(*look, rng) for look in looks)
+    return f"{first} {RELATIONS[names[0]][rng.integers(2)]} the {second}", Claim(looks, relation=names[0])
 
 
-def _position_caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, list[int]] | None:
-    a = int(rng.integers(len(things)))
-    places = [place for place in PLACES if is_placed(things[a], place)]
+def _say_position(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, Claim] | None:
+    thing = things[int(rng.integers(len(things)))]
+    places = [place for place in PLACES if is_placed(thing, place)]
     if not places:
         return None
-    templates = PLACES[places[rng.integers(len(places))]][0]
-    text = templates[rng.integers(len(templates))]
-    return text.format(phrase(things[a], sample_attributes(rng, p), rng)), [a]
+    place = places[rng.integers(len(places))]
+    templates = PLACES[place][0]
+    look = thing, tuple(sample_attributes(rng, p))
+    return templates[rng.integers(len(templates))].format(phrase(*look, rng)), Claim((look,), place=place)
 
 
-def _list_caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, list[int]]:
+def _say_list(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, Claim]:
     n = min(len(things), int(rng.integers(1, 3)))
-    chosen = [int(i) for i in rng.permutation(len(things))[:n]]
-    return " and ".join(phrase(things[i], sample_attributes(rng, p), rng) for i in chosen), chosen
+    chosen = [things[int(i)] for i in rng.permutation(len(things))[:n]]
+    looks = tuple((thing, tuple(sample_attributes(rng, p))) for thing in chosen)
+    return " and ".join(phrase(*look, rng) for look in looks), Claim(looks)
 
 
-def _caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, list[int]]:
-    """A sentence true of the scene, and the things it speaks of."""
+def _caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, Claim]:
+    """A sentence true of the scene, and what it claims."""
     draw = rng.random()
-    caption = None
-    if len(things) > 1 and draw < 0.4:
-        caption = _relation_caption(things, rng, p)
-    elif len(things) > 1 and draw < 0.75:
-        caption = _position_caption(things, rng, p)
-    return caption or _list_caption(things, rng, p)
+    said = None
+    if len(things) > 1 and draw < 0.45:
+        said = _say_relation(things, rng, p)
+    elif len(things) > 1 and draw < 0.8:
+        said = _say_position(things, rng, p)
+    return said or _say_list(things, rng, p)
 
 
 def _swap_looks(
-    things: list[Thing], text: str, mentioned: list[int], rng: np.random.Generator
+    things: list[Thing], text: str, claim: Claim, attribute: str, rng: np.random.Generator
 ) -> tuple[list[Thing], str]:
-    """The scene and caption after the mentioned things take on other colours or textures."""
-    attribute = ("colour", "texture")[rng.integers(2)]
-    values = {getattr(things[i], attribute) for i in range(len(things))}
-    a = mentioned[0]
-    others = [i for i in range(len(things)) if getattr(things[i], attribute) != getattr(things[a], attribute)]
-    if len(values) < 2 or not others:
+    """The scene and caption after the first thing spoken of takes on another's colour or texture."""
+    old = getattr(claim.looks[0][0], attribute)
+    others = [getattr(thing, attribute) for thing in things if getattr(thing, attribute) != old]
+    if not others:
         return things, text
-    b = others[rng.integers(len(others))]
-    old, new = getattr(things[a], attribute), getattr(things[b], attribute)
     # Everything of one look takes the other's, so that the words swap wherever they stand.
+    new = others[rng.integers(len(others))]
     swap = {old: new, new: old}
     swapped = [replace(t, **{attribute: swap.get(getattr(t, attribute), getattr(t, attribute))}) for t in things]
     table = {word: WORDS.get(swap[value], (swap[value],))[0] for value in swap for word in WORDS.get(value, (value,))}
     return swapped, _swap_words(text, table)
 
 
-def _sibling(things: list[Thing], text: str, mentioned: list[int], rng: np.random.Generator) -> tuple[list[Thing], str]:
+def _sibling(things: list[Thing], text: str, claim: Claim, rng: np.random.Generator) -> tuple[list[Thing], str] | None:
     """A scene that differs in one respect, and the caption with the words that it makes different.
 
     Met in one batch, the two are each other's hardest negatives: word order and place words must be understood.
+    None where each such scene would leave the caption true, as a mirror image leaves "star at the top".
     """
-    kind = rng.integers(3)
-    if kind == 0:
-        return [thing.mirrored() for thing in things], _swap_words(text, _MIRROR)
-    if kind == 1:
-        return [thing.upside_down() for thing in things], _swap_words(text, _FLIP)
-    return _swap_looks(things, text, mentioned, rng)
+    kinds = (
+        lambda: ([thing.mirrored() for thing in things], _swap_words(text, _MIRROR)),
+        lambda: ([thing.upside_down() for thing in things], _swap_words(text, _FLIP)),
+        lambda: _swap_looks(things, text, claim, "colour", rng),
+        lambda: _swap_looks(things, text, claim, "texture", rng),
+    )
+    for kind in rng.permutation(len(kinds)):
+        others, other_text = kinds[kind]()
+        if claim.is_clearly_false_of(others):
+            return others, other_text
+    return None
 
 
 def _draw(things: list[Thing], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -139,15 +169,15 @@ def _draw(things: list[Thing], side: int, rng: np.random.Generator) -> NDArray[n
 def generate_pairs(
     rng: np.random.Generator, side: int, n_range: tuple[int, int], with_siblings: bool
 ) -> Iterator[Pair]:
-    """Endless pairs of side × side pictures with n_range things each; siblings follow each other."""
+    """Endless pairs of side × side pictures with n_range things each; a sibling follows its scene."""
     zoom = SCENE_SIDE / side
     while True:
         things = _sample_things(rng, int(rng.integers(n_range[0], n_range[1] + 1)), zoom)
-        text, mentioned = _caption(things, rng, p=float(rng.choice((0.35, 0.7, 1.0))))
+        text, claim = _caption(things, rng, p=float(rng.choice((0.35, 0.7, 1.0))))
         yield Pair(_draw(things, side, rng), text)
-        if with_siblings:
-            things, text = _sibling(things, text, mentioned, rng)
-            yield Pair(_draw(things, side, rng), text)
+        sibling = _sibling(things, text, claim, rng) if with_siblings else None
+        if sibling is not None:
+            yield Pair(_draw(sibling[0], side, rng), sibling[1])
 
 
 def vocabulary() -> list[str]:

@@ -46,8 +46,8 @@ def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
     c = config
     return (
         Phase("objects", 96, (1, 2), False, c.object_batch, c.object_steps, c.object_decay, c.object_lr),
-        Phase("scenes", 160, (1, 5), True, c.scene_batch, c.scene_steps, c.scene_steps, c.scene_lr),
-        Phase("rehearsal", 160, (1, 5), True, c.scene_batch, c.rehearsal_steps, c.rehearsal_steps, c.rehearsal_lr, 1),
+        Phase("scenes", 160, (1, 6), True, c.scene_batch, c.scene_steps, c.scene_steps, c.scene_lr),
+        Phase("rehearsal", 160, (1, 6), True, c.scene_batch, c.rehearsal_steps, c.rehearsal_steps, c.rehearsal_lr, 1),
     )
 
 
@@ -88,7 +88,9 @@ def _learning_rate(step: int, phase: Phase, n_warmup: int = 100) -> float:
     return phase.lr * warm * 0.5 * (1 + math.cos(math.pi * step / phase.n_decay))
 
 
-def train_phase(clip: Clip, phase: Phase, seed: int, report: Callable[[int, float, float], None]) -> None:
+def train_phase(
+    clip: Clip, phase: Phase, seed: int, precision: str, report: Callable[[int, float, float], None]
+) -> None:
     """Train clip in place for one phase; report(step, loss, accuracy) is called after every step.
 
     accuracy: share of pictures whose own caption scores highest in the batch.
@@ -110,8 +112,9 @@ def train_phase(clip: Clip, phase: Phase, seed: int, report: Callable[[int, floa
         tokens = clip.tokenize(captions).to(device)
         tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
         pixels = pixels.to(device, memory_format=torch.channels_last)
-        image = F.normalize(clip.encode_image(pixels), dim=-1)
-        text = F.normalize(clip.encode_text(tokens), dim=-1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            image, text = clip.encode_image(pixels), clip.encode_text(tokens)
+        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
         loss = contrastive_loss(image, text, model.logit_scale.exp(), captions)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)

@@ -123,12 +123,13 @@ def test_the_curriculum_follows_the_configuration():
     assert (first.with_siblings, second.with_siblings) == (False, True)
 
 
-def test_a_phase_trains_the_clip_and_leaves_places_to_c4():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_phase_trains_the_clip_and_leaves_places_to_c4(precision):
     torch.manual_seed(0)
     clip = Clip.from_config(TINY)
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
     seen = []
-    train_phase(clip, phase(side=96), 0, report=lambda *values: seen.append(values))
+    train_phase(clip, phase(side=96), 0, precision, report=lambda *values: seen.append(values))
     assert [step for step, _, _ in seen] == [0, 1, 2]
     assert all(np.isfinite(loss) and 0 <= accuracy <= 1 for _, loss, accuracy in seen)
     after = clip.model.state_dict()
