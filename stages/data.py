@@ -36,7 +36,8 @@ def run_check(options: StageOptions) -> None:
     lines = []
     for one in checks:
         counts = f"{one.n_images:,} images, {one.n_refs:,} refs, {one.n_expressions:,} sentences"
-        lines.append(f"{card.name} {one.split}: {counts}")
+        expected = "any number" if one.n_expected is None else f"{one.n_expected:,}"
+        lines.append(f"{card.name} {one.split}: {counts} (card: {expected})")
     emit(options, "\n".join(lines), [{**asdict(one), "missing": []} for one in checks])
     for one in checks:
         if not one.ok:

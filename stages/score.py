@@ -32,7 +32,7 @@ from stages.common import (
 )
 
 if TYPE_CHECKING:
-    from ris_pipeline.datasets import Dataset
+    from ris_pipeline.datasets import Card, Dataset
 
 SCORES, OUTCOMES = "scores.json", "outcomes.csv"
 HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # of --metric all, to fit the width
@@ -106,9 +106,30 @@ def run(options: StageOptions, metric: str, splits: Sequence[str] | None, stage:
         if artifact is not None:
             rows.append(_read_row(artifact, job))
     if unlabelled:
-        _refuse_unlabelled(options, sorted(unlabelled), stop=not rows)
+        say(
+            options,
+            f"{card_of(options).name} {', '.join(sorted(unlabelled))}: no ref has a box or a mask, so there is no "
+            "ground truth and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes",
+        )
     if rows:
-        _show(options, rows, metric)
+        _show(options, _with_stored_oracle(card_of(options), rows), metric)
+    elif options.json:
+        emit(options, "", [])
+
+
+def _with_stored_oracle(card: "Card", rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and behind Step-2's the oracle's figures that the card keeps, where the oracle was not made here."""
+    made = {row["split"] for row in rows if row["scored"] == "step2-oracle"}
+    shown = []
+    for row in rows:
+        shown.append(row)
+        if row["scored"] == "step2" and row["split"] in card.oracle and row["split"] not in made:
+            metrics = {
+                name: {"value": value, "ci_low": low, "ci_high": high}
+                for name, (value, low, high) in card.oracle[row["split"]].items()
+            }
+            shown.append({**row, "scored": "oracle, stored", "metrics": metrics, "paper": {}, "path": ""})
+    return shown
 
 
 def _plan(options: StageOptions, base: Request, splits: Sequence[str] | None, stage: str | None) -> list[Job]:
@@ -151,16 +172,6 @@ def _applies(scored: Scored, split: str, *, chosen: bool) -> bool:
 
 def _has_ground_truth(dataset: "Dataset") -> bool:
     return any(ref.box_xyxy is not None or ref.segmentation is not None for ref in dataset.refs)
-
-
-def _refuse_unlabelled(options: StageOptions, splits: Sequence[str], *, stop: bool) -> None:
-    text = (
-        f"{card_of(options).name} {', '.join(splits)}: no ref has a box or a mask, so there is no ground truth "
-        "and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes"
-    )
-    if stop:
-        raise RisError(text)
-    say(options, text)
 
 
 def _make(options: StageOptions, job: Job, dataset: "Dataset", config: ScoreConfig) -> None:

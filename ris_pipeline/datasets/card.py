@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ class Card:
     annotations, images: folders, relative to the data root (or absolute).
     splits: the expected number of sentences of each split; None where the card says "any".
     config: per stage, what replaces the defaults of its configuration. generate: the generator's settings,
-    empty for data that are downloaded.
+    empty for data that are downloaded. oracle: of a split, the measured scores of Step-2 trained on true masks,
+    each metric's [value, low, high] in percent, to be shown where that was not trained anew.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Card:
     partition: str = ""
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
+    oracle: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:
         """None where the card has the split. Raises RisError, naming those it has, where it does not."""
@@ -97,7 +99,7 @@ def read_card(path: Path) -> Card:
     for key in ("name", "format", "annotations", "images", "partition"):
         if not isinstance(table.setdefault(key, "" if key == "partition" else None), str):
             raise RisError(f"{path}: {key!r} must be given, as text")
-    for key in ("splits", "config", "generate"):
+    for key in ("splits", "config", "generate", "oracle"):
         if not isinstance(table.setdefault(key, {}), dict):
             raise RisError(f"{path}: [{key}] must be a table")
     _check_values(path, table)
@@ -129,6 +131,12 @@ def _check_values(path: Path, table: dict[str, Any]) -> None:
     for split, count in table["splits"].items():
         if count != "any" and (type(count) is not int or count <= 0):
             raise RisError(f'{path}: splits.{split} must be the number of sentences, or "any", not {count!r}')
+    for split, scores in table["oracle"].items():
+        if split not in table["splits"] or not isinstance(scores, dict):
+            raise RisError(f"{path}: [oracle.{split}] must be a table of scores of a split")
+        for metric, figures in scores.items():
+            if not (isinstance(figures, list) and len(figures) == 3 and all(type(f) in (int, float) for f in figures)):
+                raise RisError(f"{path}: oracle.{split}.{metric} must be [value, low, high] in percent")
     for stage, overrides in table["config"].items():
         if not isinstance(overrides, dict):
             raise RisError(f"{path}: [config.{stage}] must be a table")

@@ -58,6 +58,8 @@ def test_card(tmp_path):
         ("train = 12", "train = true", r"splits\.train must be"),
         ('train = 12\nval = "any"', "", "at least one split"),
         ("[config.step1]\nepochs = 3", "[config]\nstep1 = 3", r"\[config.step1\] must be a table"),
+        ("[config.step1]", "[oracle.test]\nmiou = [1, 0, 2]\n[config.step1]", r"\[oracle.test\] must be"),
+        ("[config.step1]", "[oracle.val]\nmiou = [1, 0]\n[config.step1]", r"oracle\.val\.miou must be"),
         ("train = 12", "train = ", "not valid TOML"),
     ],
 )

@@ -33,8 +33,8 @@ def few(tmp_path: Path) -> StageOptions:
 def test_check_counts(tiny, capsys):
     data.run_check(tiny)
     assert capsys.readouterr().out.splitlines() == [
-        "tiny train: 1 images, 1 refs, 2 sentences",
-        "tiny val: 1 images, 1 refs, 1 sentences",
+        "tiny train: 1 images, 1 refs, 2 sentences (card: 2)",
+        "tiny val: 1 images, 1 refs, 1 sentences (card: 1)",
     ]
     data.run_check(dataclasses.replace(tiny, json=True))
     assert [row["n_expressions"] for row in json.loads(capsys.readouterr().out)] == [2, 1]

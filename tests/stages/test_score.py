@@ -249,11 +249,29 @@ def test_boxes_alone_give_a_table_of_boxes(options, tmp_path, capsys):
     assert header.split() == ["scored", "split", "sentences", "pointit", "box_iou", "box@0.5"]
 
 
-def test_without_ground_truth_nothing_is_scored(options, tmp_path):
+def test_without_ground_truth_nothing_is_scored(options, tmp_path, capsys):
     write_data(tmp_path, {})
-    with pytest.raises(RisError, match=r"tiny train, val: no ref has a box or a mask.*nothing is scored"):
-        score.run(options, "all", None, None)
+    score.run(options, "all", None, None)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "tiny train, val: no ref has a box or a mask" in output.err
     assert not options.runs.exists()
+    assert scores(options, capsys) == []
+
+
+def test_the_cards_oracle_stands_in_for_one_that_was_not_made(options, tmp_path, capsys):
+    make_responses(options, "val", [[[4, -2]] * 2])
+    make_step2(options, tmp_path / "clip-a", "pseudo", 1.0)
+    card = Path(options.dataset)
+    card.write_text(card.read_text() + "[oracle.val]\npointit = [81.3, 79, 83.6]\n")
+    score.run(options, "all", ["val"], None)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "oracle" in line)
+    assert line.split() == ["oracle,", "stored", "val", "1", "81.3", "±2.3", "–", "–", "–", "–"]
+    make_step2(options, tmp_path / "clip-b", "true", -1.0)
+    assert [row["scored"] for row in scores(options, capsys, stage="step2", splits=["val"])] == [
+        "step2",
+        "step2-oracle",
+    ]
 
 
 def test_small_boxes_are_left_out(options, tmp_path, capsys):
