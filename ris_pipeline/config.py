@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, suggest_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def load_config_file(path: Path, stage: str) -> dict[str, Any]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RisError(f"{path}: cannot read the configuration file: {error.strerror}") from error
+        raise RisError(f"{path}: cannot read the configuration file: {error.strerror}{suggest_path(path)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RisError(f"{path}: not a TOML file: {error}") from error
     for name, table in tables.items():

@@ -1,5 +1,21 @@
-"""The one exception a user is meant to see."""
+"""The one exception a user is meant to see, and the hint it ends with where a path is mistyped."""
+
+import difflib
+from pathlib import Path
 
 
 class RisError(Exception):
     """Something the user can mend: one line that says which file or record, what is wrong and what to do."""
+
+
+def suggest_path(path: Path) -> str:
+    """'; did you mean …?' with the existing path nearest to a missing one, or nothing where none is near."""
+    missing = next((part for part in (*reversed(path.parents), path) if not part.exists()), None)
+    if missing is None or not missing.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(missing.name, [one.name for one in missing.parent.iterdir()], n=1)
+    if not near:
+        return ""
+    found = missing.with_name(near[0])
+    whole = found / path.relative_to(missing)
+    return f"; did you mean {whole if whole.exists() else found}?"

@@ -25,7 +25,7 @@ from ris_pipeline.artifacts import (
     point_latest,
 )
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, suggest_path
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,9 @@ def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact
             words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
         what = f"{stage} ({label_of(flags)})" if flags else stage
         command = " ".join([*words, places_of(options)])
-        raise RisError(f"{options.runs / dataset}: no finished {what} yet; run: {command}")
+        # Before the command, which ends the line so that it can be copied.
+        hint = suggest_path(options.runs)
+        raise RisError(f"{options.runs / dataset}: no finished {what} yet{hint}; run: {command}")
     return artifact
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, suggest_path
 
 FORMATS = ("refer", "referit", "pairs")
 
@@ -89,7 +89,7 @@ def read_card(path: Path) -> Card:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RisError(f"{path} cannot be read: {error.strerror}") from error
+        raise RisError(f"{path} cannot be read: {error.strerror}{suggest_path(path)}") from error
     except ValueError as error:
         raise RisError(f"{path} is not valid TOML: {error}") from error
     known = [f.name for f in fields(Card)]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ris_pipeline.datasets import pairs, refer, referit
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.records import Dataset
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, suggest_path
 
 
 class _Reader(NamedTuple):
@@ -74,7 +74,7 @@ def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
         remedy = f"data/README.md says where they come from; with masks: train.pickle and test.pickle in {pickles}"
     else:
         remedy = "data/README.md says where they come from"
-    return f"{card.name} is not complete: put {names}{more} in place; {remedy}"
+    return f"{card.name} is not complete: put {names}{more} in place; {remedy}{suggest_path(data_root)}"
 
 
 def check_dataset(card: Card, data_root: Path) -> list[SplitCheck]:

@@ -168,6 +168,8 @@ def test_a_box_outside_an_own_image(project):
         (["dump-responses", "--split", "vall"], "no split 'vall'; did you mean 'val'?"),
         (["train-step1", "--force", "--device", "gpu"], "try --device cpu"),
         (["train-step1", "--config", "nowhere.toml"], "nowhere.toml: cannot read"),
+        (["train-step1", "--config", "pyprojct.toml"], "; did you mean pyproject.toml?"),
+        (["train-step1", "--dataset", "data/shapse.toml"], "; did you mean data/shapes.toml?"),
     ],
 )
 def test_unknown_names(project, arguments, hint):
@@ -207,6 +209,14 @@ def test_a_checkpoint_of_another_architecture(project):
 )
 def test_a_stage_before_its_turn(project, command, needed):
     assert f"; run: {needed} --dataset {project.root}/tiny.toml --data-root " in project.fails(*command)
+
+
+def test_mistyped_folders(project):
+    root = project.root
+    assert f"; did you mean {root}/data?" in project.fails("train-step1", "--force", "--data-root", root / "dta")
+    assert f"no finished step1 yet; did you mean {root}/runs?; run: " in project.fails(
+        "dump-responses", "--runs", root / "rns"
+    )
 
 
 def test_prediction_before_any_training(project):

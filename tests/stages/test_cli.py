@@ -1,32 +1,31 @@
 import dataclasses
 import json
+import re
+import shlex
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from ris_pipeline.errors import RisError
+from stages import register
 from stages.cli import app
 from stages.common import StageOptions
 
-COMMANDS = [
-    ["train-step1"],
-    ["dump-responses"],
-    ["make-pseudolabels"],
-    ["train-step2"],
-    ["score"],
-    ["predict"],
-    ["pretrain-clip"],
-    ["status"],
-    ["data", "list"],
-    ["data", "check"],
-    ["data", "make-shapes"],
-]
+
+def list_commands(group: Any, *names: str) -> Iterator[list[str]]:
+    """The words of every command, as typed after `ris`."""
+    for name, one in group.commands.items():
+        yield from list_commands(one, *names, name) if hasattr(one, "commands") else [[*names, name]]
+
+
+COMMANDS = list(list_commands(typer.main.get_command(app)))
 OPTIONS = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(StageOptions)]
 
 
@@ -46,6 +45,35 @@ def test_every_command_takes_the_common_options(command):
     assert result.exit_code == 0
     words = result.stdout.split()
     assert [option for option in OPTIONS if option not in words] == []
+
+
+def test_all_commands_are_looked_at():
+    assert {"train-step1", "score", "data check"} <= {" ".join(words) for words in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_the_help_says_what_is_read_and_written_and_gives_an_example_that_is_right(monkeypatch, command):
+    text = ris(*command, "--help").stdout
+    for name in ("Reads:   ", "Writes:  ", "Example: "):
+        assert f"\n  {name}" in text
+    assert max(map(len, text.splitlines())) <= 80
+    (example,) = re.findall(r"^  Example:  ris (.*)$", text, re.MULTILINE)
+    words = shlex.split(example)
+    assert words[: len(command)] == command
+    called = []
+    monkeypatch.setattr(register, "import_module", lambda name: Recorder(called))
+    result = ris(*words)
+    assert (result.exit_code, len(called)) == (0, 1), result.stderr
+
+
+class Recorder:
+    """Stands for a stage's module: any function of it notes its call."""
+
+    def __init__(self, called: list[Any]) -> None:
+        self.called = called
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **flags: self.called.append((name, arguments, flags))
 
 
 def test_options_reach_the_stage(monkeypatch):
@@ -86,9 +114,12 @@ def test_own_arguments_reach_the_stage(monkeypatch, line, flags):
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("train-step", "train-step1"),
+        ("train-step", "Did you mean 'train-step"),
         ("score --datset x", "--dataset"),
-        ("score --metric iou", "miou"),
+        ("score --metric iou", "did you mean 'oiou' or 'miou'?"),
+        ("score --metric accuracy", "choose one of pointit, pointm, miou"),
+        ("score --stage prsm", "did you mean 'prms'?"),
+        ("data chek", "Did you mean 'check'?"),
         ("train-step1 --precision fp8", "bf16"),
         ("predict", "IMAGE"),
     ],

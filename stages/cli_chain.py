@@ -1,0 +1,119 @@
+"""The commands of the chain, in its order, and those of the data sets."""
+
+from typing import Annotated
+
+import typer
+
+from stages.common import StageOptions
+from stages.register import add_group, command, one_of, run_stage
+
+data_app = add_group("data", "List, check and generate data sets.")
+
+METRICS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "all")
+SCORED = ("chance", "step1", "prms", "pseudolabels", "step2")
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Repeatable; every split of the card if left out.")]
+
+
+@command("train-step1")
+def train_step1(options: StageOptions) -> None:
+    """Step-1: learn response maps from images and sentences.
+
+    Reads:    images and sentences of the split train
+    Writes:   runs/<dataset>/step1/: model.safetensors, metrics.jsonl
+    Example:  ris train-step1 --dataset refcoco --set epochs=10
+    """
+    run_stage("train_step1", options)
+
+
+@command("dump-responses")
+def dump_responses(
+    options: StageOptions,
+    split: Splits = None,
+    prms: Annotated[
+        bool | None, typer.Option("--prms/--no-prms", help="Select one map per ref; as configured if left out.")
+    ] = None,
+) -> None:
+    """Write each sentence's score grid and PRMS's choice.
+
+    Reads:    step1; images and sentences of each split
+    Writes:   runs/<dataset>/responses/: <split>.zarr
+    Example:  ris dump-responses --dataset refcoco --split val
+    """
+    run_stage("dump_responses", options, splits=split, prms=prms)
+
+
+@command("make-pseudolabels")
+def make_pseudolabels(
+    options: StageOptions,
+    refine: Annotated[bool, typer.Option(help="By inter-pixel relations, or threshold only.")] = True,
+) -> None:
+    """Turn the selected response maps into masks.
+
+    Reads:    responses of the split train; its images
+    Writes:   runs/<dataset>/pseudolabels/: <ref_id>.png, contact-sheet.png
+    Example:  ris make-pseudolabels --dataset refcoco --refine
+    """
+    run_stage("make_pseudolabels", options, refine=refine)
+
+
+@command("train-step2")
+def train_step2(
+    options: StageOptions,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Learn from true masks: the upper bound.")] = False,
+) -> None:
+    """Step-2: learn to segment from the pseudo-labels.
+
+    Reads:    refined pseudolabels; images and sentences of the split train
+    Writes:   runs/<dataset>/step2/: model.safetensors, metrics.jsonl
+    Example:  ris train-step2 --dataset refcoco --precision bf16
+    """
+    run_stage("train_step2", options, oracle=oracle)
+
+
+@command("score")
+def score(
+    options: StageOptions,
+    metric: Annotated[str, one_of(METRICS, "What to print; all are computed.")] = "all",
+    split: Splits = None,
+    stage: Annotated[str | None, one_of(SCORED, "Whose maps or masks; all if left out.")] = None,
+) -> None:
+    """Score what the stages made against boxes and masks.
+
+    Reads:    responses, pseudolabels, step2; boxes and masks of each split
+    Writes:   runs/<dataset>/scores/: scores.json, outcomes.csv; stdout: a table
+    Example:  ris score --dataset refcoco --split val --metric pointit
+    """
+    run_stage("score", options, metric=metric, splits=split, stage=stage)
+
+
+@command("list", data_app)
+def data_list(options: StageOptions) -> None:
+    """List the known data sets.
+
+    Reads:    the cards in data/
+    Writes:   stdout: a line per data set
+    Example:  ris data list
+    """
+    run_stage("data", options, function="run_list")
+
+
+@command("check", data_app)
+def data_check(options: StageOptions) -> None:
+    """Compare the files of a data set with its card.
+
+    Reads:    the card and the files of a data set
+    Writes:   stdout: what is there of each split
+    Example:  ris data check --dataset refcoco --data-root /path/to/data
+    """
+    run_stage("data", options, function="run_check")
+
+
+@command("make-shapes", data_app)
+def data_make_shapes(options: StageOptions) -> None:
+    """Generate a data set of shapes and sentences.
+
+    Reads:    the card's [generate] table
+    Writes:   <data root>/<dataset>/: images, refs(shapes).p, instances.json
+    Example:  ris data make-shapes --dataset shapesg
+    """
+    run_stage("data", options, function="run_make_shapes")

@@ -1,0 +1,50 @@
+"""The commands around the chain: to use what it made, to look at it, to diagnose."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.common import StageOptions
+from stages.register import command, run_stage
+
+
+@command("predict")
+def predict(
+    options: StageOptions,
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    text: Annotated[list[str], typer.Argument(help="Sentences, each in quotes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks and overlays.")] = Path("predictions"),
+) -> None:
+    """Segment what each sentence says in an image.
+
+    Reads:    step2, or step1 where there is no step2; an image
+    Writes:   <out>/: <image>-<k>-mask.png, -overlay.png, -map.png
+    Example:  ris predict photo.jpg "the dog on the left" "the cat" --out masks
+    """
+    run_stage("predict", options, image=image, texts=text, out=out)
+
+
+@command("pretrain-clip")
+def pretrain_clip(options: StageOptions) -> None:
+    """Train the small CLIP of the embedded data set.
+
+    Reads:    nothing: its pictures and captions are generated
+    Writes:   runs/shapes/clip/: open_clip_config.json, model.safetensors
+    Example:  ris pretrain-clip --device cuda
+    """
+    run_stage("pretrain_clip", options)
+
+
+@command("status")
+def status(
+    options: StageOptions,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare checksums.")] = False,
+) -> None:
+    """Show what is fresh, stale and why, or missing.
+
+    Reads:    the manifests of runs/<dataset>/; with --verify every file
+    Writes:   stdout: a table
+    Example:  ris status --dataset refcoco
+    """
+    run_stage("status", options, verify=verify)

@@ -1,0 +1,93 @@
+"""How a command of `ris` is made of a function: its options, its help, and what an error looks like."""
+
+import difflib
+import functools
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from ris_pipeline.errors import RisError
+from stages.common import StageOptions
+
+_SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+app = typer.Typer(help="Images and sentences in, masks out.", **_SETTINGS)
+
+
+def add_group(name: str, text: str) -> typer.Typer:
+    """A group of commands, `ris <name> …`, with `text` as its help."""
+    group = typer.Typer(help=text, **_SETTINGS)
+    app.add_typer(group, name=name)
+    return group
+
+
+def command(name: str, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that registers `function(options, …)` with the options of every command added.
+
+    Its help is the docstring: a sentence, then the lines "Reads:", "Writes:" and "Example:".
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        common = inspect.signature(StageOptions).parameters.values()
+        own = [one for one in inspect.signature(function).parameters.values() if one.name != "options"]
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            options = StageOptions(**{one.name: values.pop(one.name) for one in common})
+            with_errors_shown(functools.partial(function, options, **values), debug=options.debug)
+
+        keyword_only = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *common)]
+        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in keyword_only}
+        # After \b, click leaves a paragraph's lines as they are.
+        group.command(name, help=(inspect.getdoc(function) or "").replace("\n\nReads:", "\n\n\b\nReads:"))(run)
+        return function
+
+    return register
+
+
+def one_of(known: Sequence[str], text: str) -> Any:
+    """A typer option that takes one of the words `known`; for another it names the nearest."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in known:
+            near = difflib.get_close_matches(value, known, n=2)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of {', '.join(known)}."
+            raise typer.BadParameter(f"{value!r} is not known; {hint}")
+        return value
+
+    return typer.Option(metavar=f"<{'|'.join(known)}>", callback=check, help=text)
+
+
+def run_stage(module: str, *arguments: Any, function: str = "run", **flags: Any) -> None:
+    """Imports stages.`module` and calls its function."""
+    getattr(import_module(f"stages.{module}"), function)(*arguments, **flags)
+
+
+def with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
+    """Runs `action`; an error ends the process with one line on stderr, after its traceback for `debug`."""
+    try:
+        action()
+    except RisError as error:
+        _stop(f"ris: {error}", 1, debug)
+    except KeyboardInterrupt:
+        _stop("ris: interrupted; run the same command to go on", 130, debug)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        _stop(f"ris: {type(error).__name__}: {first_line}; run again with --debug for the traceback", 1, debug)
+
+
+def _stop(line: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(line, file=sys.stderr)
+    raise typer.Exit(code)
