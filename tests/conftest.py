@@ -15,6 +15,74 @@ TINY_CLIP = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+# Every stage at its smallest; the heading says which data set.
+TINY_STAGES = """
+[config.step1]
+clip = "{clip}"
+clip_weights = "none"
+aux_clip = "{clip}"
+aux_weights = "none"
+input_size = 64
+hidden = 16
+epochs = 1
+batch_size = 6
+refs_per_image = 3
+
+[config.pseudolabels]
+irn_backbone = "{clip}"
+irn_weights = "none"
+irn_images = 4
+irn_epochs = 1
+irn_batch = 4
+irn_crop = 64
+radius = 4
+log2_steps = 4
+
+[config.step2]
+clip = "{clip}"
+clip_weights = "none"
+input_size = 64
+epochs = 1
+batch_size = 6
+refs_per_image = 3
+
+[config.scores]
+bootstrap = 50
+"""
+TINY_SHAPES = """
+name = "tiny"
+format = "refer"
+partition = "shapes"
+annotations = "tiny/refer/shapes"
+images = "tiny/images"
+
+[splits]
+train = "any"
+val = "any"
+
+[generate]
+variant = "shapes"
+seed = 0
+n_images = {{ train = {train}, val = {val} }}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_stages(tiny_clip: Path) -> str:
+    """The end of a card: all stages with networks that train in seconds."""
+    return TINY_STAGES.format(clip=tiny_clip)
+
+
+@pytest.fixture(scope="session")
+def write_tiny_card(tiny_stages: str) -> Callable[..., Path]:
+    """A function (folder, train=10, val=4) that writes folder/tiny.toml: generated shapes, so many images a split."""
+
+    def write(folder: Path, train: int = 10, val: int = 4) -> Path:
+        card = folder / "tiny.toml"
+        card.write_text(TINY_SHAPES.format(train=train, val=val) + tiny_stages)
+        return card
+
+    return write
 
 
 @pytest.fixture(scope="session")

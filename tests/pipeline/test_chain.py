@@ -1,6 +1,7 @@
 """The whole chain on a tiny generated data set: every stage for real, one epoch, by the commands a user types."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,50 +11,6 @@ from PIL import Image
 from ris_pipeline.responses import ResponseStore
 from stages.cli import main
 
-CARD = """
-name = "tiny"
-format = "refer"
-partition = "shapes"
-annotations = "tiny/refer/shapes"
-images = "tiny/images"
-
-[splits]
-train = "any"
-val = "any"
-
-[generate]
-variant = "shapes"
-seed = 0
-n_images = {{ train = 10, val = 4 }}
-
-[config.step1]
-clip = "{clip}"
-clip_weights = "none"
-aux_clip = "{clip}"
-aux_weights = "none"
-input_size = 64
-hidden = 16
-epochs = 1
-batch_size = 6
-refs_per_image = 3
-
-[config.pseudolabels]
-irn_backbone = "{clip}"
-irn_weights = "none"
-irn_epochs = 1
-irn_batch = 4
-irn_crop = 64
-radius = 4
-log2_steps = 4
-
-[config.step2]
-clip = "{clip}"
-clip_weights = "none"
-input_size = 64
-epochs = 1
-batch_size = 6
-refs_per_image = 3
-"""
 CHAIN = (
     ["train-step1"],
     ["dump-responses"],
@@ -64,9 +21,9 @@ CHAIN = (
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, write_tiny_card: Callable[..., Path]) -> Path:
     root = tmp_path_factory.mktemp("project")
-    (root / "tiny.toml").write_text(CARD.format(clip=tiny_clip))
+    write_tiny_card(root)
     ris(root, "data", "make-shapes")
     for command in CHAIN:
         ris(root, *command)

@@ -31,36 +31,6 @@ images = "train2014"
 [splits]
 train = "any"
 val = "any"
-
-[config.step1]
-clip = "{clip}"
-clip_weights = "none"
-aux_clip = "{clip}"
-aux_weights = "none"
-input_size = 64
-hidden = 16
-epochs = 1
-batch_size = 12
-
-[config.pseudolabels]
-irn_backbone = "{clip}"
-irn_weights = "none"
-irn_images = 4
-irn_epochs = 1
-irn_batch = 4
-irn_crop = 64
-radius = 4
-log2_steps = 4
-
-[config.scores]
-bootstrap = 50
-
-[config.step2]
-clip = "{clip}"
-clip_weights = "none"
-input_size = 64
-epochs = 1
-batch_size = 12
 """
 COMMANDS = (
     ["data", "check"],
@@ -92,11 +62,11 @@ class Chain:
 def chain(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_clip: Path,
+    tiny_stages: str,
     call_ris: Callable[..., int],
 ) -> Chain:
     root = tmp_path_factory.mktemp("chain")
-    (root / "refcoco.toml").write_text(CARD.format(clip=tiny_clip))
+    (root / "refcoco.toml").write_text(CARD + tiny_stages)
     data, runs = SAMPLE / request.param, root / "runs"
     places = ["--dataset", root / "refcoco.toml", "--data-root", data, "--runs", runs]
     for command in COMMANDS:

@@ -13,36 +13,11 @@ from ris_pipeline.artifacts import find_latest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHECKOUT = Path(__file__).parents[2]
-CARD = """
-name = "tiny"
-format = "refer"
-partition = "shapes"
-annotations = "tiny/refer/shapes"
-images = "tiny/images"
-
-[splits]
-train = "any"
-val = "any"
-
-[generate]
-variant = "shapes"
-seed = 0
-n_images = {{ train = 4, val = 1 }}
-
-[config.step1]
-clip = "{clip}"
-clip_weights = "none"
-aux_clip = "{clip}"
-aux_weights = "none"
-input_size = 64
-hidden = 16
-epochs = 2
-batch_size = 2
-"""
+STEP1 = ["train-step1", "--set", "epochs=2", "--set", "batch_size=2", "--set", "refs_per_image=1"]
 
 
-def test_two_processes_make_one_artifact(tmp_path, tiny_clip):
-    (tmp_path / "tiny.toml").write_text(CARD.format(clip=tiny_clip))
+def test_two_processes_make_one_artifact(tmp_path, write_tiny_card):
+    write_tiny_card(tmp_path, train=4, val=1)
     options = ["--dataset", "tiny.toml", "--data-root", "data", "--runs", "runs", "--workers", "0", "--device", "cpu"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages.cli"]
     alone = ["-m", "stages.cli"]
@@ -56,7 +31,7 @@ def test_two_processes_make_one_artifact(tmp_path, tiny_clip):
             timeout=240,
             check=False,
         )
-        for how, command in ((alone, ["data", "make-shapes"]), (launch, ["train-step1"]), (launch, ["train-step1"]))
+        for how, command in ((alone, ["data", "make-shapes"]), (launch, STEP1), (launch, STEP1))
     ]
     for result in results:
         assert result.returncode == 0, result.stderr

@@ -10,32 +10,6 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-CARD = """
-name = "tiny"
-format = "refer"
-partition = "shapes"
-annotations = "tiny/refer/shapes"
-images = "tiny/images"
-
-[splits]
-train = "any"
-val = "any"
-
-[generate]
-variant = "shapes"
-seed = 0
-n_images = {{ train = 3, val = 1 }}
-
-[config.step1]
-clip = "{clip}"
-clip_weights = "none"
-aux_clip = "{clip}"
-aux_weights = "none"
-input_size = 64
-hidden = 16
-epochs = 1
-batch_size = 4
-"""
 PLACES = {"--dataset": "tiny.toml", "--data-root": "data", "--runs": "runs"}
 
 
@@ -75,9 +49,11 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path, call_ris: Callable[..., int]) -> Path:
+def made(
+    tmp_path_factory: pytest.TempPathFactory, write_tiny_card: Callable[..., Path], call_ris: Callable[..., int]
+) -> Path:
     root = tmp_path_factory.mktemp("made")
-    (root / "tiny.toml").write_text(CARD.format(clip=tiny_clip))
+    write_tiny_card(root, train=2, val=1)
     places = [word for name, path in PLACES.items() for word in (name, root / path)]
     for command in (["data", "make-shapes"], ["train-step1"]):
         assert call_ris(*command, *places, "--workers", 0, "--device", "cpu", "--quiet") == 0
