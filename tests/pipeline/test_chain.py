@@ -88,9 +88,24 @@ def test_a_second_run_does_nothing_and_says_why(project, capsys):
     assert capsys.readouterr().err.count("up to date") == len(CHAIN) + 1  # two splits are dumped
 
 
-def test_another_lambda_reruns_step1_and_what_reads_it(project, capsys):
-    ris(project, "train-step1", "--dry-run", "--set", "weight_cls=4")
-    assert "weight_cls: 5.0 → 4.0" in capsys.readouterr().err
+def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(project, capsys):
+    before = {path.parent for path in project.glob("runs/tiny/*/*/manifest.json")}
+    config = project / "lambda.toml"
+    config.write_text("[step1]\nweight_cls = 4\n")
+    ris(project, "data", "make-shapes", "--config", str(config))
+    assert "tiny: up to date" in capsys.readouterr().err
+    for command in CHAIN:
+        ris(project, *command, "--config", str(config))
+    reasons = capsys.readouterr().err
+    assert "step1: runs (configuration.weight_cls: 5.0 → 4.0)" in reasons
+    assert reasons.count("configuration.") == 1  # for all others an input has changed, and only that
+    assert reasons.count("runs (inputs.step1:") == 2  # two splits are dumped
+    assert reasons.count("runs (inputs.responses/train:") == 2
+    assert reasons.count("runs (inputs.pseudolabels/refine:") == 1
+    for command in CHAIN:  # back to the first λ: all is still there
+        ris(project, *command)
+    assert capsys.readouterr().err.count("up to date") == len(CHAIN) + 1
+    assert before < {path.parent for path in project.glob("runs/tiny/*/*/manifest.json")}
 
 
 def test_predict_writes_mask_overlay_and_map(project, capsys):
