@@ -8,6 +8,10 @@ class RisError(Exception):
     """Something the user can mend: one line that says which file or record, what is wrong and what to do."""
 
 
+class DownloadError(RisError):
+    """Weights that are neither on this machine nor could be fetched."""
+
+
 def suggest_path(path: Path) -> str:
     """'; did you mean …?' with the existing path nearest to a missing one, or nothing where none is near."""
     missing = next((part for part in (*reversed(path.parents), path) if not part.exists()), None)

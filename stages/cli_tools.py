@@ -48,3 +48,14 @@ def status(
     Example:  ris status --dataset refcoco
     """
     run_stage("status", options, verify=verify)
+
+
+@command("doctor")
+def doctor(options: StageOptions) -> None:
+    """Diagnose: installation, device, weights, data, disk; what to do about each fault.
+
+    Reads:    the card's weights and data set, the caches of open_clip and timm
+    Writes:   stdout: a line per finding; exit status 1 where something is broken
+    Example:  ris doctor --dataset refcoco --data-root /path/to/data
+    """
+    run_stage("doctor", options)

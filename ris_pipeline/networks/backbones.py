@@ -11,7 +11,7 @@ from timm.models import FeatureListNet
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import copy_tensors, read_weights
 
@@ -96,7 +96,7 @@ def _download(name: str, tag: str) -> nn.Module:
     try:
         return _create(f"{name}.{tag}", pretrained=True)
     except Exception as error:  # whatever the network, the hub or the disk may raise
-        raise RisError(f"weights {tag} of {name} did not download ({error}): give a local file") from error
+        raise DownloadError(f"weights {tag} of {name} did not download ({error}): give a local file") from error
 
 
 def _adapt(name: str, file: Path, network: nn.Module) -> dict[str, Tensor]:

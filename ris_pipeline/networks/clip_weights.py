@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
 
 SHAPES_CLIP = Path(__file__).parent.parent / "weights" / "shapes-clip"
@@ -178,7 +178,7 @@ def _download(name: str, tag_name: str, tag: dict[str, Any]) -> Path:
     try:
         return Path(open_clip.download_pretrained(tag))
     except Exception as error:  # whatever the network, the hub or the disk may raise
-        raise RisError(f"weights {tag_name} of {name} did not download ({error}): give a local file") from error
+        raise DownloadError(f"weights {tag_name} of {name} did not download ({error}): give a local file") from error
 
 
 def _build(config: dict[str, Any], weights: Weights, file: Path, n_tokens: int, last_stride: int = 32) -> Clip:

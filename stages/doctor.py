@@ -1,0 +1,258 @@
+"""`ris doctor`: what the installation, the weights, the data and the machine are like, and what to do about it."""
+
+import fcntl
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
+from ris_pipeline.errors import DownloadError, RisError
+from stages.common import StageOptions, card_of, device_of, emit, resolve_config
+
+REINSTALL = "rm -r .venv and make again, or: pip install -c constraints.txt -e . (torch and torchvision in one command)"
+GIGABYTE = 1e9
+FREE_FOR_RUNS = 5.0  # GB; a run on RefCOCO leaves about one, and a resumable checkpoint beside it
+SLOW = 3.0  # GFLOP/s; two cores that six other processes kept busy came to 9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the diagnosis."""
+
+    name: str
+    state: Literal["ok", "warning", "broken"]
+    found: str
+    remedy: str = ""
+
+    def lines(self) -> str:
+        """The finding as text, what to do about it on a line of its own."""
+        indent = "\n" + " " * 24
+        return f"{self.state:<9}{self.name:<15}{self.found}" + (f"{indent}→ {self.remedy}" if self.remedy else "")
+
+
+def run(options: StageOptions) -> None:
+    """Prints a finding per check; RisError, so exit status 1, where something is broken."""
+    # Weights are looked for in the caches of open_clip and timm; a diagnosis downloads nothing.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    options = replace(options, set=None)  # of which stage, a diagnosis could not say
+    findings = [finding for name, check in CHECKS.items() for finding in _examine(name, check, options)]
+    emit(options, "\n".join(one.lines() for one in findings), [asdict(one) for one in findings])
+    broken = [one.name for one in findings if one.state == "broken"]
+    if broken:
+        raise RisError(f"broken: {', '.join(dict.fromkeys(broken))}; what to do stands beside each")
+
+
+def _examine(name: str, check: Callable[[StageOptions], Iterator[Finding]], options: StageOptions) -> list[Finding]:
+    """The findings of a check; one that fails is broken, and says how."""
+    try:
+        return list(check(options))
+    except RisError as error:
+        return [Finding(name, "broken", str(error))]
+    except Exception as error:  # a broken installation can raise anything
+        first_line = (str(error).splitlines() or [""])[0]
+        return [Finding(name, "broken", f"{type(error).__name__}: {first_line}", REINSTALL)]
+
+
+def check_python(options: StageOptions) -> Iterator[Finding]:
+    """The interpreter; pip has seen to it that it is new enough."""
+    yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
+
+
+def check_packages(options: StageOptions) -> Iterator[Finding]:
+    """The installed versions of what pyproject.toml asks for."""
+    from packaging.requirements import Requirement
+
+    needed = [Requirement(line) for line in requires("ris-pipeline") or () if "extra ==" not in line]
+    faults = []
+    for one in needed:
+        try:
+            if not one.specifier.contains(version(one.name), prereleases=True):
+                faults.append(f"{one.name} {version(one.name)} where {one.specifier} is needed")
+        except PackageNotFoundError:
+            faults.append(f"{one.name} is not installed")
+    if faults:
+        yield Finding("packages", "broken", "; ".join(faults), REINSTALL)
+    else:
+        shown = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "open_clip_torch", "timm"))
+        yield Finding("packages", "ok", f"{len(needed)} as pyproject.toml asks: {shown}, …")
+
+
+def check_torchvision(options: StageOptions) -> Iterator[Finding]:
+    """Whether torchvision's compiled operators load beside this torch, which open_clip and timm need."""
+    import torch
+    from torchvision.ops import nms
+
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1.9], [5, 5, 6, 6]])
+    kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+    if kept == [0, 2]:
+        yield Finding("torchvision", "ok", "its operators load beside this torch")
+    else:
+        yield Finding("torchvision", "broken", f"nms keeps {kept} of three boxes instead of [0, 2]", REINSTALL)
+
+
+def check_open_clip(options: StageOptions) -> Iterator[Finding]:
+    """Whether open_clip imports and knows the paper's model."""
+    import open_clip
+
+    if "RN50-quickgelu" in open_clip.list_models():
+        yield Finding("open_clip", "ok", f"{version('open_clip_torch')}, knows RN50-quickgelu")
+    else:
+        yield Finding("open_clip", "broken", "does not know RN50-quickgelu", REINSTALL)
+
+
+def check_device(options: StageOptions) -> Iterator[Finding]:
+    """The device that --device stands for."""
+    import torch
+
+    device = device_of(options)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        memory = properties.total_memory / GIGABYTE
+        half = "has bf16" if torch.cuda.is_bf16_supported() else "no bf16: stay with --precision fp32"
+        yield Finding("device", "ok", f"{properties.name}, {memory:.0f} GB, CUDA {torch.version.cuda}, {half}")
+    elif device.type == "cpu" and options.device == "auto" and shutil.which("nvidia-smi"):
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
+        remedy = "update the driver, or install a torch that fits it (pytorch.org lists them), torchvision with it"
+        yield Finding("device", "warning", f"cpu, though an NVIDIA driver is here; torch is {build}", remedy)
+    else:
+        yield Finding("device", "ok", f"{device}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
+
+
+def check_speed(options: StageOptions) -> Iterator[Finding]:
+    """The speed of a 3×3 convolution of 64 channels, as the image encoders have many."""
+    import torch
+
+    device = device_of(options)
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(device).to(memory_format=torch.channels_last)
+    pixels = torch.zeros(4, 64, 80, 80, device=device).contiguous(memory_format=torch.channels_last)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(10):
+            start = time.perf_counter()
+            layer(pixels).sum().item()  # .item() waits for the device
+            seconds.append(time.perf_counter() - start)
+    speed = 2 * 64 * 64 * 9 * 4 * 80 * 80 / min(seconds) / 1e9
+    found = f"3×3 convolution: {speed:,.0f} GFLOP/s"
+    if speed < SLOW:
+        yield Finding("speed", "warning", found, "is the machine busy, or OMP_NUM_THREADS set? see docs/benchmarks.md")
+    else:
+        yield Finding("speed", "ok", found)
+
+
+def check_weights(options: StageOptions) -> Iterator[Finding]:
+    """The networks of the data set's configuration, read from where they lie, and the activation of each CLIP."""
+    step1 = resolve_config(options, Step1Config, "step1")
+    step2 = resolve_config(options, Step2Config, "step2")
+    labels = resolve_config(options, PseudolabelConfig, "pseudolabels")
+    needed: dict[tuple[str, str | None], list[str]] = {}
+    for user, name, weights in (
+        ("step1", step1.clip, step1.clip_weights),
+        ("step1", step1.image_encoder, step1.image_encoder_weights),
+        ("step1", step1.aux_clip, step1.aux_weights),
+        ("step2", step2.clip, step2.clip_weights),
+        ("step2", step2.image_encoder, step2.image_encoder_weights),
+        ("pseudolabels", labels.irn_backbone, labels.irn_weights),
+    ):
+        if name not in (None, "clip"):
+            needed.setdefault((str(name), weights), []).append(user)
+    for (name, weights), users in needed.items():
+        label = f"{name}{f' ({weights})' if weights else ''} of {', '.join(dict.fromkeys(users))}"
+        try:
+            yield _look_at_weights(name, weights, label)
+        except DownloadError:
+            remedy = 'comes at first use; without a network name a local file: README.md, "Weights"'
+            yield Finding("weights", "warning", f"{label}: not on this machine yet", remedy)
+        except RisError as error:
+            yield Finding("weights", "broken", f"{label}: {error}", 'README.md, "Weights"')
+
+
+def _look_at_weights(name: str, weights: str | None, label: str) -> Finding:
+    from open_clip.transformer import QuickGELU
+
+    from ris_pipeline.networks.backbones import TIMM_NAMES, load_timm_network
+    from ris_pipeline.networks.clip_weights import load_clip, read_weights
+
+    if name in TIMM_NAMES:
+        load_timm_network(name, weights)
+        return Finding("weights", "ok", f"{label}: {'found' if weights else 'random values, as configured'}")
+    clip = load_clip(name, weights)
+    quick = any(isinstance(module, QuickGELU) for module in clip.model.modules())
+    found = f"{label}: activation {'QuickGELU' if quick else 'GELU'}"
+    file = Path(weights) if weights else None
+    if file and file.is_file() and quick and not read_weights(file).is_openai:
+        remedy = "right for OpenAI's values; if these are of another training, use the name without -quickgelu"
+        return Finding("weights", "warning", f"{found}, by the name alone: the file does not show whose it is", remedy)
+    return Finding("weights", "ok", found)
+
+
+def check_data(options: StageOptions) -> Iterator[Finding]:
+    """What is there of the data set against its card."""
+    from ris_pipeline.datasets import check_dataset, describe_missing
+
+    card = card_of(options)
+    checks = check_dataset(card, options.data_root)
+    missing = list(dict.fromkeys(path for one in checks for path in one.missing))
+    wrong = [one for one in checks if not one.ok]
+    if missing:
+        yield Finding(
+            "data", "warning", f"{card.name}: not here yet", describe_missing(card, options.data_root, missing)
+        )
+    elif wrong:
+        counts = "; ".join(f"{one.split} {one.n_expressions:,} instead of {one.n_expected:,}" for one in wrong)
+        yield Finding("data", "broken", f"{card.name}: other sentences than its card: {counts}", "other annotations?")
+    else:
+        counts = ", ".join(f"{one.split} {one.n_expressions:,}" for one in checks)
+        yield Finding("data", "ok", f"{card.name}: sentences as its card says: {counts}")
+
+
+def check_disk(options: StageOptions) -> Iterator[Finding]:
+    """The space that is left where the artifacts go."""
+    folder = _existing(options.runs)
+    free = shutil.disk_usage(folder).free / GIGABYTE
+    if free < FREE_FOR_RUNS:
+        yield Finding("disk", "warning", f"{free:.1f} GB left at {folder}", "make room, or put --runs elsewhere")
+    else:
+        yield Finding("disk", "ok", f"{free:,.0f} GB left at {folder}")
+
+
+def check_writing(options: StageOptions) -> Iterator[Finding]:
+    """Whether artifacts can be written: files, the locks and the links that they need."""
+    folder = _existing(options.runs)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".ris-doctor-", dir=folder) as name:
+            lock, link = Path(name) / "lock", Path(name) / "latest"
+            link.symlink_to(lock.name)
+            with lock.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        remedy = "put --runs on a disk of this machine that you may write to"
+        yield Finding("writing", "broken", f"{folder}: no files, links or locks there ({error.strerror})", remedy)
+    else:
+        yield Finding("writing", "ok", f"files, links and locks at {folder}")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of its parents that exists."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+
+
+CHECKS: dict[str, Callable[[StageOptions], Iterator[Finding]]] = {
+    "python": check_python,
+    "packages": check_packages,
+    "torchvision": check_torchvision,
+    "open_clip": check_open_clip,
+    "device": check_device,
+    "speed": check_speed,
+    "weights": check_weights,
+    "data": check_data,
+    "disk": check_disk,
+    "writing": check_writing,
+}
