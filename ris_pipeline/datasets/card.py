@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -39,9 +40,13 @@ class Card:
     oracle: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:
-        """None where the card has the split. Raises RisError, naming those it has, where it does not."""
+        """None where the card has the split.
+
+        Raises RisError where it does not, naming those it has and the data set's other partitions that have it.
+        """
         if split not in self.splits:
-            hint = suggest(split, self.splits)
+            others = [card.name for card in _read_cards() if card._base == self._base and split in card.splits]
+            hint = f"; {' and '.join(others)} has it" if others else suggest(split, self.splits)
             raise RisError(f"{self.name} has no split {split!r}{hint}; it has {', '.join(self.splits)}")
 
     @property
@@ -57,8 +62,10 @@ class Card:
 
 
 def load_card(name_or_path: str | Path) -> Card:
-    """The card of that name (refcocog-umd, or refcocog@umd), or in that TOML file.
+    """The card of that name, or in that TOML file.
 
+    Data set and partition may be written as they come in papers and programs: refcocog-umd, refcocog@umd,
+    refcocog_umd, RefCOCOg (UMD).
     Raises RisError, naming the nearest known name or the data set's partitions, where there is none.
     """
     name = str(name_or_path)
@@ -66,13 +73,13 @@ def load_card(name_or_path: str | Path) -> Card:
         return read_card(Path(name))
     cards = _read_cards()
     for card in cards:
-        if name in card.aliases:
+        if _fold(name) in map(_fold, card.aliases):
             return card
     known = ", ".join(card.name for card in cards)
     if not known:
         raise RisError(f"no cards in {CARD_FOLDERS[0].resolve()} or {CARD_FOLDERS[1]}; give a card's path (….toml)")
-    base = name.partition("@")[0]
-    related = [card.aliases[1] for card in cards if card.partition and card.aliases[1].startswith(f"{base}@")]
+    base = _fold(name).partition("@")[0]
+    related = [card.aliases[1] for card in cards if card.partition and _fold(card._base) == base]
     if related:
         raise RisError(f"there is no data set {name!r}; use {' or '.join(related)}")
     aliases = [alias for card in cards for alias in card.aliases]
@@ -112,6 +119,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """'; did you mean …?' with the known word nearest to the given one, or nothing where none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _fold(name: str) -> str:
+    """The name without case, with @ between data set and partition: refcocog@umd for "RefCOCOg (UMD)"."""
+    return re.sub(r"[-_/@( ]+", "@", name.casefold()).removesuffix(")")
 
 
 def _read_cards() -> list[Card]:

@@ -98,6 +98,13 @@ def test_no_cards(folder):
         ("refcocog@google", "refcocog-google"),
         ("referit@berkeley", "referit"),
         ("pairs", "pairs"),
+        # as papers, REFER's API and TRIS's logs write them
+        ("RefCOCO", "refcoco"),
+        ("RefCOCO+", "refcoco+"),
+        ("RefCOCOg (UMD)", "refcocog-umd"),
+        ("refcocog_google", "refcocog-google"),
+        ("refcoco_unc", "refcoco"),
+        ("ReferIt", "referit"),
     ],
 )
 def test_aliases(alias, name):
@@ -109,6 +116,8 @@ def test_aliases(alias, name):
     [
         ("refcoco@umd", "use refcoco@unc$"),
         ("refcoco+@google", r"use refcoco\+@unc$"),
+        ("refcoco-umd", "use refcoco@unc$"),
+        ("RefCOCO+ (UMD)", r"use refcoco\+@unc$"),
         ("refcocog", "use refcocog@google or refcocog@umd$"),
         ("refcocog@unc", "use refcocog@google or refcocog@umd$"),
         ("refcco", "did you mean 'refcoco'"),
@@ -134,6 +143,20 @@ PAPER = {
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_counts(name):
     assert load_card(name).splits == PAPER[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("refcocog-google", "test", "refcocog-google has no split 'test'; refcocog-umd has it; it has train, val$"),
+        ("refcocog-umd", "testA", "refcocog-umd has no split 'testA'; did you mean 'test'.*; it has train, val, test$"),
+        ("refcoco", "test", "refcoco has no split 'test'.*; it has train, val, testA, testB$"),
+        ("referit", "testB", "referit has no split 'testB'.*; it has train, test$"),
+    ],
+)
+def test_a_split_of_another_partition(name, split, message):
+    with pytest.raises(RisError, match=message):
+        load_card(name).check_split(split)
 
 
 def test_every_shipped_card_loads():

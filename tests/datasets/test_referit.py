@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 
 import numpy as np
@@ -146,3 +147,40 @@ def test_missing_files_name_both_forms(tmp_path):
     for name in [*JSON, "images", "train.pickle", "test.pickle"]:
         assert name in message
     assert "\n" not in message
+
+
+class Bomb:
+    """Makes a folder when unpickled by an ordinary loader."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("place", ["table", "annotation", "query", "segmentation"])
+def test_a_planted_payload_does_not_run(save_pickle, place, tmp_path):
+    bomb = Bomb(tmp_path / "trace")
+    annotation = annotate("a", [0, 0, 1, 1], TWO_PARTS)
+    if place in ("query", "segmentation"):
+        annotation[place] = bomb
+    root = save_pickle([bomb if place == "annotation" else annotation])
+    file = root / "referit" / "annotations" / "train.pickle"
+    if place == "table":
+        file.write_bytes(pickle.dumps(bomb, 2))
+    with pytest.raises(RisError, match=r"train\.pickle is refused and nothing of it was executed: it names .*mkdir"):
+        load_dataset(CARD, root, "train")
+    assert not (tmp_path / "trace").exists()
+    pickle.loads(file.read_bytes())  # an ordinary loader would have run it
+    assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_pickle_is_named(save_pickle, share):
+    root = save_pickle([annotate("a", [0, 0, 1, 1], TWO_PARTS)])
+    file = root / "referit" / "annotations" / "train.pickle"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(RisError, match=r"train\.pickle is not a readable pickle .*; fetch it anew"):
+        load_dataset(CARD, root, "train")
