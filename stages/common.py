@@ -239,25 +239,51 @@ def _bar(label: str, total: int, done: int) -> Iterator[Callable[..., None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, completed=done, values="")
-        yield lambda n=1, **values: bar.update(task, advance=n, values=_format(values))
+        pace = _Pace(done)
+
+        def advance(n: int = 1, **values: float) -> None:
+            pace.done += n
+            bar.update(task, advance=n, values=f"{pace.rate(time.monotonic()):.3g}/s {_format(values)}")
+
+        yield advance
+
+
+class _Pace:
+    """How fast a run gets on: what an earlier run had done does not count."""
+
+    def __init__(self, done: int) -> None:
+        self.done, self.resumed_at = done, done
+        self.start = time.monotonic()
+
+    def rate(self, now: float) -> float:
+        """Steps a second."""
+        return (self.done - self.resumed_at) / max(now - self.start, 1e-9)
 
 
 class _Lines:
     """Progress as lines: at most one every ten seconds, and one at the end."""
 
     def __init__(self, label: str, total: int, done: int) -> None:
-        self.label, self.total, self.done, self.resumed_at = label, total, done, done
-        self.start = self.last = time.monotonic()
+        self.label, self.total, self.pace = label, total, _Pace(done)
+        self.last = self.pace.start
 
     def __call__(self, n: int = 1, **values: float) -> None:
-        self.done += n
-        now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES and self.done < self.total:
+        self.pace.done += n
+        done, now = self.pace.done, time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES and done < self.total:
             return
         self.last = now
-        left = (now - self.start) / max(self.done - self.resumed_at, 1) * (self.total - self.done)
-        state = f"{self.label} {self.done}/{self.total}, {left:.0f} s left"
+        rate = self.pace.rate(now)
+        left = _format_seconds((self.total - done) / rate if rate else float("inf"))
+        state = f"{self.label} {done}/{self.total}, {rate:.3g}/s, {left} left"
         print(f"{state} {_format(values)}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _format_seconds(seconds: float) -> str:
+    """Seconds as one would say it: 90 s, 45 min, 7.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _format(values: Mapping[str, float]) -> str:

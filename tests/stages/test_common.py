@@ -120,9 +120,27 @@ def test_progress_in_lines(tiny, capsys, monkeypatch):
             advance(loss=loss)
     # After 11 s two of four steps are done; the last step always makes a line.
     assert capsys.readouterr().err.splitlines() == [
-        "step1 6/8, 11 s left loss 3",
-        "step1 8/8, 0 s left loss 1",
+        "step1 6/8, 0.182/s, 11 s left loss 3",
+        "step1 8/8, 0.308/s, 0 s left loss 1",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(119.4, "119 s"), (2700.0, "45 min"), (27000.0, "7.5 h")])
+def test_the_time_that_is_left(seconds, text):
+    assert common._format_seconds(seconds) == text
+
+
+def test_progress_as_a_bar(tiny, capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(common.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(common._Pace, "rate", lambda self, now: 0.5)  # rich looks at the clock, too
+    with progress(tiny, "step1", total=8, done=4) as advance:
+        advance(2, loss=3.0)
+        advance(2, loss=1.0)
+    last = [line for line in capsys.readouterr().err.splitlines() if "8/8" in line][-1]
+    assert "step1 " in last
+    assert "0.5/s loss 1" in last
 
 
 def test_progress_keeps_quiet(tiny, capsys):
