@@ -6,6 +6,9 @@
     runs/<dataset>/<stage>/latest-<label>     the same among those with equal flags, such as latest-val
 
 The digest covers configuration, flags, inputs, seed, precision and code version. Equal digest, equal result.
+
+The manifest holds a checksum of itself and that of files.json, which has one of every other file; manifest.copy.json
+is the manifest once more, so that a damaged byte in it does not cost what took days. `integrity` compares them.
 """
 
 import hashlib
@@ -22,12 +25,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.durable import describe_files, replace_folder, write_json
+from ris_pipeline.durable import describe_files, render_json, replace_folder, write_json
 from ris_pipeline.errors import RisError
 from ris_pipeline.locks import hold
 
-MANIFEST = "manifest.json"
+MANIFEST, MANIFEST_COPY = "manifest.json", "manifest.copy.json"
 FILES = "files.json"
+RECORDS = (MANIFEST, MANIFEST_COPY, FILES)  # what an artifact holds beside its stage's files
+CHECKSUM = "checksum"  # of the manifest without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ STAGES = {
     "step2": Stage("ris train-step2", 1),
     "scores": Stage("ris score", 1),
 }
+IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -88,15 +94,6 @@ class Artifact:
         """Stage and label, such as "step1" or "responses/val"."""
         label = label_of(self.manifest["flags"])
         return f"{self.manifest['stage']}/{label}" if label else str(self.manifest["stage"])
-
-    def damaged_files(self) -> list[str]:
-        """The files, relative to the artifact, that are missing or differ from what was published."""
-        try:
-            recorded = json.loads((self.path / FILES).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return [FILES]
-        found = describe_files(self.path, leave_out=(MANIFEST, FILES))
-        return sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +157,7 @@ class Work:
 
 def find(request: Request) -> Artifact | None:
     """The finished artifact of exactly this request, or None."""
-    return _load(request.path)
+    return load_artifact(request.path)
 
 
 def find_latest(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Artifact | None:
@@ -171,19 +168,38 @@ def find_latest(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Ar
 def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
     """As find_latest, by Artifact.name, which manifests list as inputs."""
     stage, _, label = name.partition("/")
-    return _load(runs / dataset / stage / (f"latest-{label}" if label else "latest"))
+    return load_artifact(runs / dataset / stage / (f"latest-{label}" if label else "latest"))
 
 
 def list_latest(runs: Path, dataset: str, stage: str) -> dict[str, Artifact]:
-    """{label: artifact} of the `latest` links of a stage; "" is the plain one, where no other leads there."""
+    """{label: artifact} of the `latest` links of a stage; "" is the plain one, where no other leads there.
+
+    Artifacts with a damaged manifest are left out.
+    """
     found = {}
     for link in sorted((runs / dataset / stage).glob("latest*")):
-        artifact = _load(link)
+        try:
+            artifact = load_artifact(link)
+        except RisError:  # told by whoever wants to read it, and by `integrity`
+            continue
         if artifact is not None:
             found[link.name.removeprefix("latest").removeprefix("-")] = artifact
     if "" in found and found[""].path in [one.path for label, one in found.items() if label]:
         del found[""]
     return found
+
+
+def load_artifact(folder: Path) -> Artifact | None:
+    """The artifact in a folder, or behind a link; None where there is none. Raises RisError for a damaged manifest."""
+    path = folder / MANIFEST
+    try:
+        return Artifact(folder.resolve(), parse_manifest(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RisError(f"{path}: cannot be read: {error.strerror}; mend its disk or its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise RisError(f"{path}: damaged manifest ({error}); `ris status --repair` restores it") from error
 
 
 def explain(request: Request) -> str:
@@ -246,21 +262,33 @@ def point_latest(artifact: Artifact) -> None:
         new.rename(link)
 
 
-def _load(folder: Path) -> Artifact | None:
-    path = folder / MANIFEST
-    try:
-        return Artifact(folder.resolve(), json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise RisError(f"{path}: damaged manifest ({error}); delete its folder and run the stage again") from error
+def parse_manifest(data: bytes) -> dict[str, Any]:
+    """The manifest in the bytes of its file. Raises ValueError where they are not those that were published."""
+    manifest = json.loads(data)
+    if not isinstance(manifest, dict) or "stage" not in manifest:
+        raise ValueError("not a manifest")
+    # Rendered again, not only parsed: a byte between the values may have changed as well.
+    if CHECKSUM in manifest and data != render_json(_with_checksum(manifest)).encode():
+        raise ValueError("its checksum differs")
+    return manifest
+
+
+def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a manifest that the digest covers."""
+    return {key: manifest.get(key) for key in IDENTITY}
+
+
+def _with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in manifest.items() if key != CHECKSUM}
+    return {**rest, CHECKSUM: hashlib.sha256(render_json(rest).encode()).hexdigest()}
 
 
 def _seal(request: Request, work: Work, started: str) -> None:
-    files = describe_files(work.path, leave_out=(MANIFEST, FILES), fsync=True)
+    files = describe_files(work.path, leave_out=RECORDS, fsync=True)
     write_json(work.path / FILES, files)
+    sha256 = hashlib.sha256((work.path / FILES).read_bytes()).hexdigest()
     host = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}
-    manifest = {
+    manifest: dict[str, Any] = {
         **request.identity,
         "counts": work.counts,
         "timings": work.timings,
@@ -269,9 +297,10 @@ def _seal(request: Request, work: Work, started: str) -> None:
         "resumed": work.resumed,
         "host": {**host, "cpus": os.cpu_count(), **work.host},
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values())},
+        "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values()), "sha256": sha256},
     }
-    write_json(work.path / MANIFEST, manifest)
+    for name in (MANIFEST_COPY, MANIFEST):
+        write_json(work.path / name, _with_checksum(manifest))
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

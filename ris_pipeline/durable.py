@@ -9,32 +9,56 @@ from pathlib import Path
 from typing import Any
 
 
+def render_json(value: Any) -> str:
+    """`value` as indented JSON, the same text for the same value."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` to `path` as indented JSON: on the disk, all of it or none."""
+    write_bytes(path, render_json(value).encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`: on the disk, all of it or none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    with temporary.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
     fsync_folder(path.parent)
 
 
-def describe_files(folder: Path, *, leave_out: Collection[str] = (), fsync: bool = False) -> dict[str, dict[str, Any]]:
-    """{path relative to `folder`: {"bytes", "sha256"}} of its files, which `fsync` brings to the disk."""
-    files = {}
+def describe_files(
+    folder: Path, *, leave_out: Collection[str] = (), fsync: bool = False, tolerant: bool = False
+) -> dict[str, dict[str, Any]]:
+    """{path relative to `folder`: {"bytes", "sha256"}} of its files, which `fsync` brings to the disk.
+
+    Raises OSError at a file that cannot be read; `tolerant` gives {} for it.
+    """
+    files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
         if path.is_dir():
             if fsync:
                 fsync_folder(path)
-        elif path.relative_to(folder).as_posix() not in leave_out:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                if fsync:
-                    os.fsync(file.fileno())
-            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256}
+        elif name not in leave_out:
+            try:
+                files[name] = _describe_file(path, fsync)
+            except OSError:
+                if not tolerant:
+                    raise
+                files[name] = {}
     return files
+
+
+def _describe_file(path: Path, fsync: bool) -> dict[str, Any]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if fsync:
+            os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": sha256}
 
 
 def replace_folder(old: Path, new: Path) -> None:

@@ -40,14 +40,15 @@ def pretrain_clip(options: StageOptions) -> None:
 def status(
     options: StageOptions,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare checksums.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Verify, and make anew exactly what is damaged.")] = False,
 ) -> None:
     """Show what is fresh, stale and why, or missing.
 
     Reads:    the manifests of runs/<dataset>/; with --verify every file
-    Writes:   stdout: a table
+    Writes:   stdout: a table; with --repair the damaged files
     Example:  ris status --dataset refcoco
     """
-    run_stage("status", options, verify=verify)
+    run_stage("status", options, verify=verify, repair=repair)
 
 
 @command("doctor")

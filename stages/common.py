@@ -26,6 +26,7 @@ from ris_pipeline.artifacts import (
 )
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError, suggest_path
+from ris_pipeline.integrity import check_whole
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +156,10 @@ def request_of(
 
 
 def due(options: StageOptions, request: Request) -> bool:
-    """True when the stage has to run; says on stderr why, or why not, and with which configuration."""
+    """True when the stage has to run; says on stderr why, or why not, and with which configuration.
+
+    RisError where an artifact that it reads is damaged.
+    """
     name = " ".join([request.stage, *(label_of({flag: value}) for flag, value in request.flags.items())])
     found = None if options.force else find(request)
     if found is not None:
@@ -166,6 +170,11 @@ def due(options: StageOptions, request: Request) -> bool:
     reason = "--force" if options.force else explain(request)
     say(options, f"{name}: {'would run' if options.dry_run else 'runs'} ({reason})")
     say(options, "  " + " ".join(f"{key}={value}" for key, value in request.configuration.items()))
+    if not options.dry_run:
+        # A flipped bit in weights or labels raises no error anywhere: it only makes another result.
+        for source, its_digest in request.inputs.items():
+            if source != "data":
+                check_whole(request.runs / request.dataset / source.partition("/")[0] / its_digest)
     return not options.dry_run
 
 

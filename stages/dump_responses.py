@@ -1,6 +1,9 @@
 """`ris dump-responses`: Step-1's score grid of every sentence, and the one that PRMS selects for each ref."""
 
-from ris_pipeline.artifacts import Artifact, Request, publish
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ris_pipeline.artifacts import Artifact, Request, Work, publish
 from ris_pipeline.config import ResponsesConfig, Step1Config
 from stages.common import (
     StageOptions,
@@ -16,6 +19,14 @@ from stages.common import (
     splits_of,
 )
 
+if TYPE_CHECKING:
+    import torch
+
+    from ris_pipeline.datasets import Dataset
+    from ris_pipeline.networks.clip import Clip
+    from ris_pipeline.networks.step1 import Step1
+    from ris_pipeline.responses import ResponseStore
+
 
 def run(options: StageOptions, splits: list[str] | None, prms: bool | None = None) -> None:
     """Dump the responses of the splits, all of the card if none is named."""
@@ -30,25 +41,55 @@ def run(options: StageOptions, splits: list[str] | None, prms: bool | None = Non
 
 
 def _dump(options: StageOptions, request: Request, config: ResponsesConfig, step1: Artifact, split: str) -> None:
-    from ris_pipeline.inference import fill_responses, open_store
-    from ris_pipeline.networks.build import build_aux, build_step1, config_from_manifest
-    from ris_pipeline.training.loop import WEIGHTS
-
     dataset = open_dataset(options, split)
-    step1_config = config_from_manifest(Step1Config, step1.manifest)
-    device = device_of(options)
-    network = build_step1(step1_config, step1.path / WEIGHTS).to(device)
-    aux = build_aux(step1_config).to(device) if config.prms else None
+    networks = load_networks(options, config, step1)
     with publish(request, force=options.force) as work:
-        store = open_store(work.path / f"{split}.zarr", dataset, network, step1_config.input_size, step1.digest)
-        left = sum(len(store.rows_of_block(block)) for block in store.missing_blocks())
-        if left < len(store):
-            say(options, f"responses {split}: {len(store) - left} of {len(store)} sentences are there already")
-        with progress(options, f"responses {split}", len(store), len(store) - left) as advance:
-            fill_responses(network, aux, dataset, store, config, device, advance)
+        fill(options, work, dataset, networks, config)
         work.counts |= {
             "refs": len(dataset.refs),
             "sentences": dataset.n_expressions,
             "images": len(dataset.images),
         }
-        work.host |= {"device": str(device)}
+        work.host |= {"device": str(networks.device)}
+
+
+class Networks(NamedTuple):
+    """What a dump needs of Step-1."""
+
+    step1: "Step1"
+    aux: "Clip | None"  # for PRMS
+    input_size: int
+    digest: str  # of the artifact
+    device: "torch.device"
+
+
+def load_networks(options: StageOptions, config: ResponsesConfig, step1: Artifact) -> Networks:
+    """The networks of a Step-1, ready to respond."""
+    from ris_pipeline.networks.build import build_aux, build_step1, config_from_manifest
+    from ris_pipeline.training.loop import WEIGHTS
+
+    step1_config = config_from_manifest(Step1Config, step1.manifest)
+    device = device_of(options)
+    network = build_step1(step1_config, step1.path / WEIGHTS).to(device)
+    aux = build_aux(step1_config).to(device) if config.prms else None
+    return Networks(network, aux, step1_config.input_size, step1.digest, device)
+
+
+def open_responses(path: Path, dataset: "Dataset", networks: Networks) -> "ResponseStore":
+    """The responses at `path` as an earlier run left them, or new ones without any block."""
+    from ris_pipeline.inference import open_store
+
+    return open_store(path, dataset, networks.step1, networks.input_size, networks.digest)
+
+
+def fill(options: StageOptions, work: Work, dataset: "Dataset", networks: Networks, config: ResponsesConfig) -> None:
+    """Write the blocks that are missing in the work folder, and the selection."""
+    from ris_pipeline.inference import fill_responses
+
+    label = f"responses {dataset.split}"
+    store = open_responses(work.path / f"{dataset.split}.zarr", dataset, networks)
+    left = sum(len(store.rows_of_block(block)) for block in store.missing_blocks())
+    if left < len(store):
+        say(options, f"{label}: {len(store) - left} of {len(store)} sentences are there already")
+    with progress(options, label, len(store), len(store) - left) as advance:
+        fill_responses(networks.step1, networks.aux, dataset, store, config, networks.device, advance)

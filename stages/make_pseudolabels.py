@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ris_pipeline.responses import ResponseStore
 
 SPLIT = "train"
+IRNET, METRICS = "irnet.safetensors", "metrics.jsonl"  # what its training leaves
 
 
 def run(options: StageOptions, refine: bool) -> None:
@@ -38,21 +39,29 @@ def run(options: StageOptions, refine: bool) -> None:
 
 
 def _make(options: StageOptions, request: Request, config: PseudolabelConfig, responses: Artifact) -> None:
-    from ris_pipeline.inference import group_by_image
-    from ris_pipeline.pseudolabels import save_thresholded
     from ris_pipeline.responses import ResponseStore
 
     dataset = open_dataset(options, SPLIT)
     store = ResponseStore.open(responses.path / f"{SPLIT}.zarr")
-    groups = group_by_image(dataset)
     with publish(request, force=options.force) as work:
-        if config.refine:
-            _refine(options, config, work, dataset, store, groups)
-        else:
-            with progress(options, "labels", len(dataset.refs)) as advance:
-                save_thresholded(dataset, store, groups, work.path, config.threshold, advance)
-        _save_sheet(work, dataset, groups)
-        work.counts |= {"refs": len(dataset.refs), "images": len(groups)}
+        fill(options, work, dataset, store, config)
+
+
+def fill(
+    options: StageOptions, work: Work, dataset: "Dataset", store: "ResponseStore", config: PseudolabelConfig
+) -> None:
+    """Write the pseudo-labels that are missing in the work folder, and the contact sheet."""
+    from ris_pipeline.inference import group_by_image
+    from ris_pipeline.pseudolabels import save_thresholded
+
+    groups = group_by_image(dataset)
+    if config.refine:
+        _refine(options, config, work, dataset, store, groups)
+    else:
+        with progress(options, "labels", len(dataset.refs)) as advance:
+            save_thresholded(dataset, store, groups, work.path, config.threshold, advance)
+    _save_sheet(work, dataset, groups)
+    work.counts |= {"refs": len(dataset.refs), "images": len(groups)}
 
 
 def _refine(
@@ -74,7 +83,7 @@ def _refine(
     device = device_of(options)
     torch.manual_seed(options.seed)
     net = build_irnet(config)
-    seeds, weights = work.path / "seeds", work.path / "irnet.safetensors"
+    seeds, weights = work.path / "seeds", work.path / IRNET
     seeds.mkdir(exist_ok=True)
     learnt_from = groups[: config.irn_images or None]
     with (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import Artifact, Request, find, find_latest, publish
+from ris_pipeline.artifacts import Artifact, Request, Work, find, find_latest, publish
 from ris_pipeline.config import ScoreConfig, Step2Config
 from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
@@ -91,9 +91,7 @@ def run(options: StageOptions, metric: str, splits: Sequence[str] | None, stage:
 
     @functools.cache
     def load(split: str) -> "Dataset":
-        from ris_pipeline.scoring.evaluate import leave_out_small_boxes
-
-        return leave_out_small_boxes(open_dataset(options, split), config.skip_small_boxes)
+        return open_scored(options, split, config)
 
     rows, unlabelled = [], set()
     for job in jobs:
@@ -174,26 +172,38 @@ def _has_ground_truth(dataset: "Dataset") -> bool:
     return any(ref.box_xyxy is not None or ref.segmentation is not None for ref in dataset.refs)
 
 
+def open_scored(options: StageOptions, split: str, config: ScoreConfig) -> "Dataset":
+    """The refs of the split that are scored."""
+    from ris_pipeline.scoring.evaluate import leave_out_small_boxes
+
+    return leave_out_small_boxes(open_dataset(options, split), config.skip_small_boxes)
+
+
 def _make(options: StageOptions, job: Job, dataset: "Dataset", config: ScoreConfig) -> None:
     with publish(job.request, force=options.force) as work:
-        label = f"score {job.scored.name} {job.split}"
-        outcomes = []
-        with progress(options, label, dataset.n_expressions) as advance:
-            for outcome in _evaluate(options, job, dataset):
-                outcomes.append(outcome)
-                advance(outcome.weight)
-        save_outcomes(work.path / OUTCOMES, outcomes)
-        work.counts |= {"refs": len(dataset.refs), "sentences": dataset.n_expressions}
-        estimates = summarise(outcomes, config.bootstrap, options.seed)
-        scores = {
-            "dataset": job.request.dataset,
-            **job.request.flags,
-            **work.counts,
-            "configuration": dict(job.request.configuration),
-            "inputs": dict(job.request.inputs),
-            "metrics": {name: asdict(estimate) for name, estimate in estimates.items()},
-        }
-        write_json(work.path / SCORES, scores)
+        fill(options, job, dataset, config, work)
+
+
+def fill(options: StageOptions, job: Job, dataset: "Dataset", config: ScoreConfig, work: Work) -> None:
+    """Write scores.json and outcomes.csv of a row into the work folder."""
+    label = f"score {job.scored.name} {job.split}"
+    outcomes = []
+    with progress(options, label, dataset.n_expressions) as advance:
+        for outcome in _evaluate(options, job, dataset):
+            outcomes.append(outcome)
+            advance(outcome.weight)
+    save_outcomes(work.path / OUTCOMES, outcomes)
+    work.counts |= {"refs": len(dataset.refs), "sentences": dataset.n_expressions}
+    estimates = summarise(outcomes, config.bootstrap, options.seed)
+    scores = {
+        "dataset": job.request.dataset,
+        **job.request.flags,
+        **work.counts,
+        "configuration": dict(job.request.configuration),
+        "inputs": dict(job.request.inputs),
+        "metrics": {name: asdict(estimate) for name, estimate in estimates.items()},
+    }
+    write_json(work.path / SCORES, scores)
 
 
 def _evaluate(options: StageOptions, job: Job, dataset: "Dataset") -> Iterator[Outcome]:

@@ -1,7 +1,6 @@
 """The whole chain on a tiny generated data set: every stage for real, one epoch, by the commands a user types."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,35 +8,6 @@ import pytest
 from PIL import Image
 
 from ris_pipeline.responses import ResponseStore
-from stages.cli import main
-
-CHAIN = (
-    ["train-step1"],
-    ["dump-responses"],
-    ["make-pseudolabels", "--no-refine"],
-    ["make-pseudolabels", "--refine"],
-    ["train-step2"],
-)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, write_tiny_card: Callable[..., Path]) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    write_tiny_card(root)
-    ris(root, "data", "make-shapes")
-    for command in CHAIN:
-        ris(root, *command)
-    return root
-
-
-def ris(root: Path, *arguments: str) -> None:
-    """Run one command as the console script does; any error fails the test."""
-    places = ["--dataset", str(root / "tiny.toml"), "--data-root", str(root / "data"), "--runs", str(root / "runs")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["ris", *arguments, *places, "--workers", "0", "--debug"])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    assert stop.value.code == 0, arguments
 
 
 def latest(root: Path, stage: str, label: str = "") -> Path:
@@ -73,28 +43,28 @@ def test_each_train_ref_has_a_pseudo_label_of_its_images_size(project, label):
     assert (folder / "contact-sheet.png").is_file()
 
 
-def test_scores_are_printed_for_every_stage(project, capsys):
+def test_scores_are_printed_for_every_stage(project, ris, capsys):
     ris(project, "score", "--json")
     scored = {(row["scored"], row["split"]) for row in json.loads(capsys.readouterr().out)}
     assert {("step1", "train"), ("prms", "train"), ("step2", "val"), ("chance", "val")} <= scored
     assert {("pseudo-plain", "train"), ("pseudo-refined", "train")} <= scored
 
 
-def test_a_second_run_does_nothing_and_says_why(project, capsys):
+def test_a_second_run_does_nothing_and_says_why(project, ris, chain, capsys):
     before = {path: path.stat().st_mtime_ns for path in project.glob("runs/tiny/*/*/manifest.json")}
-    for command in CHAIN:
+    for command in chain:
         ris(project, *command)
     assert {path: path.stat().st_mtime_ns for path in project.glob("runs/tiny/*/*/manifest.json")} == before
-    assert capsys.readouterr().err.count("up to date") == len(CHAIN) + 1  # two splits are dumped
+    assert capsys.readouterr().err.count("up to date") == len(chain) + 1  # two splits are dumped
 
 
-def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(project, capsys):
+def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(project, ris, chain, capsys):
     before = {path.parent for path in project.glob("runs/tiny/*/*/manifest.json")}
     config = project / "lambda.toml"
     config.write_text("[step1]\nweight_cls = 4\n")
     ris(project, "data", "make-shapes", "--config", str(config))
     assert "tiny: up to date" in capsys.readouterr().err
-    for command in CHAIN:
+    for command in chain:
         ris(project, *command, "--config", str(config))
     reasons = capsys.readouterr().err
     assert "step1: runs (configuration.weight_cls: 5.0 → 4.0)" in reasons
@@ -102,18 +72,18 @@ def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(project,
     assert reasons.count("runs (inputs.step1:") == 2  # two splits are dumped
     assert reasons.count("runs (inputs.responses/train:") == 2
     assert reasons.count("runs (inputs.pseudolabels/refine:") == 1
-    for command in CHAIN:  # back to the first λ: all is still there
+    for command in chain:  # back to the first λ: all is still there
         ris(project, *command)
-    assert capsys.readouterr().err.count("up to date") == len(CHAIN) + 1
+    assert capsys.readouterr().err.count("up to date") == len(chain) + 1
     assert before < {path.parent for path in project.glob("runs/tiny/*/*/manifest.json")}
 
 
-def test_predict_writes_mask_overlay_and_map(project, capsys):
+def test_predict_writes_mask_overlay_and_map(project, ris, capsys):
     image = next((project / "data/tiny/images").glob("*.jpg"))
     ris(project, "predict", str(image), "the red star", "left circle", "--out", str(project / "out"))
     assert len(list((project / "out").glob("*.png"))) == 6
 
 
-def test_prms_is_one_flag_away(project, capsys):
+def test_prms_is_one_flag_away(project, ris, capsys):
     ris(project, "dump-responses", "--split", "val", "--no-prms", "--dry-run")
     assert "prms: True → False" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ris_pipeline.artifacts import find_latest
+from ris_pipeline.integrity import find_damage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -44,7 +45,7 @@ def test_two_processes_make_one_artifact(tmp_path, write_tiny_card):
     step1 = find_latest(tmp_path / "runs", "tiny", "step1")
     assert step1 is not None
     assert [path.name for path in step1.path.parent.iterdir() if not path.is_symlink()] == [step1.digest]
-    assert step1.damaged_files() == []
+    assert find_damage(step1.path) == []
     assert step1.manifest["host"]["ranks"] == 2
     refs, steps = step1.manifest["counts"]["refs"], step1.manifest["counts"]["steps"]
     assert steps == 2 * (refs // 4)  # two epochs of batches of 2 refs × 2 processes

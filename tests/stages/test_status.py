@@ -1,8 +1,11 @@
 import dataclasses
 import json
 
+import pytest
+
 from ris_pipeline.artifacts import publish
 from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config
+from ris_pipeline.errors import RisError
 from stages import status
 from stages.common import StageOptions, input_of, request_of, resolve_config
 
@@ -43,9 +46,31 @@ def test_damage_and_broken_runs(tiny, capsys):
     (input_of(tiny, "step1").path / "result").write_bytes(b"x")
     (tiny.runs / "tiny" / "step2" / "0123456789ab.partial").mkdir(parents=True)
     assert states(tiny, capsys)["step1"][0] == "fresh"
-    found = states(tiny, capsys, verify=True)
-    assert found["step1"] == ("damaged", ["result"])
+    with pytest.raises(RisError, match=r"^damaged: .*/step1/[0-9a-f]{12}; `ris status --repair` mends what can be"):
+        status.run(dataclasses.replace(tiny, json=True), verify=True)
+    found = {row["artifact"]: (row["state"], row["why"]) for row in json.loads(capsys.readouterr().out)}
+    assert found["step1"] == ("damaged", ["result: not the bytes that were published"])
     assert found["step2"][0] == "partial"
+
+
+def test_artifacts_that_no_link_leads_to_are_verified_too(tiny, capsys):
+    make(tiny, "step1", Step1Config)
+    old = input_of(tiny, "step1").path
+    make(dataclasses.replace(tiny, set=["epochs=3"]), "step1", Step1Config)
+    (old / "result").write_bytes(b"x")
+    assert states(tiny, capsys)["step1"][0] == "stale"
+    with pytest.raises(RisError, match=f"^damaged: .*/{old.name};"):
+        status.run(tiny, verify=True)
+
+
+def test_an_unreadable_manifest_is_a_row_of_the_table(tiny, capsys):
+    make(tiny, "step1", Step1Config)
+    path = input_of(tiny, "step1").path / "manifest.json"
+    path.write_text("{")
+    with pytest.raises(RisError, match=r"^damaged: "):
+        status.run(tiny)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step1"))
+    assert "damaged manifest" in line
 
 
 def test_the_table_has_a_line_per_artifact(tiny, capsys):

@@ -1,0 +1,265 @@
+"""Whether an artifact still is what was published: which files are damaged, and what they hold.
+
+Three rings: the folder's name is the digest of the manifest's identity; the manifest has a checksum of itself and that
+of files.json, which has one of every other file; and what the files hold can be read and has the right number. No
+byte of an artifact is outside of them.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.artifacts import (
+    CHECKSUM,
+    FILES,
+    MANIFEST,
+    MANIFEST_COPY,
+    RECORDS,
+    digest,
+    identity_of,
+    parse_manifest,
+)
+from ris_pipeline.durable import describe_files, render_json, write_bytes
+from ris_pipeline.errors import RisError
+
+MISSING, UNREADABLE, CHANGED = "missing", "cannot be read", "not the bytes that were published"
+SURPLUS = "not part of what was published; remove it"
+UNSEALED = "made by an earlier version, which kept no checksum of it"
+CONTACT_SHEET = "contact-sheet.png"
+
+_BLOCK = re.compile(r"([^/]+\.zarr)/(?:logits|prms_score)/c/(\d+)[/\d]*")
+_LABEL = re.compile(r"(seeds/)?(-?\d+)\.png")
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One file of an artifact that is not what was published."""
+
+    file: str  # relative to the artifact's folder
+    fault: str
+    content: str = ""  # what it holds, such as "pseudo-label of ref 12"
+
+    def __str__(self) -> str:
+        """One line: the file, what it holds, what is wrong with it."""
+        return f"{self.file}{f' ({self.content})' if self.content else ''}: {self.fault}"
+
+
+def list_artifacts(runs: Path, dataset: str, stage: str) -> list[Path]:
+    """The folders of all finished artifacts of a stage, damaged or not, by name."""
+    return sorted(one for one in (runs / dataset / stage).glob("[0-9a-f]" * 12) if one.is_dir())
+
+
+def find_damage(folder: Path, *, contents: bool = True) -> list[Damage]:
+    """What is damaged in the artifact, by file name; empty where it is whole.
+
+    Where manifest.json is damaged its copy is believed; where neither is whole, nothing else can be judged.
+    contents: where all checksums are right, also read and count what the files hold.
+    """
+    manifest, damages = _check_manifests(folder)
+    if manifest is None:
+        return damages
+    name = digest(identity_of(manifest))
+    if name != folder.resolve().name:
+        damages.append(Damage(".", f"the folder's name is not {name}, the digest of its manifest"))
+    recorded = _load_files_json(folder, manifest)
+    if recorded is None:
+        return [*damages, Damage(FILES, CHANGED if (folder / FILES).exists() else MISSING)]
+    found = describe_files(folder, leave_out=RECORDS, tolerant=True)
+    for file in sorted(recorded.keys() | found.keys()):
+        if recorded.get(file) != found.get(file):
+            fault = SURPLUS if file not in recorded else MISSING if file not in found else CHANGED
+            if found.get(file) == {}:
+                fault = UNREADABLE
+            damages.append(Damage(file, fault, _describe(folder, str(manifest["stage"]), file)))
+    if contents and not damages:
+        damages = list(_check_contents(folder, manifest))
+    return damages
+
+
+def check_whole(folder: Path) -> None:
+    """None where all files of the artifact are as published; else RisError naming the first that are not."""
+    damages = [one for one in find_damage(folder, contents=False) if one.fault != UNSEALED]
+    if damages:
+        more = f" and {len(damages) - 3} more files" if len(damages) > 3 else ""
+        first = "; ".join(map(str, damages[:3]))
+        raise RisError(f"{folder}: damaged: {first}{more}; `ris status --repair` mends what can be mended")
+
+
+def load_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an artifact, of its copy where manifest.json is damaged; None where both are."""
+    return _check_manifests(folder)[0]
+
+
+def recorded_checksum(folder: Path, file: str) -> str | None:
+    """The SHA-256 that the file had when it was published; None where that is not known."""
+    manifest = load_manifest(folder)
+    recorded = None if manifest is None else _load_files_json(folder, manifest)
+    return None if recorded is None or file not in recorded else str(recorded[file]["sha256"])
+
+
+def restore_records(folder: Path) -> list[str]:
+    """Restores what of manifest.json, its copy and files.json follows from the others; the names of those restored.
+
+    A restored file has the bytes that were published, or it is left as it is.
+    """
+    whole = [data for name in (MANIFEST, MANIFEST_COPY) if (data := _read_sealed(folder / name)) is not None]
+    if not whole:
+        return []
+    contents = {MANIFEST: whole[0], MANIFEST_COPY: whole[0]}
+    manifest = json.loads(whole[0])
+    if _load_files_json(folder, manifest) is None:
+        table = render_json(describe_files(folder, leave_out=RECORDS, tolerant=True)).encode()
+        if hashlib.sha256(table).hexdigest() == manifest["files"]["sha256"]:
+            contents[FILES] = table
+    restored = [name for name, data in contents.items() if _read(folder / name) != data]
+    for name in restored:
+        write_bytes(folder / name, contents[name])
+    return restored
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _read_sealed(path: Path) -> bytes | None:
+    """The bytes of a manifest that has its checksums and agrees with its own; None for any other."""
+    data = _read(path)
+    try:
+        manifest = parse_manifest(data or b"")
+        return data if CHECKSUM in manifest and "sha256" in manifest["files"] else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _read_unsealed(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an artifact from before there were checksums; None where there are any."""
+    try:
+        manifest = parse_manifest((folder / MANIFEST).read_bytes())
+        is_old = (
+            CHECKSUM not in manifest and "sha256" not in manifest["files"] and not (folder / MANIFEST_COPY).exists()
+        )
+        return manifest if is_old else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _check_manifests(folder: Path) -> tuple[dict[str, Any] | None, list[Damage]]:
+    """The manifest, None where neither it nor its copy is whole; and what is damaged of the two."""
+    sealed = {name: _read_sealed(folder / name) for name in (MANIFEST, MANIFEST_COPY)}
+    if not any(sealed.values()) and (old := _read_unsealed(folder)) is not None:
+        return old, [Damage(MANIFEST, UNSEALED)]
+    good = next((data for data in sealed.values() if data is not None), None)
+    damages = [
+        Damage(name, CHANGED if (folder / name).exists() else MISSING)
+        for name, data in sealed.items()
+        if data is None or data != good
+    ]
+    return None if good is None else json.loads(good), damages
+
+
+def _load_files_json(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What files.json holds; None where it has not the checksum that the manifest says."""
+    data = _read(folder / FILES) or b""
+    expected = manifest["files"].get("sha256")
+    if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+        return None
+    try:
+        files = json.loads(data)
+    except ValueError:
+        return None
+    return files if isinstance(files, dict) else None
+
+
+def _describe(folder: Path, stage: str, file: str) -> str:
+    """What the file of a stage holds, in words; "" where its name says all."""
+    if block := _BLOCK.fullmatch(file):
+        return _describe_block(folder / block[1], int(block[2]))
+    if stage == "pseudolabels" and (label := _LABEL.fullmatch(file)):
+        return f"{'seeds' if label[1] else 'pseudo-label'} of ref {label[2]}"
+    return "weights" if file.endswith(".safetensors") else ""
+
+
+def _describe_block(store: Path, block: int) -> str:
+    """Block, sentences and refs; the block alone where the ids themselves are damaged."""
+    import zarr
+
+    from ris_pipeline.responses import BLOCK
+
+    rows = slice(block * BLOCK, (block + 1) * BLOCK)
+    try:
+        group = zarr.open_group(str(store), mode="r", zarr_format=3, use_consolidated=False)
+        sent_id, ref_id = group["sent_id"][rows].tolist(), group["ref_id"][rows].tolist()
+    except Exception:  # whatever the damage makes of it
+        return f"block {block}"
+    refs = list(dict.fromkeys(ref_id))
+    sentences = f"{len(sent_id)} sentences, sent_id {sent_id[0]} to {sent_id[-1]}"
+    return f"block {block}: {sentences}, of {len(refs)} refs, ref_id {refs[0]} to {refs[-1]}"
+
+
+def _check_contents(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Damage]:
+    stage, counts = manifest["stage"], manifest["counts"]
+    if stage == "responses":
+        yield from _check_responses(folder, counts)
+    elif stage == "pseudolabels":
+        yield from _check_labels(folder, counts)
+    elif stage == "scores":
+        yield from _check_json(folder)
+    else:
+        yield from _check_weights(folder)
+
+
+def _check_responses(folder: Path, counts: Mapping[str, int]) -> Iterator[Damage]:
+    from ris_pipeline.responses import ResponseStore
+
+    for path in sorted(folder.glob("*.zarr")):
+        try:
+            store = ResponseStore.open(path)
+            for block in store.missing_blocks():
+                yield Damage(path.name, "a block that cannot be read", _describe_block(path, block))
+            if len(store) != counts.get("sentences", len(store)):
+                yield Damage(path.name, f"{len(store)} sentences, {counts['sentences']} were counted")
+        except RisError as error:
+            yield Damage(path.name, str(error))
+
+
+def _check_labels(folder: Path, counts: Mapping[str, int]) -> Iterator[Damage]:
+    from ris_pipeline.masks import load_label
+
+    labels = sorted(path for path in folder.glob("*.png") if path.name != CONTACT_SHEET)
+    for path in [*labels, *sorted(folder.glob("seeds/*.png"))]:
+        file = path.relative_to(folder).as_posix()
+        try:
+            load_label(path)
+        except RisError as error:
+            yield Damage(file, str(error), _describe(folder, "pseudolabels", file))
+    if len(labels) != counts.get("refs", len(labels)):
+        yield Damage(".", f"{len(labels)} pseudo-labels, {counts['refs']} refs were counted")
+
+
+def _check_json(folder: Path) -> Iterator[Damage]:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            yield Damage(path.name, f"not JSON ({error})")
+
+
+def _check_weights(folder: Path) -> Iterator[Damage]:
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as tensors:
+                empty = not list(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            yield Damage(path.name, f"not a file of tensors ({error})", "weights")
+        else:
+            if empty:
+                yield Damage(path.name, "holds no tensor", "weights")

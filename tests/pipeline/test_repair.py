@@ -1,0 +1,154 @@
+"""`ris status --repair` makes exactly what is damaged, with the bytes that were published."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def scored(project, ris):
+    ris(project, "score", "--split", "train", "--stage", "prms")
+    return project
+
+
+@pytest.fixture
+def status(call_ris, capsys) -> Callable[..., tuple[int, str, list[dict]]]:
+    """Exit status, stderr and the damaged rows of `ris status` on a project."""
+
+    def run(root: Path, *arguments: str) -> tuple[int, str, list[dict]]:
+        capsys.readouterr()
+        places = ["--dataset", root / "tiny.toml", "--data-root", root / "data", "--runs", root / "runs"]
+        code = call_ris("status", *arguments, *places, "--workers", 0, "--json")
+        out, err = capsys.readouterr()
+        assert out, err
+        return code, err, [row for row in json.loads(out) if row["state"] == "damaged"]
+
+    return run
+
+
+def latest(root: Path, stage: str) -> Path:
+    return (root / "runs" / "tiny" / stage).resolve()
+
+
+def checksums(root: Path) -> dict[str, str]:
+    files = [path for path in (root / "runs").rglob("*") if path.is_file() and not path.is_symlink()]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+def first_label(folder: Path) -> Path:
+    return min(path for path in folder.glob("*.png") if path.stem.isdecimal())
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "a block of logits": ("responses/latest-train", lambda a: a / "train.zarr/logits/c/0/0/0"),
+    "a block of PRMS scores": ("responses/latest-train", lambda a: a / "train.zarr/prms_score/c/0"),
+    "PRMS's choice": ("responses/latest-val", lambda a: a / "val.zarr/selected/c/0"),
+    "ids": ("responses/latest-val", lambda a: a / "val.zarr/sent_id/c/0"),
+    "metadata": ("responses/latest-train", lambda a: a / "train.zarr/logits/zarr.json"),
+    "a plain label": ("pseudolabels/latest-no-refine", first_label),
+    "a refined label": ("pseudolabels/latest-refine", first_label),
+    "a seed": ("pseudolabels/latest-refine", lambda a: first_label(a / "seeds")),
+    "the contact sheet": ("pseudolabels/latest-refine", lambda a: a / "contact-sheet.png"),
+    "IRNet": ("pseudolabels/latest-refine", lambda a: a / "irnet.safetensors"),
+    "IRNet's log": ("pseudolabels/latest-refine", lambda a: a / "metrics.jsonl"),
+    "scores": ("scores/latest-prms-train", lambda a: a / "scores.json"),
+    "outcomes": ("scores/latest-prms-train", lambda a: a / "outcomes.csv"),
+    "a manifest": ("step1/latest", lambda a: a / "manifest.json"),
+    "a table of files": ("step2/latest-pseudo", lambda a: a / "files.json"),
+}
+
+
+def test_damage_of_every_kind_is_mended_byte_for_byte(scored, copy_of_project, status):
+    """All at once: what was made from something damaged waits until that is mended."""
+    before = checksums(copy_of_project)
+    damaged = []
+    for stage, choose in DAMAGES.values():
+        path = choose(latest(copy_of_project, stage))
+        flip(path)
+        damaged.append(str(path.relative_to(copy_of_project)))
+    code, _, rows = status(copy_of_project, "--verify")
+    named = {f"{Path(row['path']).relative_to(copy_of_project)}/{line.split(' (')[0].split(':')[0]}"
+             for row in rows for line in row["why"]}  # fmt: skip
+    assert code == 1
+    assert named == set(damaged)
+    assert checksums(copy_of_project) != before
+
+    code, errors, rows = status(copy_of_project, "--repair")
+    assert (code, rows) == (0, []), errors
+    assert checksums(copy_of_project) == before
+    assert status(copy_of_project, "--verify")[0] == 0
+
+
+def test_only_what_is_damaged_is_made(copy_of_project, status, monkeypatch):
+    from ris_pipeline import pseudolabels
+
+    folder = latest(copy_of_project, "pseudolabels/latest-no-refine")
+    label = first_label(folder)
+    flip(label)
+    made = []
+    write = pseudolabels.write_labels
+    monkeypatch.setattr(
+        pseudolabels, "write_labels", lambda folder, ids, labels: (made.extend(ids), write(folder, ids, labels))
+    )
+    assert status(copy_of_project, "--repair")[0] == 0
+    assert made == [int(label.stem)]
+
+
+def test_weights_are_not_guessed(copy_of_project, status):
+    weights = latest(copy_of_project, "step1/latest") / "model.safetensors"
+    flip(weights)
+    spoilt = weights.read_bytes()
+    code, errors, rows = status(copy_of_project, "--repair")
+    assert code == 1
+    assert [row["artifact"] for row in rows] == ["step1"]
+    assert "model.safetensors: a training cannot be repeated in part" in errors
+    assert "ris train-step1 --force --dataset" in errors
+    assert weights.read_bytes() == spoilt
+
+
+def test_a_repair_that_comes_out_differently_changes_nothing(copy_of_project, status):
+    """The images were replaced meanwhile: the sheet made of them would not be the one that was published."""
+    from PIL import Image
+
+    for image in (copy_of_project / "data" / "tiny" / "images").glob("*.jpg"):
+        with Image.open(image) as picture:
+            Image.new("RGB", picture.size, "red").save(image)
+    sheet = latest(copy_of_project, "pseudolabels/latest-refine") / "contact-sheet.png"
+    sheet.unlink()
+    code, errors, _ = status(copy_of_project, "--repair")
+    assert code == 1
+    assert "contact-sheet.png does not come out as it was published" in errors
+    assert "ris make-pseudolabels --refine --force" in errors
+    assert not sheet.exists()
+    assert not list(copy_of_project.glob("runs/*/*/*.repair"))
+
+
+def test_other_annotations_are_told(copy_of_project, status):
+    annotations = copy_of_project / "data/tiny/refer/shapes/instances.json"
+    annotations.write_bytes(annotations.read_bytes() + b"\n")
+    label = first_label(latest(copy_of_project, "pseudolabels/latest-refine"))
+    flip(label)
+    code, errors, _ = status(copy_of_project, "--repair")
+    assert code == 1
+    assert "cannot be repaired, inputs.data: " in errors
+
+
+def test_a_stage_refuses_a_damaged_input(copy_of_project, call_ris, capsys):
+    label = first_label(latest(copy_of_project, "pseudolabels/latest-refine"))
+    flip(label)
+    places = ["--dataset", copy_of_project / "tiny.toml", "--data-root", copy_of_project / "data"]
+    capsys.readouterr()
+    assert call_ris("train-step2", "--force", *places, "--runs", copy_of_project / "runs", "--quiet") == 1
+    line = capsys.readouterr().err
+    assert f"{label.name} (pseudo-label of ref {label.stem}): not the bytes that were published" in line
+    assert "`ris status --repair`" in line
+    assert line.count("\n") == 1

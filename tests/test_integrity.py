@@ -1,0 +1,232 @@
+"""Whatever byte of an artifact is flipped, `find_damage` says so; the files are those that the stages write."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ris_pipeline.artifacts import Request, publish
+from ris_pipeline.errors import RisError
+from ris_pipeline.integrity import check_whole, find_damage, list_artifacts, restore_records
+
+KINDS = ("step1", "responses", "pseudolabels", "scores")
+N_SENTENCES = 1030  # two blocks
+
+
+def write_step1(folder: Path) -> dict[str, int]:
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.arange(6, dtype=np.float32)}, folder / "model.safetensors")
+    (folder / "metrics.jsonl").write_text('{"step": 0, "loss": 1.5}\n')
+    return {"steps": 1}
+
+
+def write_responses(folder: Path) -> dict[str, int]:
+    from ris_pipeline.responses import ResponseStore
+
+    refs = np.arange(N_SENTENCES) // 3
+    store = ResponseStore.create(
+        folder / "val.zarr",
+        sent_id=np.arange(N_SENTENCES) + 7,
+        ref_id=refs,
+        image_hw=[(4, 5)] * N_SENTENCES,
+        grid_hw=(2, 2),
+        input_size=64,
+        attributes={"step1": "0123456789ab"},
+    )
+    rng = np.random.default_rng(0)
+    for block in range(store.n_blocks):
+        n = len(store.rows_of_block(block))
+        store.write_block(block, rng.normal(size=(n, 2, 2)).astype(np.float32), rng.random(n).astype(np.float32))
+    store.select_maps()
+    return {"sentences": N_SENTENCES}
+
+
+def write_pseudolabels(folder: Path) -> dict[str, int]:
+    from ris_pipeline.masks import save_label
+
+    (folder / "seeds").mkdir()
+    for ref_id in (3, 12):
+        save_label(folder / f"{ref_id}.png", np.eye(5, 4, dtype=np.uint8))
+        save_label(folder / "seeds" / f"{ref_id}.png", np.eye(5, 4, dtype=np.uint8) * 255)
+    save_label(folder / "contact-sheet.png", np.zeros((3, 3), np.uint8))
+    return {"refs": 2}
+
+
+def write_scores(folder: Path) -> dict[str, int]:
+    (folder / "scores.json").write_text('{"metrics": {"miou": 12.5}}\n')
+    (folder / "outcomes.csv").write_text("ref_id,sent_id\n1,2\n")
+    return {"sentences": 1}
+
+
+WRITERS = dict(zip(KINDS, (write_step1, write_responses, write_pseudolabels, write_scores), strict=True))
+
+
+def make(runs: Path, stage: str) -> Path:
+    request = Request(runs, "shapes", stage, {"lr": 1e-4, "text": "größte"}, {"data": "d0"}, seed=3)
+    with publish(request) as work:
+        work.counts |= WRITERS[stage](work.path)
+    return request.path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs with one artifact of each kind; a test leaves them as they were."""
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in KINDS:
+        make(folder, stage)
+    return folder
+
+
+def files_of(runs: Path) -> list[Path]:
+    (*folders,) = (list_artifacts(runs, "shapes", stage)[0] for stage in KINDS)
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def artifact_of(runs: Path, path: Path) -> Path:
+    return runs / Path(*path.relative_to(runs).parts[:3])
+
+
+def test_what_is_whole_has_no_damage(runs):
+    names = {path.name for path in files_of(runs)}
+    assert {"manifest.json", "manifest.copy.json", "files.json", "model.safetensors", "12.png", "zarr.json"} <= names
+    for stage in KINDS:
+        (folder,) = list_artifacts(runs, "shapes", stage)
+        assert find_damage(folder) == []
+        check_whole(folder)
+
+
+def flip_and_look(runs: Path, path: Path, offset: int, bits: int) -> list[str]:
+    whole = path.read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[offset] ^= bits
+    path.write_bytes(spoilt)
+    try:
+        return [damage.file for damage in find_damage(artifact_of(runs, path))]
+    finally:
+        path.write_bytes(whole)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_single_flipped_byte_is_found(runs, data):
+    path = data.draw(st.sampled_from(files_of(runs)))
+    offset = data.draw(st.integers(0, path.stat().st_size - 1))
+    found = flip_and_look(runs, path, offset, data.draw(st.integers(1, 255)))
+    assert found == [path.relative_to(artifact_of(runs, path)).as_posix()]
+
+
+@pytest.mark.slow
+def test_every_byte_is_found_that_is_flipped(runs):
+    rng = np.random.default_rng(0)
+    n_flipped = 0
+    for path in files_of(runs):
+        for offset in range(path.stat().st_size):
+            if offset % 7 and path.stat().st_size > 10_000:  # every seventh of a large file
+                continue
+            found = flip_and_look(runs, path, offset, int(rng.integers(1, 256)))
+            assert found == [path.relative_to(artifact_of(runs, path)).as_posix()], offset
+            n_flipped += 1
+    print(f"{n_flipped} bytes flipped, all found")
+
+
+def test_missing_and_surplus_files_are_named(tmp_path):
+    folder = make(tmp_path, "scores")
+    (folder / "outcomes.csv").unlink()
+    (folder / "notes.txt").touch()
+    assert [str(one) for one in find_damage(folder)] == [
+        "notes.txt: not part of what was published; remove it",
+        "outcomes.csv: missing",
+    ]
+    with pytest.raises(RisError, match=r"damaged: notes\.txt: not part"):
+        check_whole(folder)
+
+
+def test_damage_is_named_by_what_it_hits(tmp_path):
+    responses, labels = make(tmp_path, "responses"), make(tmp_path, "pseudolabels")
+    (responses / "val.zarr" / "logits" / "c" / "1" / "0" / "0").write_bytes(b"x")
+    (labels / "12.png").write_bytes(b"x")
+    (labels / "seeds" / "3.png").unlink()
+    # 1030 sentences, three to a ref: block 1 has rows 1024 to 1029, of refs 341 to 343; sent_id is the row + 7.
+    (block,) = find_damage(responses)
+    assert block.content == "block 1: 6 sentences, sent_id 1031 to 1036, of 3 refs, ref_id 341 to 343"
+    assert [one.content for one in find_damage(labels)] == ["pseudo-label of ref 12", "seeds of ref 3"]
+
+
+def test_a_folder_of_another_name_is_told(tmp_path):
+    folder = make(tmp_path, "scores")
+    other = folder.with_name("0123456789ab")
+    folder.rename(other)
+    assert [str(one) for one in find_damage(other)] == [
+        f".: the folder's name is not {folder.name}, the digest of its manifest"
+    ]
+
+
+def publish_spoilt(runs: Path, stage: str, spoil) -> list[str]:
+    request = Request(runs, "shapes", stage, {}, {"data": "d0"})
+    with publish(request) as work:
+        work.counts |= WRITERS[stage](work.path)
+        spoil(work)
+    return [str(one) for one in find_damage(request.path)]
+
+
+def test_contents_that_were_bad_when_they_were_published(tmp_path):
+    """Right checksums of wrong contents: only reading them tells."""
+    chunk = "val.zarr/logits/c/0/0/0"
+    found = publish_spoilt(tmp_path, "responses", lambda work: (work.path / chunk).write_bytes(b"x"))
+    assert len(found) == 1
+    assert "block 0: 1024 sentences" in found[0]
+    found = publish_spoilt(tmp_path, "pseudolabels", lambda work: (work.path / "3.png").write_bytes(b"x"))
+    assert found[0].startswith("3.png (pseudo-label of ref 3): ")
+    found = publish_spoilt(tmp_path, "scores", lambda work: (work.path / "scores.json").write_text("{"))
+    assert found[0].startswith("scores.json: not JSON")
+    found = publish_spoilt(tmp_path, "step1", lambda work: (work.path / "model.safetensors").write_bytes(b"x" * 99))
+    assert found[0].startswith("model.safetensors (weights): not a file of tensors")
+
+
+def test_counts_are_compared(tmp_path):
+    def forget(work):
+        work.counts["refs"] = 3
+
+    assert publish_spoilt(tmp_path, "pseudolabels", forget) == [".: 2 pseudo-labels, 3 refs were counted"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.copy.json", "files.json"])
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(path.read_bytes()[:-9]), Path.unlink])
+def test_records_are_restored_from_each_other(tmp_path, name, spoil):
+    folder = make(tmp_path, "scores")
+    whole = (folder / name).read_bytes()
+    spoil(folder / name)
+    assert [one.file for one in find_damage(folder)] == [name]
+    assert restore_records(folder) == [name]
+    assert (folder / name).read_bytes() == whole
+    assert find_damage(folder) == []
+
+
+def test_records_without_a_whole_source_stay_as_they_are(tmp_path):
+    folder = make(tmp_path, "scores")
+    (folder / "files.json").write_text("{}")
+    (folder / "outcomes.csv").write_text("")
+    assert restore_records(folder) == []
+    assert [one.file for one in find_damage(folder)] == ["files.json"]
+    for name in ("manifest.json", "manifest.copy.json"):
+        (folder / name).write_text("{}")
+    assert restore_records(folder) == []
+    assert [one.file for one in find_damage(folder)] == ["manifest.json", "manifest.copy.json"]
+
+
+def test_an_artifact_of_an_earlier_version_is_told_and_may_be_read(tmp_path):
+    folder = make(tmp_path, "scores")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"], manifest["files"]["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.copy.json").unlink()
+    assert [str(one) for one in find_damage(folder)] == [
+        "manifest.json: made by an earlier version, which kept no checksum of it"
+    ]
+    check_whole(folder)
+    shutil.rmtree(folder)
