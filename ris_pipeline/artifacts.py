@@ -18,15 +18,25 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.durable import describe_files, render_json, replace_folder, write_json
+from ris_pipeline.durable import (
+    describe_files,
+    fsync_path,
+    make_folder,
+    remove_unfinished,
+    render_json,
+    replace_folder,
+    restore_folder,
+    write_json,
+)
 from ris_pipeline.errors import RisError
+from ris_pipeline.failures import explained
 from ris_pipeline.locks import hold
 
 MANIFEST, MANIFEST_COPY = "manifest.json", "manifest.copy.json"
@@ -41,14 +51,15 @@ class Stage:
 
     command: str
     code_version: int  # raise it with every change after which the stage would write something else
+    memory: tuple[str, ...] = ()  # the configuration keys that decide how much memory it takes
 
 
 STAGES = {
-    "clip": Stage("ris pretrain-clip", 2),
-    "step1": Stage("ris train-step1", 1),
-    "responses": Stage("ris dump-responses", 1),
-    "pseudolabels": Stage("ris make-pseudolabels", 1),
-    "step2": Stage("ris train-step2", 1),
+    "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch")),
+    "step1": Stage("ris train-step1", 1, ("batch_size", "refs_per_image")),
+    "responses": Stage("ris dump-responses", 1, ("batch_size",)),
+    "pseudolabels": Stage("ris make-pseudolabels", 1, ("irn_batch",)),
+    "step2": Stage("ris train-step2", 1, ("batch_size", "refs_per_image")),
     "scores": Stage("ris score", 1),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
@@ -231,20 +242,45 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
     An exception leaves the folder as it is, for the next run to resume; `force` starts with an empty one.
     Raises RisError where another process writes the same artifact.
     """
-    with hold(request.path.with_name(f"{request.path.name}.lock")):
+    with hold(_lock_of(request.path)):
         if force:
             shutil.rmtree(request.partial, ignore_errors=True)
         resumed = request.partial.exists()
-        request.partial.mkdir(parents=True, exist_ok=True)
-        # A manifest here is of a run that died just before its last step.
-        (request.partial / MANIFEST).unlink(missing_ok=True)
-        work = Work(request.partial, resumed)
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        with work.timed("total"):
-            yield work
-        _seal(request, work, started)
-        replace_folder(request.path, request.partial)
+        with explained(request.partial, _memory_settings(request)):
+            make_folder(request.partial)
+            remove_unfinished(request.partial)
+            for name in RECORDS:  # of a run that died just before its last step
+                (request.partial / name).unlink(missing_ok=True)
+            work = Work(request.partial, resumed)
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            with work.timed("total"):
+                yield work
+            _seal(request, work, started)
+            replace_folder(request.path, request.partial)
     point_latest(Artifact(request.path, request.identity))
+
+
+def remove_leftovers(request: Request) -> None:
+    """Clears what killed runs left beside the artifacts of the stage: locks, half-made links, replaced artifacts.
+
+    What can be resumed stays, and what a living process holds.
+    """
+    folder = request.path.parent
+    for link in folder.glob(".latest*"):
+        link.unlink(missing_ok=True)
+    for lock in folder.glob("*.lock"):
+        with suppress(RisError), hold(lock):
+            restore_folder(lock.with_suffix(""))
+            shutil.rmtree(lock.with_suffix(".repair"), ignore_errors=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _memory_settings(request: Request) -> str:
+    values = [f"{key} (now {request.configuration.get(key)})" for key in STAGES[request.stage].memory]
+    return " or ".join([*values, "--workers"])
 
 
 def point_latest(artifact: Artifact) -> None:
@@ -255,11 +291,22 @@ def point_latest(artifact: Artifact) -> None:
         # Left alone where it is right: runs that are up to date may lie where nobody may write.
         if link.is_symlink() and link.readlink() == Path(artifact.path.name):
             continue
-        # A rename is atomic, a symlink over an existing one is not possible.
-        new = artifact.path.with_name(f".{name}.{os.getpid()}")
+        _replace_link(link, artifact.path.name)
+
+
+def _replace_link(link: Path, target: str) -> None:
+    # A rename is atomic, a symlink over an existing one is not possible.
+    new = link.with_name(f".{link.name}.{os.getpid()}")
+    for is_last in (False, False, True):
         new.unlink(missing_ok=True)
-        new.symlink_to(artifact.path.name)
-        new.rename(link)
+        new.symlink_to(target)
+        try:
+            new.rename(link)
+            break
+        except FileNotFoundError:  # another process took it for a leftover
+            if is_last:
+                raise
+    fsync_path(link.parent)
 
 
 def parse_manifest(data: bytes) -> dict[str, Any]:
@@ -284,6 +331,7 @@ def _with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seal(request: Request, work: Work, started: str) -> None:
+    remove_unfinished(work.path)
     files = describe_files(work.path, leave_out=RECORDS, fsync=True)
     write_json(work.path / FILES, files)
     sha256 = hashlib.sha256((work.path / FILES).read_bytes()).hexdigest()

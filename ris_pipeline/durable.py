@@ -4,9 +4,33 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+UNFINISHED = (".new", ".partial")  # endings of what is being written: by this project, and by Zarr
+
+
+@contextmanager
+def replacing(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` after the block: all of it or, where the block raises, nothing.
+
+    Without `fsync` a power cut may leave an empty file of that name; a killed process never does.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            if fsync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if fsync:
+        fsync_path(path.parent)
 
 
 def render_json(value: Any) -> str:
@@ -21,13 +45,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path`: on the disk, all of it or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    fsync_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes from `folder` and its subfolders what killed processes were writing when they died."""
+    for path in [one for one in folder.rglob("*") if one.name.endswith(UNFINISHED)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def describe_files(
@@ -42,7 +70,7 @@ def describe_files(
         name = path.relative_to(folder).as_posix()
         if path.is_dir():
             if fsync:
-                fsync_folder(path)
+                fsync_path(path)
         elif name not in leave_out:
             try:
                 files[name] = _describe_file(path, fsync)
@@ -62,20 +90,42 @@ def _describe_file(path: Path, fsync: bool) -> dict[str, Any]:
 
 
 def replace_folder(old: Path, new: Path) -> None:
-    """Renames the folder `new` to `old`; what `old` held is gone."""
+    """Renames the folder `new` to `old`; what `old` held is gone. After a crash in here see restore_folder."""
     trash = old.with_name(f"{old.name}.old")
     shutil.rmtree(trash, ignore_errors=True)
     # A rename does not overwrite a folder that holds something.
     if old.exists():
         old.rename(trash)
     new.rename(old)
-    fsync_folder(old.parent)
+    fsync_path(old.parent)
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Brings the names in `folder` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def restore_folder(old: Path) -> None:
+    """Clears up after a replace_folder that was killed: what `old` held comes back where nothing took its place."""
+    trash = old.with_name(f"{old.name}.old")
+    if trash.exists() and not old.exists():
+        trash.rename(old)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and those above it, and brings their names to the disk."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        fsync_path(one.parent)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Brings the files and names in `folder` and its subfolders to the disk."""
+    for path in (folder, *folder.rglob("*")):
+        fsync_path(path)
+
+
+def fsync_path(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

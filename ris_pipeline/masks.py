@@ -1,6 +1,5 @@
 """Masks as files and pictures: pseudo-label PNGs, COCO run lengths, overlays and contact sheets."""
 
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
+from ris_pipeline.durable import replacing
 from ris_pipeline.errors import RisError
 
 BACKGROUND, FOREGROUND, IGNORE = 0, 1, 255
@@ -35,12 +35,8 @@ def save_label(path: Path, label: Pixels) -> None:
     Raises ValueError for other values, types or shapes.
     """
     _check_label(label)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        Image.fromarray(label).save(unfinished, format="PNG")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path, fsync=False) as file:  # thousands of them: publishing brings them to the disk
+        Image.fromarray(label).save(file, format="PNG")
 
 
 def load_label(path: Path) -> Pixels:

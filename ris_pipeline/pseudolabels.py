@@ -1,17 +1,15 @@
 """From selected response maps to pseudo-label PNGs: thresholded, or refined by inter-pixel relations.
 
-Each function writes <ref_id>.png files into a folder and leaves those alone that are there: a run that broke
-off goes on with the first missing one.
+Each function writes <ref_id>.png files into a folder and leaves those alone that are there and whole: a run that
+broke off goes on with the first missing one.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,11 @@ from numpy.typing import NDArray
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.images import load_image, normalise, size_of
 from ris_pipeline.datasets.records import Dataset, Ref
+from ris_pipeline.errors import RisError
 from ris_pipeline.inference import ImageGroup
+from ris_pipeline.masks import load_label
 from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.pools import process_pool
 from ris_pipeline.refine.write import write_labels, write_refined, write_seeds
 from ris_pipeline.responses import ResponseStore, compute_map
 
@@ -48,7 +49,7 @@ def save_thresholded(
 ) -> None:  # fmt: skip
     """Write the plain pseudo-label of each ref: 1 where its selected map exceeds the threshold."""
     for group in groups:
-        refs = _missing(group.refs, folder)
+        refs = _missing(group, dataset, folder)
         if refs:
             maps = compute_selected_maps(store, refs, size_of(dataset.images[group.image_id]))
             write_labels(folder, _ids(refs), (maps > threshold).astype(np.uint8))
@@ -60,9 +61,9 @@ def save_seeds(
     config: PseudolabelConfig, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
     """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes."""
-    with _pool(workers) as submit:
+    with _submitting(workers) as submit:
         for group in groups:
-            refs = _missing(group.refs, folder)
+            refs = _missing(group, dataset, folder)
             if refs:
                 image = load_image(dataset.images[group.image_id].path)
                 maps = compute_selected_maps(store, refs, (image.shape[0], image.shape[1]))
@@ -77,17 +78,17 @@ def save_refined(
 ) -> None:  # fmt: skip
     """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs."""
     net.to(device).eval()
-    with _pool(workers) as submit:
+    with _submitting(workers) as submit:
         for group in groups:
-            refs = _missing(group.refs, folder)
+            refs = _missing(group, dataset, folder)
             if refs:
                 image = load_image(dataset.images[group.image_id].path)
                 edge, displacement = net.edge_displacement(normalise(image)[None].to(device))
                 hw = (image.shape[0], image.shape[1])
                 maps = compute_selected_maps(store, refs, hw)
                 submit(
-                    write_refined, folder, _ids(refs), maps, edge[0, 0].cpu().numpy(), displacement[0].cpu().numpy(),
-                    hw, config.background, config.beta, 2**config.log2_steps,
+                    write_refined, folder, _ids(refs), maps, edge[0, 0].cpu().numpy(),
+                    displacement[0].cpu().numpy(), hw, config.background, config.beta, 2**config.log2_steps,
                 )  # fmt: skip
             advance(len(group.refs))
 
@@ -96,12 +97,22 @@ def _ids(refs: Sequence[Ref]) -> list[int]:
     return [ref.ref_id for ref in refs]
 
 
-def _missing(refs: Sequence[Ref], folder: Path) -> list[Ref]:
-    return [ref for ref in refs if not (folder / f"{ref.ref_id}.png").exists()]
+def _missing(group: ImageGroup, dataset: Dataset, folder: Path) -> list[Ref]:
+    """The refs of the image without a whole label: after a power cut a name may be there without its contents."""
+    return [ref for ref in group.refs if not _is_whole(folder / f"{ref.ref_id}.png", dataset, group)]
+
+
+def _is_whole(path: Path, dataset: Dataset, group: ImageGroup) -> bool:
+    if not path.exists():
+        return False
+    try:
+        return load_label(path).shape == size_of(dataset.images[group.image_id])
+    except RisError:
+        return False
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[Callable[..., None]]:
+def _submitting(workers: int) -> Iterator[Callable[..., None]]:
     """A function submit(f, *args) that runs f in one of the worker processes, or at once where there is none.
 
     At most a few calls wait: the memory in use does not grow with the data set. An error in a worker is
@@ -111,9 +122,7 @@ def _pool(workers: int) -> Iterator[Callable[..., None]]:
         yield lambda function, *arguments: function(*arguments)
         return
     waiting: deque[Future[Any]] = deque()
-    # A new process reads it when it loads NumPy; with a thread per core in each, the workers would fight over them.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
 
         def submit(function: Callable[..., None], *arguments: Any) -> None:
             waiting.append(pool.submit(function, *arguments))

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 import zarr
 
+from ris_pipeline.durable import fsync_tree
 from ris_pipeline.errors import RisError
 
 SCHEMA = 1
@@ -104,6 +105,7 @@ class ResponseStore:
         _add_array(group, "sent_id", (n,), n, "int64", 0)[:] = sentences
         _add_array(group, "ref_id", (n,), n, "int64", 0)[:] = refs
         _add_array(group, "image_hw", (n, 2), n, "int32", 0)[:] = np.asarray(image_hw, np.int32).reshape(n, 2)
+        fsync_tree(unfinished)
         unfinished.rename(path)
         return cls.open(path, writable=True)
 

@@ -6,7 +6,7 @@ from stages.register import app
 
 
 def main() -> None:
-    """Runs `ris`: exit 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Runs `ris`: exit 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by a signal."""
     app()
 
 

@@ -6,13 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from ris_pipeline import stops
 from ris_pipeline.artifacts import (
     STAGES,
     Artifact,
@@ -23,6 +24,7 @@ from ris_pipeline.artifacts import (
     find_latest,
     label_of,
     point_latest,
+    remove_leftovers,
 )
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError, suggest_path
@@ -51,7 +53,9 @@ class StageOptions:
     ] = None
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16: autocast to bfloat16.")] = "fp32"
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="bf16, fp16: automatic mixed precision; fp16 needs CUDA.")
+    ] = "fp32"
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2
     force: Annotated[bool, typer.Option("--force", help="Make it anew, even where nothing changed.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, then stop.")] = False
@@ -161,7 +165,12 @@ def due(options: StageOptions, request: Request) -> bool:
     RisError where an artifact that it reads is damaged.
     """
     name = " ".join([request.stage, *(label_of({flag: value}) for flag, value in request.flags.items())])
-    found = None if options.force else find(request)
+    if not (options.dry_run or is_silent()):
+        # Runs that are up to date may lie where nobody may write.
+        with suppress(OSError):
+            remove_leftovers(request)
+    # Beside a finished artifact lies what was begun with --force and broke off: to be finished as well.
+    found = None if options.force or request.partial.exists() else find(request)
     if found is not None:
         say(options, f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
         if not options.dry_run:
@@ -204,24 +213,21 @@ def is_silent() -> bool:
 
 
 def device_of(options: StageOptions) -> "torch.device":
-    """The device to compute on; auto takes CUDA, then MPS, then the CPU."""
+    """The device to compute on; auto takes CUDA, then MPS, then the CPU. RisError where it is not usable."""
     import torch
 
     if options.device == "auto":
         mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    try:
-        device = torch.device(options.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RisError(f"--device {options.device}: not usable here; try --device cpu") from error
+        device = torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    else:
+        try:
+            device = torch.device(options.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise RisError(f"--device {options.device}: not usable here; try --device cpu") from error
+    if options.precision == "fp16" and device.type != "cuda":
+        raise RisError(f"--precision fp16 needs a CUDA device, and this one is {device.type}; use bf16 or fp32")
     return device
-
-
-def log_metrics(folder: Path, **values: float) -> None:
-    """Appends one line of JSON to `folder`/metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
 
 
 @contextmanager
@@ -231,6 +237,17 @@ def progress(options: StageOptions, label: str, total: int, done: int = 0) -> It
     `done` steps are of an earlier run. A bar on stderr in a terminal, elsewhere a line every ten seconds,
     nothing with --quiet.
     """
+    with _shown(options, label, total, done) as show_step:
+
+        def advance(n: int = 1, **values: float) -> None:
+            show_step(n, **values)
+            stops.check()
+
+        yield advance
+
+
+@contextmanager
+def _shown(options: StageOptions, label: str, total: int, done: int) -> Iterator[Callable[..., None]]:
     if options.quiet or is_silent():
         yield lambda n=1, **values: None
     elif sys.stderr.isatty():
@@ -238,6 +255,18 @@ def progress(options: StageOptions, label: str, total: int, done: int = 0) -> It
             yield advance
     else:
         yield _Lines(label, total, done)
+
+
+def report_steps(advance: Callable[..., None]) -> Callable[[int, dict[str, float]], None]:
+    """A function report(step, values) that tells `advance` of the steps since the last report, resumed ones too."""
+    n_shown = 0
+
+    def report(step: int, values: dict[str, float]) -> None:
+        nonlocal n_shown
+        advance(step + 1 - n_shown, **values)
+        n_shown = step + 1
+
+    return report
 
 
 @contextmanager

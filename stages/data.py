@@ -8,11 +8,8 @@ from typing import Any
 from ris_pipeline.artifacts import differences
 from ris_pipeline.datasets import Card, check_dataset, describe_missing, load_card
 from ris_pipeline.datasets.card import list_cards
-from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
 from stages.common import StageOptions, card_of, emit, progress, say
-
-STAMP = "generated.json"  # in the folder of a generated data set: what it was generated from
 
 
 def run_list(options: StageOptions) -> None:
@@ -52,7 +49,11 @@ def run_make_shapes(options: StageOptions) -> None:
     card = card_of(options)
     if not card.generate:
         raise RisError(f"{card.name} is not a generated data set: its card has no [generate] table")
+    from ris_pipeline.datasets.shapes import STAMP, remove_leftovers
+
     folder = options.data_root / card.images.parent
+    if not options.dry_run:
+        remove_leftovers(folder)
     stamp = _read_stamp(folder / STAMP)
     if stamp == card.generate and not options.force:
         say(options, f"{card.name}: up to date in {folder}, same settings")
@@ -68,13 +69,11 @@ def run_make_shapes(options: StageOptions) -> None:
 
 
 def _generate(options: StageOptions, card: Card, folder: Path) -> None:
-    # Imported here: drawing needs libraries that the rest of this module does not.
     from ris_pipeline.datasets.shapes import generate
 
     settings = dict(card.generate)
     with progress(options, card.name, sum(settings["n_images"].values())) as advance:
         generate(folder, **settings, workers=max(options.workers, 1), progress=lambda done, total: advance())
-    write_json(folder / STAMP, settings)
 
 
 def _read_stamp(stamp: Path) -> Any:

@@ -9,9 +9,9 @@ from stages.common import (
     device_of,
     due,
     input_of,
-    log_metrics,
     open_dataset,
     progress,
+    report_steps,
     request_of,
     resolve_config,
     show,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ris_pipeline.responses import ResponseStore
 
 SPLIT = "train"
-IRNET, METRICS = "irnet.safetensors", "metrics.jsonl"  # what its training leaves
 
 
 def run(options: StageOptions, refine: bool) -> None:
@@ -72,18 +71,17 @@ def _refine(
     store: "ResponseStore",
     groups: "Sequence[ImageGroup]",
 ) -> None:
-    """Seeds, then IRNet, then the walk; each goes on where an earlier run broke off, IRNet with its training anew."""
+    """Seeds, then IRNet, then the walk; each goes on where an earlier run broke off."""
     import torch
-    from safetensors.torch import load_file, save_file
 
     from ris_pipeline.networks.build import build_irnet
     from ris_pipeline.pseudolabels import save_refined, save_seeds
-    from ris_pipeline.training.irnet import SeedFile, train_irnet
+    from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
 
     device = device_of(options)
     torch.manual_seed(options.seed)
     net = build_irnet(config)
-    seeds, weights = work.path / "seeds", work.path / IRNET
+    seeds = work.path / "seeds"
     seeds.mkdir(exist_ok=True)
     learnt_from = groups[: config.irn_images or None]
     with (
@@ -91,24 +89,16 @@ def _refine(
         progress(options, "seeds", sum(len(one.refs) for one in learnt_from)) as advance,
     ):
         save_seeds(dataset, store, learnt_from, seeds, config, options.workers, advance)
-    if not weights.exists():
-        files = [
-            SeedFile(dataset.images[one.image_id].path, seeds / f"{ref.ref_id}.png")
-            for one in learnt_from
-            for ref in one.refs
-        ]
-        n_steps = max(len(files) // config.irn_batch, 1) * config.irn_epochs
-        with work.timed("irnet"), progress(options, "irnet", n_steps) as advance:
-
-            def report(step: int, losses: dict[str, float]) -> None:
-                log_metrics(work.path, step=step, **losses)
-                advance(1, **losses)
-
-            train_irnet(net, files, config, seed=options.seed, device=device, workers=options.workers, report=report)
-        heads = {name: value.cpu() for name, value in net.state_dict().items()}
-        save_file(heads, weights.with_suffix(".new"))
-        weights.with_suffix(".new").rename(weights)
-    net.load_state_dict(load_file(weights))
+    files = [
+        SeedFile(dataset.images[one.image_id].path, seeds / f"{ref.ref_id}.png")
+        for one in learnt_from
+        for ref in one.refs
+    ]
+    with work.timed("irnet"), progress(options, "irnet", count_steps(len(files), config)) as advance:
+        train_irnet(
+            net, files, config, folder=work.path, seed=options.seed, device=device, workers=options.workers,
+            report=report_steps(advance),
+        )  # fmt: skip
     with work.timed("walk"), progress(options, "labels", len(dataset.refs)) as advance:
         save_refined(dataset, store, groups, work.path, net, config, device, options.workers, advance)
     work.host |= {"device": str(device)}

@@ -39,16 +39,16 @@ def _predict(
 ) -> list[dict[str, str]]:
     """Writes the files; for each sentence, the paths of its three."""
     import numpy as np
-    import torch
 
     from ris_pipeline.datasets.images import load_image
     from ris_pipeline.masks import colour_map, overlay_mask
+    from ris_pipeline.precision import autocast
     from ris_pipeline.predict import Segmenter
 
     pixels = load_image(image)
     device = device_of(options)
     segmenter = Segmenter.load(artifact.path, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+    with autocast(device, options.precision):
         predictions = segmenter(pixels, texts)
     files = []
     for k, (text, prediction) in enumerate(zip(texts, predictions, strict=True), start=1):

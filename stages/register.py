@@ -3,6 +3,8 @@
 import difflib
 import functools
 import inspect
+import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +14,8 @@ from typing import Any
 import typer
 
 from ris_pipeline.errors import RisError
+from ris_pipeline.failures import explain_failure
+from ris_pipeline.stops import Stopped, watch_signals
 from stages.common import StageOptions
 
 _SETTINGS: dict[str, Any] = {
@@ -76,14 +80,25 @@ def run_stage(module: str, *arguments: Any, function: str = "run", **flags: Any)
 def with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
     """Runs `action`; an error ends the process with one line on stderr, after its traceback for `debug`."""
     try:
-        action()
+        with watch_signals():
+            action()
     except RisError as error:
         _stop(f"ris: {error}", 1, debug)
+    except Stopped as stop:
+        _stop(f"ris: stopped by {stop}; to go on: {_same_command()}", 128 + stop.number, debug)
     except KeyboardInterrupt:
-        _stop("ris: interrupted; run the same command to go on", 130, debug)
+        _stop(f"ris: interrupted; to go on: {_same_command()}", 130, debug)
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
-        _stop(f"ris: {type(error).__name__}: {first_line}; run again with --debug for the traceback", 1, debug)
+        other = f"{type(error).__name__}: {first_line}; run again with --debug for the traceback"
+        _stop(f"ris: {explain_failure(error) or other}", 1, debug)
+
+
+def _same_command() -> str:
+    """The command as typed, without --force: that would throw away what there is to go on with."""
+    if "RANK" in os.environ:
+        return "the same torchrun command"
+    return shlex.join(["ris", *(word for word in sys.argv[1:] if word != "--force")])
 
 
 def _stop(line: str, code: int, debug: bool) -> None:

@@ -224,16 +224,15 @@ def _evaluate(options: StageOptions, job: Job, dataset: "Dataset") -> Iterator[O
 
 
 def _evaluate_step2(options: StageOptions, step2: Artifact, dataset: "Dataset") -> Iterator[Outcome]:
-    import torch
-
     from ris_pipeline.networks.build import build_step2, config_from_manifest
+    from ris_pipeline.precision import autocast
     from ris_pipeline.scoring.evaluate import evaluate_step2
     from ris_pipeline.training.loop import WEIGHTS
 
     config = config_from_manifest(Step2Config, step2.manifest)
     device = device_of(options)
     network = build_step2(config, step2.path / WEIGHTS).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+    with autocast(device, options.precision):
         yield from evaluate_step2(dataset, network, config.input_size, device)
 
 

@@ -13,7 +13,7 @@ from ris_pipeline.training.distributed import Ranks, find_ranks, joined, wait
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Task
-from stages.common import StageOptions, device_of, log_metrics, progress
+from stages.common import StageOptions, device_of, progress, report_steps
 
 
 def train_and_publish(
@@ -60,14 +60,8 @@ def _fit(
 ) -> None:
     n_steps = config.epochs * plan.n_steps
     with progress(options, label, n_steps) as advance:
-
-        def report(step: int, losses: dict[str, float]) -> None:
-            if plan.rank == 0:
-                log_metrics(work.path, step=step, **losses)
-            advance(1, **losses)
-
         train(
             task, plan, config, folder=work.path, input_size=config.input_size, device=device,
-            precision=options.precision, workers=options.workers, report=report, labels=labels,
+            precision=options.precision, workers=options.workers, report=report_steps(advance), labels=labels,
         )  # fmt: skip
     work.counts |= {"steps": n_steps, "refs": len(plan.dataset.refs), "sentences": plan.dataset.n_expressions}

@@ -187,10 +187,12 @@ def _remake_pseudolabels(
     from ris_pipeline.config import PseudolabelConfig
     from ris_pipeline.networks.build import config_from_manifest
     from ris_pipeline.responses import ResponseStore
-    from stages.make_pseudolabels import IRNET, METRICS, SPLIT, fill
+    from ris_pipeline.training.checkpoints import METRICS
+    from ris_pipeline.training.irnet import WEIGHTS
+    from stages.make_pseudolabels import SPLIT, fill
 
-    if {IRNET, METRICS} & set(files):  # one training leaves both
-        for name in (IRNET, METRICS):
+    if {WEIGHTS, METRICS} & set(files):  # one training leaves both
+        for name in (WEIGHTS, METRICS):
             (work.path / name).unlink(missing_ok=True)
     (responses,) = sources_of(folder, manifest).values()
     dataset, store = open_dataset(options, SPLIT), ResponseStore.open(responses.path / f"{SPLIT}.zarr")

@@ -52,7 +52,7 @@ def test_failed_write_leaves_the_old_label(tmp_path, monkeypatch):
     masks.save_label(path, LABEL)
 
     def write_half(self, file, format):
-        file.write_bytes(b"\x89PNG")
+        file.write(b"\x89PNG")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", write_half)

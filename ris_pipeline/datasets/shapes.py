@@ -6,10 +6,9 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,12 @@ from pycocotools import mask as coco_mask
 
 from ris_pipeline.datasets.render import SHAPES, draw_background, render
 from ris_pipeline.datasets.scenes import VARIANTS, describe, sample_scene
+from ris_pipeline.durable import fsync_tree, replace_folder, restore_folder, write_json
 from ris_pipeline.errors import RisError
+from ris_pipeline.locks import hold
+from ris_pipeline.pools import process_pool
 
+STAMP = "generated.json"  # in the folder: what it was generated from
 IMAGE_SIZES_HW = ((160, 160), (144, 176), (176, 144))
 # testA: roomy pictures, testB: crowded ones; as RefCOCO's test splits differ in what they show.
 THINGS_IN = {"train": (3, 6), "val": (3, 6), "testA": (3, 4), "testB": (5, 6)}
@@ -111,20 +114,49 @@ def generate(
 ) -> None:
     """Write the data set under folder: images/, refer/<variant>/refs(shapes).p and instances.json.
 
-    The same seed gives the same pictures and sentences, whatever the number of workers. Nothing is left under
-    folder's name before all of it is whole.
+    generated.json, which holds the settings, says that it is whole. The same seed gives the same pictures and
+    sentences, whatever the number of workers. Nothing is left under folder's name before all of it is whole.
     """
     if variant not in VARIANTS:
         raise RisError(f"unknown variant {variant!r}: one of {', '.join(VARIANTS)}")
+    with hold(_lock_of(folder)):
+        _generate(folder, variant, n_images, seed, workers, progress)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Clears up after a `generate` that was killed; what was under `folder`'s name is there again, or its successor."""
+    lock = _lock_of(folder)
+    if lock.exists():
+        with suppress(RisError), hold(lock):  # not what a living process holds
+            restore_folder(folder)
+            shutil.rmtree(_partial_of(folder), ignore_errors=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _partial_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def _generate(
+    folder: Path,
+    variant: str,
+    n_images: Mapping[str, int],
+    seed: int,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> None:
     items = list(_list_items(n_images, variant, seed))
-    partial = folder.with_name(folder.name + ".partial")
+    partial = _partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     sent_ids = count(0)
-    with ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
+    with process_pool(max(workers, 1)) as pool:
         drawn = pool.map(_save_item, [(item, partial / "images") for item in items], chunksize=16)
         for i, (item, (image, records)) in enumerate(zip(items, drawn, strict=True)):
             images.append(image)
@@ -155,5 +187,6 @@ def generate(
     instances = {"images": images, "annotations": annotations, "categories": categories}
     (layout / "instances.json").write_text(json.dumps(instances))
     (layout / "refs(shapes).p").write_bytes(pickle.dumps(refs, protocol=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    write_json(partial / STAMP, {"variant": variant, "n_images": dict(n_images), "seed": seed})
+    fsync_tree(partial)
+    replace_folder(folder, partial)

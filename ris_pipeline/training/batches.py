@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -92,11 +93,18 @@ def read_batches(
         batch_size=1,
         sampler=steps,
         collate_fn=_only,
-        num_workers=workers,
-        persistent_workers=False,
-        worker_init_fn=_one_thread if workers else None,
+        **loader_settings(workers),
     )
     return read_loader(loader)
+
+
+def loader_settings(workers: int) -> dict[str, Any]:
+    """What all DataLoaders here have in common: processes that heed their parent, no use of torch's random numbers."""
+    return {
+        "num_workers": workers,
+        "worker_init_fn": _prepare_process if workers else None,
+        "generator": torch.Generator(),  # or each run would take a number of the training's own
+    }
 
 
 def read_loader(loader: Iterable[T]) -> Iterator[T]:
@@ -109,5 +117,13 @@ def read_loader(loader: Iterable[T]) -> Iterator[T]:
         raise RisError(line.strip()) from error
 
 
-def _one_thread(_: int) -> None:
+def _prepare_process(_: int) -> None:
     torch.set_num_threads(1)
+    # A terminal or a batch system sends its signal to all processes; this one has to go on until the training
+    # has ended its step. DataLoader sends SIGTERM to a process that hangs: a second one always ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _obey_the_next)
+
+
+def _obey_the_next(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
+from ris_pipeline import stops
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.captions import generate_pairs
 from ris_pipeline.datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
+from ris_pipeline.precision import autocast
+from ris_pipeline.training.batches import loader_settings, read_loader
+from ris_pipeline.training.checkpoints import TrainingState, seed_step
 
 # A ModifiedResNet of 1+1+2+2 blocks, a quarter of RN50's width, and a 3-layer text transformer.
 MODEL_CONFIG = {
@@ -56,20 +64,19 @@ def build_small_clip() -> Clip:
     return Clip.from_config(MODEL_CONFIG, last_stride=LAST_STRIDE)
 
 
-class PairBatches(IterableDataset[tuple[Tensor, list[str]]]):
-    """Endless batches of pairs: float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions."""
+class PairBatches(TorchDataset[tuple[Tensor, list[str]]]):
+    """Batch k: float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions; endless."""
 
     def __init__(self, phase: Phase, seed: int) -> None:
         self.phase, self.seed = phase, seed
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        rng = np.random.default_rng([self.seed, self.phase.side, self.phase.stream])
+    def __getitem__(self, k: int) -> tuple[Tensor, list[str]]:
+        rng = np.random.default_rng([self.seed, self.phase.side, self.phase.stream, k])
         pairs = generate_pairs(rng, self.phase.side, self.phase.n_things, self.phase.with_siblings)
+        batch = list(islice(pairs, self.phase.batch_size))
         mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
-        while True:
-            batch = [next(pairs) for _ in range(self.phase.batch_size)]
-            pixels = (np.stack([pair.picture for pair in batch]) - mean) / std
-            yield torch.from_numpy(pixels).permute(0, 3, 1, 2), [pair.caption for pair in batch]
+        pixels = (np.stack([pair.picture for pair in batch]) - mean) / std
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2), [pair.caption for pair in batch]
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
@@ -88,39 +95,78 @@ def _learning_rate(step: int, phase: Phase, n_warmup: int = 100) -> float:
     return phase.lr * warm * 0.5 * (1 + math.cos(math.pi * step / phase.n_decay))
 
 
-def train_phase(
-    clip: Clip, phase: Phase, seed: int, precision: str, report: Callable[[int, float, float], None]
+def train_clip(
+    clip: Clip,
+    phases: Sequence[Phase],
+    seed: int,
+    *,
+    folder: Path,
+    precision: str,
+    workers: int,
+    report: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train clip in place for one phase; report(step, loss, accuracy) is called after every step.
+    """Train clip in place, phase after phase, each with a new optimiser; report(step, values) after every step.
 
-    accuracy: share of pictures whose own caption scores highest in the batch.
+    Steps are counted through all phases; each is logged in folder/metrics.jsonl. A run that broke off goes on
+    at its last checkpoint. Values: the loss, and as accuracy the share of pictures whose own caption scores highest
+    in the batch.
     The pooling's positional table stays at zero: what a cell knows of its place must be in c4, where Step-1 reads it.
     """
-    model = clip.model
-    model.visual.attnpool.positional_embedding.requires_grad_(False).zero_()
+    clip.model.visual.attnpool.positional_embedding.requires_grad_(False).zero_()
     decayed = [p for p in clip.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in clip.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=phase.lr, betas=(0.9, 0.98))
-    # One process draws the pairs, however many there are cores: the pairs depend on the seed alone.
-    loader = DataLoader(PairBatches(phase, seed), batch_size=None, num_workers=1, prefetch_factor=4)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     device = next(clip.parameters()).device
-    clip.train()
-    for step, (pixels, captions) in zip(range(phase.n_steps), loader, strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, phase)
-        tokens = clip.tokenize(captions).to(device)
-        tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
-        pixels = pixels.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            image, text = clip.encode_image(pixels), clip.encode_text(tokens)
-        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-        loss = contrastive_loss(image, text, model.logit_scale.exp(), captions)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-            hit = ((image @ text.T).argmax(1).cpu() == torch.arange(len(captions))).float().mean()
-        report(step, loss.item(), hit.item())
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    state = TrainingState(folder, {"clip": clip.train(), "optimizer": optimizer, "scaler": scaler})
+    start = state.load()
+    first = 0
+    with stops.deferred():
+        for phase in phases:
+            steps = range(max(start - first, 0), phase.n_steps)
+            loader = DataLoader(PairBatches(phase, seed), batch_size=None, sampler=steps, **loader_settings(workers))
+            for step, batch in zip(steps, read_loader(loader), strict=True):
+                if step == 0:
+                    optimizer.state.clear()
+                seed_step(seed, first + step)
+                for group in optimizer.param_groups:
+                    group["lr"] = _learning_rate(step, phase)
+                with autocast(device, precision):
+                    image, text = _encode(clip, *batch)
+                values = _descend(clip, optimizer, scaler, image, text, batch[1])
+                report(first + step, values)
+                state.step_done(**values)
+            first += phase.n_steps
+
+
+def _encode(clip: Clip, pixels: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
+    device = next(clip.parameters()).device
+    tokens = clip.tokenize(captions).to(device)
+    tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
+    return clip.encode_image(pixels.to(device, memory_format=torch.channels_last)), clip.encode_text(tokens)
+
+
+def _descend(
+    clip: Clip,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    image: Tensor,
+    text: Tensor,
+    captions: list[str],
+) -> dict[str, float]:
+    """One step of the optimiser from the features (B, D) of a batch; its loss and accuracy."""
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    loss = contrastive_loss(image, text, clip.model.logit_scale.exp(), captions)
+    if not torch.isfinite(loss):
+        raise RisError(f"the loss is not finite; captions of the batch: {captions[:3]} …; lower the learning rate")
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(scaler.scale(loss))
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+    with torch.no_grad():
+        clip.model.logit_scale.clamp_(0, math.log(100))
+        hit = ((image @ text.T).argmax(1).cpu() == torch.arange(len(captions))).float().mean()
+    return {"loss": loss.item(), "accuracy": hit.item()}

@@ -45,3 +45,13 @@ def wait() -> None:
     """Returns when all processes are here."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def any_rank(value: bool) -> bool:
+    """Whether the value is true in any of the processes; each of them has to ask."""
+    if not torch.distributed.is_initialized():
+        return value
+    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    flag = torch.tensor(int(value), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +10,24 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from ris_pipeline import stops
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.images import load_image, normalise
+from ris_pipeline.errors import RisError
 from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.refine.affinity import PathIndex
-from ris_pipeline.training.batches import read_loader
+from ris_pipeline.training.batches import loader_settings, read_loader
+from ris_pipeline.training.checkpoints import TrainingState, seed_step
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 from ris_pipeline.training.losses import poly_lr
 
+WEIGHTS = "irnet.safetensors"
 SCALES = (0.5, 1.5)  # random rescaling of a training image; IRNet
 POLY_POWER = 0.9
 
@@ -65,11 +70,16 @@ class _Cuts(TorchDataset[tuple[Tensor, Tensor]]):
         self.files, self.crop, self.seed = files, crop, seed
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
-        epoch, i = divmod(k, len(self.files))
-        file = self.files[np.random.default_rng([self.seed, epoch]).permutation(len(self.files))[i]]
-        rng = np.random.default_rng([self.seed, epoch, i])
+        file = self.file_of(k)
+        rng = np.random.default_rng([self.seed, *divmod(k, len(self.files))])
         image, seed = augment(load_image(file.image), load_label(file.seed), self.crop, rng)
         return normalise(image), torch.from_numpy(seed)
+
+    def file_of(self, k: int) -> SeedFile:
+        """The file that sample k is cut from."""
+        epoch, i = divmod(k, len(self.files))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.files))
+        return self.files[int(order[i])]
 
 
 def train_irnet(
@@ -77,17 +87,24 @@ def train_irnet(
     files: list[SeedFile],
     config: PseudolabelConfig,
     *,
+    folder: Path,
     seed: int,
     device: torch.device,
     workers: int,
     report: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train the heads in place, then store the mean displacement over the same cuts of the training images.
+    """Train the heads in place, store the mean displacement over cuts of the training images; leave folder/WEIGHTS.
 
-    SGD without momentum, polynomial decay, one rate for boundaries and one for displacements (IRNet).
-    report(step, losses) is called after every step.
+    SGD without momentum, polynomial decay, one rate for boundaries and one for displacements (IRNet). A run
+    that broke off goes on at its last checkpoint; where the weights are there, they are loaded. Every step is
+    logged in folder/metrics.jsonl; report(step, losses) is called after it. Raises RisError at a loss that is
+    not finite; the last checkpoint stays.
     """
-    n_steps = max(len(files) // config.irn_batch, 1) * config.irn_epochs
+    net.to(device)
+    if (folder / WEIGHTS).exists():
+        net.load_state_dict(load_file(folder / WEIGHTS))
+        return
+    n_steps = count_steps(len(files), config)
     index = PathIndex(config.radius)
     groups = [
         {"params": net.edge_parameters(), "lr": config.irn_lr},
@@ -95,28 +112,47 @@ def train_irnet(
     ]
     base_lrs = (config.irn_lr, config.irn_dp_lr)
     optimizer = torch.optim.SGD(groups, lr=config.irn_lr, weight_decay=config.irn_weight_decay)
-    net.to(device).train()
     cuts = _Cuts(files, config.irn_crop, seed)
-    loader = DataLoader(cuts, config.irn_batch, sampler=range(n_steps * config.irn_batch), num_workers=workers)
-    for step, (pixels, labels) in enumerate(read_loader(loader)):
-        for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
-            group["lr"] = base * poly_lr(step, n_steps, POLY_POWER)
-        edge_logits, displacement = net(pixels.to(device))
-        on_grid = labels_on_grid(labels.to(device), (edge_logits.shape[2], edge_logits.shape[3]))
-        losses = compute_irnet_losses(edge_logits, displacement, on_grid, index)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.total)
-        optimizer.step()
-        report(step, {name: value.item() for name, value in losses._asdict().items()})
-    _store_mean_displacement(net.eval(), loader, device)
+    state = TrainingState(folder, {"network": net.train(), "optimizer": optimizer})
+    start = state.load()
+    with stops.deferred():
+        batches = _read_cuts(cuts, range(start, n_steps), config.irn_batch, workers)
+        for step, (pixels, labels) in zip(range(start, n_steps), batches, strict=True):
+            seed_step(seed, step)
+            for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
+                group["lr"] = base * poly_lr(step, n_steps, POLY_POWER)
+            edge_logits, displacement = net(pixels.to(device))
+            on_grid = labels_on_grid(labels.to(device), (edge_logits.shape[2], edge_logits.shape[3]))
+            losses = compute_irnet_losses(edge_logits, displacement, on_grid, index)
+            if not torch.isfinite(losses.total):
+                samples = range(step * config.irn_batch, (step + 1) * config.irn_batch)
+                names = [cuts.file_of(k).seed.stem for k in samples]
+                raise RisError(f"IRNet, step {step}: the loss is not finite; refs of the batch: {names}; lower irn_lr")
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(losses.total)
+            optimizer.step()
+            values = {name: value.item() for name, value in losses._asdict().items()}
+            report(step, values)
+            state.step_done(**values)
+    # A mean of two numbers needs no whole pass.
+    _store_mean_displacement(net.eval(), _read_cuts(cuts, range(min(n_steps, 64)), config.irn_batch, workers), device)
+    state.finish(folder / WEIGHTS, net.state_dict())
+
+
+def count_steps(n_files: int, config: PseudolabelConfig) -> int:
+    """The number of steps of a training on so many seeds."""
+    return max(n_files // config.irn_batch, 1) * config.irn_epochs
+
+
+def _read_cuts(cuts: _Cuts, steps: range, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    samples = range(steps.start * size, steps.stop * size)
+    return read_loader(DataLoader(cuts, size, sampler=samples, **loader_settings(workers)))
 
 
 @torch.no_grad()
-def _store_mean_displacement(net: IRNet, loader: DataLoader[tuple[Tensor, Tensor]], device: torch.device) -> None:
+def _store_mean_displacement(net: IRNet, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> None:
     total, n_batches = torch.zeros(2, device=device), 0
-    for pixels, _ in read_loader(loader):
+    for pixels, _ in batches:
         total += net(pixels.to(device))[1].mean(dim=(0, 2, 3))
         n_batches += 1
-        if n_batches == 64:  # a mean of two numbers needs no whole pass
-            break
     net.mean_shift.running_mean.copy_(total / n_batches)

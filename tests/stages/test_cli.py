@@ -143,12 +143,13 @@ def fail(error: BaseException) -> Callable[..., None]:
         (RisError("a.jpg: gone; fetch it"), 1, "ris: a.jpg: gone; fetch it\n"),
         (KeyError("x"), 1, "ris: KeyError: 'x'; run again with --debug for the traceback\n"),
         (ValueError(), 1, "ris: ValueError: ; run again with --debug for the traceback\n"),
-        (KeyboardInterrupt(), 130, "ris: interrupted; run the same command to go on\n"),
+        (KeyboardInterrupt(), 130, "ris: interrupted; to go on: ris train-step1 --set 'clip=my clip'\n"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_an_error_is_one_line(monkeypatch, error, code, line):
     install_stage(monkeypatch, "train_step1", fail(error))
+    monkeypatch.setattr("sys.argv", ["/bin/ris", "train-step1", "--force", "--set", "clip=my clip"])
     result = ris("train-step1")
     assert (result.exit_code, result.stderr, result.stdout) == (code, line, "")
 

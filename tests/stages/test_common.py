@@ -8,7 +8,7 @@ from ris_pipeline.artifacts import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
 from stages import common
-from stages.common import StageOptions, due, input_of, log_metrics, progress, request_of, resolve_config, show
+from stages.common import StageOptions, due, input_of, progress, request_of, resolve_config, show
 
 
 def run_step1(options: StageOptions) -> None:
@@ -149,14 +149,20 @@ def test_progress_keeps_quiet(tiny, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_metrics_are_json_lines(tmp_path):
-    log_metrics(tmp_path, step=1, loss=0.5)
-    log_metrics(tmp_path, step=2, loss=0.25)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+def test_steps_are_told_from_where_a_run_goes_on():
+    told = []
+    report = common.report_steps(lambda n, **values: told.append((n, values)))
+    report(7, {"loss": 1.0})
+    report(8, {"loss": 0.5})
+    assert told == [(8, {"loss": 1.0}), (1, {"loss": 0.5})]
 
 
 def test_an_unusable_device_is_named(tiny):
     with pytest.raises(RisError, match="--device gpu: not usable here"):
         common.device_of(dataclasses.replace(tiny, device="gpu"))
     assert common.device_of(dataclasses.replace(tiny, device="cpu")).type == "cpu"
+
+
+def test_fp16_is_refused_without_cuda(tiny):
+    with pytest.raises(RisError, match="--precision fp16 needs a CUDA device, and this one is cpu; use bf16 or fp32"):
+        common.device_of(dataclasses.replace(tiny, device="cpu", precision="fp16"))

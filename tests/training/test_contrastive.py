@@ -1,6 +1,5 @@
 import json
 import math
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,14 +9,14 @@ from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.captions import Pair
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import CONFIG_NAME, SHAPES_CLIP
-from ris_pipeline.training import contrastive
+from ris_pipeline.training import checkpoints, contrastive
 from ris_pipeline.training.contrastive import (
     PairBatches,
     Phase,
     build_small_clip,
     contrastive_loss,
     curriculum,
-    train_phase,
+    train_clip,
 )
 
 TINY = {
@@ -81,7 +80,7 @@ def test_batches_are_normalised_pictures_and_their_captions(monkeypatch):
     grey = np.full((64, 64, 3), 51, np.uint8)  # 0.2
     pairs = (Pair(grey, f"caption {i}") for i in range(100))
     monkeypatch.setattr(contrastive, "generate_pairs", lambda *_: pairs)
-    pixels, captions = next(iter(PairBatches(phase(), seed=0)))
+    pixels, captions = PairBatches(phase(), seed=0)[0]
     assert captions == [f"caption {i}" for i in range(4)]
     assert pixels.shape == (4, 3, 64, 64)
     assert pixels.dtype == torch.float32
@@ -91,12 +90,13 @@ def test_batches_are_normalised_pictures_and_their_captions(monkeypatch):
 
 def test_batches_depend_on_the_seed_alone():
     def batches(seed):
-        return list(islice(PairBatches(phase(side=96), seed), 2))
+        return [PairBatches(phase(side=96), seed)[k] for k in range(2)]
 
     for (pixels, captions), (same_pixels, same_captions) in zip(batches(1), batches(1), strict=True):
         assert torch.equal(pixels, same_pixels)
         assert captions == same_captions
     assert not torch.equal(batches(1)[0][0], batches(2)[0][0])
+    assert not torch.equal(batches(1)[0][0], batches(1)[1][0])
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine():
@@ -123,20 +123,49 @@ def test_the_curriculum_follows_the_configuration():
     assert (first.with_siblings, second.with_siblings) == (False, True)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_phase_trains_the_clip_and_leaves_places_to_c4(precision):
-    torch.manual_seed(0)
+def train(folder, phases, clip_seed=0, report=lambda step, values: None, **changes):
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(clip_seed)
     clip = Clip.from_config(TINY)
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
-    seen = []
-    train_phase(clip, phase(side=96), 0, precision, report=lambda *values: seen.append(values))
-    assert [step for step, _, _ in seen] == [0, 1, 2]
-    assert all(np.isfinite(loss) and 0 <= accuracy <= 1 for _, loss, accuracy in seen)
-    after = clip.model.state_dict()
+    settings = {"precision": "fp32", "workers": 0} | changes
+    train_clip(clip, phases, 0, folder=folder, report=report, **settings)
+    return clip.model.state_dict(), before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_moves_the_clip_and_leaves_places_to_c4(precision, tmp_path):
+    seen = {}
+    after, before = train(tmp_path, [phase(side=96)], report=seen.__setitem__, precision=precision)
+    assert list(seen) == [0, 1, 2]
+    assert all(np.isfinite(one["loss"]) and 0 <= one["accuracy"] <= 1 for one in seen.values())
     assert not after["visual.attnpool.positional_embedding"].any()
     for name in ("visual.conv1.weight", "visual.attnpool.c_proj.weight", "text_projection", "logit_scale"):
         assert not torch.equal(after[name], before[name]), name
     assert after["logit_scale"] <= math.log(100) + 1e-6
+
+
+@pytest.mark.parametrize("broken_at", [1, 2, 4])
+def test_an_interrupted_training_ends_in_the_same_weights(broken_at, tmp_path, monkeypatch):
+    """In the middle of a phase, and at the border of two, where the optimiser begins anew."""
+    phases = [phase(side=96, n_steps=2), phase(side=96, n_steps=4, stream=1)]
+    expected, _ = train(tmp_path / "calm", phases)
+
+    def break_off(step, values):
+        if step == broken_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", phases, report=break_off)
+    seen = {}
+    found, _ = train(tmp_path / "broken", phases, clip_seed=1, report=seen.__setitem__)
+    assert list(seen) == list(range(broken_at, 6))
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    logs = [(tmp_path / name / checkpoints.METRICS).read_bytes() for name in ("calm", "broken")]
+    assert logs[0] == logs[1]
+    assert [json.loads(line)["step"] for line in logs[0].splitlines()] == list(range(6))
 
 
 def test_the_small_clip_is_the_one_that_is_shipped():

@@ -1,6 +1,9 @@
 """Training of IRNet: its crops, and what learns and what does not."""
 
+import json
 from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -9,9 +12,12 @@ from PIL import Image as Picture
 from torch import nn
 
 from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.errors import RisError
 from ris_pipeline.masks import save_label
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
-from ris_pipeline.training.irnet import SeedFile, augment, train_irnet
+from ris_pipeline.training import checkpoints
+from ris_pipeline.training import irnet as training_irnet
+from ris_pipeline.training.irnet import WEIGHTS, SeedFile, augment, train_irnet
 
 MEAN_GREY = (124, 116, 104)
 CONFIG = PseudolabelConfig(irn_epochs=2, irn_batch=2, irn_crop=32, irn_lr=0.05, irn_dp_lr=0.1, radius=3)
@@ -111,14 +117,18 @@ def files(tmp_path):
     return files
 
 
-def trained(files, seed=0, workers=0, report=lambda step, losses: None):
-    torch.manual_seed(0)
+def trained(files, folder=None, seed=0, workers=0, report=lambda step, losses: None, net_seed=0):
+    torch.manual_seed(net_seed)
     net = IRNet(TinyStages())
     shifted = []
     # What the network says of the crops once it has learned: the mean of this is to be taken off.
     net.register_forward_hook(lambda net, _, out: None if net.training else shifted.append(out[1].mean((0, 2, 3))))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    train_irnet(net, files, CONFIG, seed=seed, device=torch.device("cpu"), workers=workers, report=report)
+    device = torch.device("cpu")
+    with TemporaryDirectory() as other:
+        train_irnet(
+            net, files, CONFIG, folder=folder or Path(other), seed=seed, device=device, workers=workers, report=report
+        )
     return net, before, shifted
 
 
@@ -150,3 +160,54 @@ def test_the_same_seed_gives_the_same_weights(files, workers):
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = trained(files, seed=1)[0].state_dict()
     assert not torch.equal(first["fc_edge6.weight"], other["fc_edge6.weight"])
+
+
+@pytest.mark.parametrize("broken_at", [1, 3])
+def test_an_interrupted_training_ends_in_the_same_weights(broken_at, files, tmp_path, monkeypatch):
+    calm, broken = tmp_path / "calm", tmp_path / "broken"
+    calm.mkdir()
+    broken.mkdir()
+    expected = trained(files, calm)[0].state_dict()
+
+    def break_off(step, losses):
+        if step == broken_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        trained(files, broken, report=break_off)
+    seen = {}
+    # From other initial values, and with another process to read: all that counts is in the checkpoint.
+    found = trained(files, broken, report=seen.__setitem__, workers=1, net_seed=1)[0].state_dict()
+    assert list(seen) == list(range(broken_at, 4))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for name in (WEIGHTS, checkpoints.METRICS):
+        assert (broken / name).read_bytes() == (calm / name).read_bytes()
+    steps = [json.loads(line)["step"] for line in (broken / checkpoints.METRICS).read_text().splitlines()]
+    assert steps == [0, 1, 2, 3]
+    assert sorted(path.name for path in broken.iterdir()) == [WEIGHTS, checkpoints.METRICS]
+
+
+def test_finished_weights_are_loaded(files, tmp_path):
+    expected = trained(files, tmp_path)[0].state_dict()
+    seen = {}
+    found = trained(files, tmp_path, report=seen.__setitem__, net_seed=1)[0].state_dict()
+    assert not seen
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_loss_that_is_not_finite_names_the_refs(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    real = training_irnet.compute_irnet_losses
+    n_calls = 0
+
+    def losses_of(*arguments):
+        nonlocal n_calls
+        n_calls += 1
+        losses = real(*arguments)
+        return losses._replace(alike=losses.alike * float("nan")) if n_calls == 3 else losses
+
+    monkeypatch.setattr(training_irnet, "compute_irnet_losses", losses_of)
+    with pytest.raises(RisError, match=r"IRNet, step 2: the loss is not finite; refs of the batch: \['\d.label', '\d"):
+        trained(files, tmp_path)
+    assert checkpoints.TrainingState(tmp_path, {}).load() == 2

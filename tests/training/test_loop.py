@@ -15,8 +15,9 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
-from ris_pipeline.training import loop
+from ris_pipeline.training import checkpoints, loop
 from ris_pipeline.training.batches import Labels
+from ris_pipeline.training.checkpoints import TrainingState
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Step1Task, Step2Task, Task
@@ -67,13 +68,14 @@ def step2_task(seed):
     return Step2Task(network, Step2Config())
 
 
-def run(task, plan, folder, config=CONFIG, report=lambda step, losses: None, labels=None):
+def run(task, plan, folder, config=CONFIG, report=lambda step, losses: None, labels=None, **changes):
     folder.mkdir(exist_ok=True)
-    device = torch.device("cpu")
-    return train(
-        task, plan, config, folder=folder, input_size=64, device=device, precision="fp32", workers=0,
-        report=report, labels=labels,
-    )  # fmt: skip
+    settings = {"input_size": 64, "device": torch.device("cpu"), "precision": "fp32", "workers": 0} | changes
+    return train(task, plan, config, folder=folder, report=report, labels=labels, **settings)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(("build", "labels"), [(step1_task, None), (step2_task, Labels(None))])
@@ -87,17 +89,18 @@ def test_an_interrupted_run_ends_in_the_same_weights(build, labels, broken_at, p
         if step == broken_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     broken = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         run(build(0), plan, broken, report=break_off, labels=labels)
-    assert [path.name for path in broken.iterdir()] == [loop.RESUME]
+    assert names_in(broken) == [checkpoints.METRICS, checkpoints.RESUME]
 
     again = {}
     # From other initial values: all that counts is in the checkpoint.
     assert run(build(1), plan, broken, report=again.__setitem__, labels=labels) == 6
     assert again == {step: losses[step] for step in range(broken_at, 6)}
-    assert [path.name for path in broken.iterdir()] == [loop.WEIGHTS]
+    assert names_in(broken) == [checkpoints.METRICS, loop.WEIGHTS]
+    assert (broken / checkpoints.METRICS).read_bytes() == (tmp_path / "calm" / checkpoints.METRICS).read_bytes()
     found = load_file(broken / loop.WEIGHTS)
     assert list(found) == list(expected)
     for name, value in expected.items():
@@ -111,7 +114,7 @@ def test_a_checkpoint_waits_for_its_time(plan, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(step1_task(0), plan, tmp_path / "run", report=break_off)
-    assert list((tmp_path / "run").iterdir()) == []  # not two minutes old
+    assert names_in(tmp_path / "run") == [checkpoints.METRICS]  # not two minutes old
 
 
 def test_the_file_holds_the_trained_network_and_nothing_else(plan, tmp_path):
@@ -199,12 +202,14 @@ def test_every_step_is_reported_with_its_losses(plan, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_refs(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     drawn = [plan.dataset.refs[draw.ref].ref_id for draw in plan.draw_epoch(1)[1]]  # step 4
     with pytest.raises(RisError) as caught:
         run(Sum(bad_step=4), plan, tmp_path / "run")
     assert str(caught.value) == f"step 4: the loss is not finite; refs of the batch: {drawn}; lower lr"
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [loop.RESUME]  # the last good state stays
+    # The last good state stays, and what would come next fails again at the same step.
+    assert names_in(tmp_path / "run") == [checkpoints.METRICS, checkpoints.RESUME]
+    assert TrainingState(tmp_path / "run", {}).load() == 4
 
 
 def test_one_ref_alone_can_be_learned_from(dataset, tmp_path):

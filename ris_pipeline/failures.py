@@ -1,0 +1,66 @@
+"""What a machine does to a long run, in one line each: which it is, and what to do about it."""
+
+import errno
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+from ris_pipeline.errors import RisError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+# torch, safetensors and OpenCV tell by their text alone.
+_MEMORY_WORDS = ("can't allocate memory", "out of memory", "Insufficient memory", "Failed to allocate", "bad alloc")
+_SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
+_LOADER_WORDS = ("DataLoader worker",)
+
+
+@contextmanager
+def explained(folder: Path, lower: str) -> Iterator[None]:
+    """Raises RisError in place of an error of the machine, where `folder` is written; `lower`: what takes memory."""
+    try:
+        yield
+    except Exception as error:
+        line = explain_failure(error, folder, lower)
+        if line is None:
+            raise
+        raise RisError(line) from error
+
+
+def explain_failure(error: Exception, folder: Path | None = None, lower: str = "--workers") -> str | None:
+    """One line on an error of the machine, None for any other error.
+
+    `folder`: where was written, for errors that do not say; `lower`: the settings that take memory.
+    """
+    text = str(error)
+    again = "then run the same command to go on"
+    if isinstance(error, MemoryError) or _has(text, _MEMORY_WORDS) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory ({_first_line(error)}); lower {lower}"
+    if isinstance(error, BrokenProcessPool):
+        return f"a worker process was killed, most likely for want of memory; lower --workers or free memory, {again}"
+    if _has(text, _LOADER_WORDS):
+        cause = "shared memory (/dev/shm) is full" if "shared memory" in text else "most likely for want of memory"
+        return f"a process that reads images was killed, {cause}; lower --workers or free memory, {again}"
+    if _has(text, _SPACE_WORDS) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
+        return f"{_place(error, folder)}: the disk is full; free some space, {again}"
+    if isinstance(error, OSError) and error.errno in _NO_ACCESS:
+        return f"{_place(error, folder)}: {error.strerror}; see who may read and write there, {again}"
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        return f"{_place(error, folder)}: the disk reports an error; look after the disk, {again}"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"too many open files; raise the limit (ulimit -n) or lower --workers, {again}"
+    return None
+
+
+def _has(text: str, words: tuple[str, ...]) -> bool:
+    return any(word.lower() in text.lower() for word in words)
+
+
+def _place(error: Exception, folder: Path | None) -> str:
+    return str(getattr(error, "filename", None) or folder or "disk")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
