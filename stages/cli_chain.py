@@ -5,11 +5,10 @@ from typing import Annotated
 import typer
 
 from stages.common import StageOptions
-from stages.register import add_group, command, one_of, run_stage
+from stages.register import METRICS, add_group, command, one_of, run_stage
 
 data_app = add_group("data", "List, check and generate data sets.")
 
-METRICS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "all")
 SCORED = ("chance", "step1", "prms", "pseudolabels", "step2")
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Repeatable; every split of the card if left out.")]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stages.common import StageOptions
-from stages.register import command, run_stage
+from stages.register import METRICS, command, one_of, run_stage
 
 
 @command("predict")
@@ -60,3 +60,19 @@ def doctor(options: StageOptions) -> None:
     Example:  ris doctor --dataset refcoco --data-root /path/to/data
     """
     run_stage("doctor", options)
+
+
+@command("runs")
+def runs(
+    options: StageOptions,
+    which: Annotated[list[str] | None, typer.Argument(help="Two runs to compare, by digest or name.")] = None,
+    metric: Annotated[str, one_of(METRICS, "What to compare.")] = "all",
+    tensorboard: Annotated[Path | None, typer.Option(help="Write the training curves there instead.")] = None,
+) -> None:
+    """List all variants of the artifacts, or compare two: settings and scores.
+
+    Reads:    runs/<dataset>/: the manifests; of two runs their outcomes.csv
+    Writes:   stdout: a table; with --tensorboard event files of metrics.jsonl
+    Example:  ris runs step2/pseudo 3f2a --metric miou
+    """
+    run_stage("runs", options, which=which or [], metric=metric, tensorboard=tensorboard)

@@ -24,6 +24,7 @@ _SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,
 }
+METRICS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "all")  # of --metric; prec and box are groups
 app = typer.Typer(help="Images and sentences in, masks out.", **_SETTINGS)
 
 

@@ -1,0 +1,89 @@
+"""Variants of a data set's artifacts: what was made, which of it made which scores, how two of them differ."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ris_pipeline.artifacts import STAGES, Artifact, differences, find_named, identity_of, load_artifact
+from ris_pipeline.errors import RisError
+from ris_pipeline.integrity import list_artifacts
+
+
+def list_variants(runs: Path, dataset: str) -> list[Artifact]:
+    """The finished artifacts of a data set, by stage and time; those with a damaged manifest are left out."""
+    found = []
+    for folder in (one for stage in STAGES for one in list_artifacts(runs, dataset, stage)):
+        try:
+            artifact = load_artifact(folder)
+        except RisError:  # `ris status` shows it
+            continue
+        if artifact is not None:
+            found.append(artifact)
+    order = list(STAGES)
+    return sorted(found, key=lambda one: (order.index(one.manifest["stage"]), one.name, one.manifest["finished"]))
+
+
+def find_variant(runs: Path, dataset: str, word: str, variants: Sequence[Artifact]) -> Artifact:
+    """The artifact that `word` names: its digest or the beginning of it, or a name that has a latest (step2/pseudo).
+
+    Raises RisError where there is none, or where several digests begin so.
+    """
+    matches = [one for one in variants if one.digest.startswith(word)]
+    if len(matches) > 1:
+        raise RisError(f"{word}: {', '.join(one.digest for one in matches)} begin so; write more of the digest")
+    artifact = matches[0] if matches else find_named(runs, dataset, word)
+    if artifact is None:
+        names = ", ".join(dict.fromkeys(one.name for one in variants))
+        raise RisError(f"{runs / dataset}: no run {word!r}; give a digest of `ris runs`, or one of: {names}")
+    return artifact
+
+
+def compare_identities(old: Artifact, new: Artifact, variants: Iterable[Artifact]) -> list[str]:
+    """What of configuration, flags, seed and code differs, as "lr: 0.1 → 0.2", in them and in all they were made from.
+
+    What differs further back stands behind the name of that artifact: "step1 epochs: 15 → 10".
+    """
+    known = {one.digest: one for one in variants}
+    lines: list[str] = []
+    _compare(old, new, "", known, lines)
+    return list(dict.fromkeys(lines))
+
+
+def _compare(old: Artifact, new: Artifact, prefix: str, known: Mapping[str, Artifact], lines: list[str]) -> None:
+    before, after = identity_of(old.manifest), identity_of(new.manifest)
+    inputs_before, inputs_after = before.pop("inputs"), after.pop("inputs")
+    lines += [prefix + line.removeprefix("configuration.") for line in differences(before, after)]
+    for name in [*inputs_after, *(name for name in inputs_before if name not in inputs_after)]:
+        was, now = inputs_before.get(name, "absent"), inputs_after.get(name, "absent")
+        if was == now:
+            continue
+        if was in known and now in known:
+            _compare(known[was], known[now], f"{name} ", known, lines)
+        else:
+            lines.append(f"{prefix}reads {name}: {was} → {now}")
+
+
+def pair_scores(old: Artifact, new: Artifact, variants: Sequence[Artifact]) -> list[tuple[Artifact, Artifact]]:
+    """The scores of the two to be compared: of the same kind and split, the last ones made from each.
+
+    Two artifacts of scores are a pair themselves, whatever they score; RisError where their splits differ.
+    """
+    if old.manifest["stage"] == new.manifest["stage"] == "scores":
+        splits = [one.manifest["flags"]["split"] for one in (old, new)]
+        if splits[0] != splits[1]:
+            raise RisError(f"{old.name} and {new.name} are of other splits, {splits[0]} and {splits[1]}")
+        return [(old, new)]
+    scores = [one for one in variants if one.manifest["stage"] == "scores"]
+    known = {one.digest: one for one in variants}
+    of_old, of_new = ({one.name: one for one in scores if _stems_from(one, x, known)} for x in (old, new))
+    return [(of_old[name], of_new[name]) for name in of_old if name in of_new and of_old[name] != of_new[name]]
+
+
+def _stems_from(artifact: Artifact, source: Artifact, known: Mapping[str, Artifact]) -> bool:
+    to_see = [artifact.digest]
+    while to_see:
+        one = to_see.pop()
+        if one == source.digest:
+            return True
+        if one in known:
+            to_see += known[one].manifest["inputs"].values()
+    return False

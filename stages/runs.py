@@ -1,0 +1,147 @@
+"""`ris runs`: all variants of a data set's artifacts; or of two: what differs, and how far apart they score."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.artifacts import Artifact, list_latest
+from ris_pipeline.errors import RisError, suggest_path
+from ris_pipeline.variants import compare_identities, find_variant, list_variants, pair_scores
+from stages.common import StageOptions, card_of, emit, resolve_config, say
+
+HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # of --metric all
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One metric of one kind of score, of both runs: percent, and second − first in points with its interval."""
+
+    scored: str
+    split: str
+    metric: str
+    a: float
+    b: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    n_refs: int
+
+    def cells(self) -> list[str]:
+        """The fields as text."""
+        apart = f"{self.difference:+.1f} [{self.ci_low:.1f}, {self.ci_high:.1f}]"
+        return [self.scored, self.split, f"{self.n_refs:,}", self.metric, f"{self.a:.1f}", f"{self.b:.1f}", apart]
+
+
+def run(options: StageOptions, which: Sequence[str], metric: str, tensorboard: Path | None) -> None:
+    """Lists the variants, or compares the two of `which`; `tensorboard`: writes their curves there instead."""
+    dataset = card_of(options).name
+    variants = list_variants(options.runs, dataset)
+    if not variants:
+        raise RisError(f"{options.runs / dataset}: no finished runs yet{suggest_path(options.runs / dataset)}")
+    if len(which) not in (0, 2):
+        raise RisError("give two runs to compare, or none to list them all")
+    chosen = [find_variant(options.runs, dataset, word, variants) for word in which]
+    if tensorboard is not None:
+        _write_curves(options, chosen or variants, tensorboard)
+    elif chosen:
+        _compare(options, chosen[0], chosen[1], variants, metric)
+    else:
+        _list(options, variants)
+
+
+def _list(options: StageOptions, variants: Sequence[Artifact]) -> None:
+    dataset = card_of(options).name
+    stages = dict.fromkeys(str(one.manifest["stage"]) for one in variants)
+    latest = {one.name: one for stage in stages for one in list_latest(options.runs, dataset, stage).values()}
+    rows: list[dict[str, Any]] = []
+    for one in variants:
+        newest = latest.get(one.name)
+        is_latest = newest is not None and newest.digest == one.digest
+        apart = compare_identities(newest, one, variants) if newest and not is_latest else []
+        manifest = one.manifest
+        rows.append(
+            {
+                "run": one.name,
+                "digest": one.digest,
+                "latest": is_latest,
+                "finished": manifest["finished"],
+                "seconds": manifest["timings"]["total"],
+                "bytes": manifest["files"]["bytes"],
+                "differs": apart,
+            }
+        )
+    cells = [
+        [row["run"], row["digest"], row["finished"][:16], f"{row['seconds']:.0f} s", f"{row['bytes'] / 1e6:.1f} MB",
+         "latest" if row["latest"] else _shorten(row["differs"])]
+        for row in rows
+    ]  # fmt: skip
+    emit(options, align([["run", "digest", "finished", "time", "size", "against the latest"], *cells]), rows)
+
+
+def _shorten(lines: Sequence[str]) -> str:
+    return "; ".join([*lines[:2], *([f"and {len(lines) - 2} more"] if len(lines) > 2 else [])])
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """The cells as lines with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _compare(options: StageOptions, a: Artifact, b: Artifact, variants: Sequence[Artifact], metric: str) -> None:
+    apart = compare_identities(a, b, variants)
+    differences = [one for pair in pair_scores(a, b, variants) for one in _score_apart(options, *pair, metric)]
+    lines = [f"{letter}: {one.name} {one.digest}, {one.manifest['finished']}" for letter, one in (("a", a), ("b", b))]
+    lines += ["", "differs (a → b):" if apart else "nothing differs", *(f"  {line}" for line in apart)]
+    if differences:
+        header = ["scored", "split", "refs", "metric", "a", "b", "b − a, points [95 % interval]"]
+        lines += ["", align([header, *(one.cells() for one in differences)])]
+    else:
+        say(options, "no score of the one has a counterpart of the other; `ris score` scores what is the latest")
+    shown = {"a": f"{a.name} {a.digest}", "b": f"{b.name} {b.digest}", "differs": apart}
+    emit(options, "\n".join(lines), {**shown, "scores": [asdict(one) for one in differences]})
+
+
+def _score_apart(options: StageOptions, a: Artifact, b: Artifact, metric: str) -> list[Difference]:
+    """The differences of two scores of one split, by paired bootstrap over their refs."""
+    from ris_pipeline.config import ScoreConfig
+    from ris_pipeline.scoring import METRICS, summarise, summarise_difference
+    from ris_pipeline.scoring.outcomes import load_outcomes
+
+    n_bootstrap = resolve_config(options, ScoreConfig, "scores").bootstrap
+    of_a, of_b = (load_outcomes(one.path / "outcomes.csv") for one in (a, b))
+    values_a, values_b = (summarise(one, n_bootstrap=1) for one in (of_a, of_b))
+    names = HEADLINE if metric == "all" else [name for name in METRICS if name.startswith(metric)]
+    kinds = dict.fromkeys(str(one.manifest["flags"]["scored"]) for one in (a, b))
+    found = []
+    for name in (name for name in names if name in values_a and name in values_b):
+        apart = summarise_difference(of_b, of_a, name, n_bootstrap, options.seed)
+        found.append(
+            Difference(
+                " → ".join(kinds), a.manifest["flags"]["split"], name, values_a[name].value, values_b[name].value,
+                apart.value, apart.ci_low, apart.ci_high, apart.n_refs,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _write_curves(options: StageOptions, artifacts: Sequence[Artifact], folder: Path) -> None:
+    """Writes metrics.jsonl of each artifact that has one as event files of TensorBoard."""
+    import json
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RisError("TensorBoard is not installed; pip install -c constraints.txt -e '.[tensorboard]'") from error
+    for one in artifacts:
+        log = one.path / "metrics.jsonl"
+        if not log.is_file():
+            continue
+        target = folder / one.name / one.digest
+        with SummaryWriter(str(target)) as writer, log.open(encoding="utf-8") as lines:
+            for values in map(json.loads, lines):
+                step = values.pop("step")
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+        emit(options, str(target), {"path": str(target)})
