@@ -39,6 +39,22 @@ def hold(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holder_of(path: Path) -> str | None:
+    """Process and host that hold the lock file `path`, as they wrote into it; None where nobody holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        # For an instant and shared: whoever wants to write meanwhile has more patience.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path, deadline: float) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -42,10 +42,10 @@ def status(
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare checksums.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Verify, and make anew exactly what is damaged.")] = False,
 ) -> None:
-    """Show what is fresh, stale and why, or missing.
+    """Show what reads what, and what is fresh, stale and why, running or missing.
 
     Reads:    the manifests of runs/<dataset>/; with --verify every file
-    Writes:   stdout: a table; with --repair the damaged files
+    Writes:   stdout: a tree; with --repair the damaged files
     Example:  ris status --dataset refcoco
     """
     run_stage("status", options, verify=verify, repair=repair)

@@ -201,6 +201,12 @@ def emit(options: StageOptions, text: str, value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False) if options.json else text, flush=True)
 
 
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """The cells as lines with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
 def say(options: StageOptions, text: str) -> None:
     """Prints a remark on stderr, unless --quiet."""
     if not (options.quiet or is_silent()):

@@ -8,7 +8,7 @@ from typing import Any
 from ris_pipeline.artifacts import Artifact, list_latest
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.variants import compare_identities, find_variant, list_variants, pair_scores
-from stages.common import StageOptions, card_of, emit, resolve_config, say
+from stages.common import StageOptions, align, card_of, emit, resolve_config, say
 
 HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # of --metric all
 
@@ -81,12 +81,6 @@ def _list(options: StageOptions, variants: Sequence[Artifact]) -> None:
 
 def _shorten(lines: Sequence[str]) -> str:
     return "; ".join([*lines[:2], *([f"and {len(lines) - 2} more"] if len(lines) > 2 else [])])
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """The cells as lines with columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _compare(options: StageOptions, a: Artifact, b: Artifact, variants: Sequence[Artifact], metric: str) -> None:

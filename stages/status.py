@@ -1,6 +1,7 @@
-"""`ris status`: which artifacts of a data set are fresh, stale, broken off or missing."""
+"""`ris status`: the artifacts of a data set as a tree of what reads what: fresh, stale, running or missing."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +9,45 @@ from ris_pipeline.artifacts import STAGES, Artifact, differences, find_named, li
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import list_artifacts
-from stages.common import StageOptions, card_of, data_digest, emit, resolve_config
+from ris_pipeline.locks import holder_of
+from stages.common import StageOptions, align, card_of, data_digest, emit, resolve_config
 from stages.verify import Damages, find_damages
 from stages.verify import repair as mend
+
+HEADER = ("artifact", "state", "finished", "time", "size", "digest", "why")
+READ_FROM = {"responses": "step1", "pseudolabels": "responses", "step2": "pseudolabels"}  # where no manifest says it
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table."""
+    """One line of the tree."""
 
     artifact: str  # stage, or stage/label
-    state: str  # fresh, stale, damaged, partial or missing
+    state: str  # fresh, stale, damaged, running, partial or missing
     finished: str = ""
     seconds: float | None = None
     bytes: int | None = None
     path: str = ""
     why: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()  # names of artifacts
 
-    def cells(self) -> list[str]:
-        """The fields as text, at most three reasons of `why`."""
+    @property
+    def stage(self) -> str:
+        """The stage's name, without the label."""
+        return self.artifact.partition("/")[0]
+
+    def cells(self, branch: str) -> list[str]:
+        """The fields as text behind the `branch` of the tree, at most three reasons of `why`."""
         seconds = "" if self.seconds is None else f"{self.seconds:.0f} s"
         size = "" if self.bytes is None else f"{self.bytes / 1e6:.1f} MB"
         more = [f"and {len(self.why) - 3} more"] if len(self.why) > 3 else []
         why = "; ".join([*self.why[:3], *more])
-        return [self.artifact, self.state, self.finished, seconds, size, self.path, why]
+        digest = Path(self.path).name.removesuffix(".partial")
+        return [branch + self.artifact, self.state, self.finished[:16], seconds, size, digest, why]
 
 
 def run(options: StageOptions, *, verify: bool = False, repair: bool = False) -> None:
-    """Prints a row per latest artifact, broken run and missing stage.
+    """Prints a row per latest artifact, running or broken run and missing stage, below what it reads.
 
     `verify` reads every file of every artifact, `repair` also mends. RisError where something is damaged after that.
     """
@@ -43,14 +55,38 @@ def run(options: StageOptions, *, verify: bool = False, repair: bool = False) ->
     if repair:
         damages = mend(options, damages)
     rows = [row for stage in STAGES for row in rows_of(options, stage, damages)]
-    table = [[field.name for field in fields(Row)], *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    emit(options, "\n".join(lines), [asdict(row) for row in rows])
+    table = [HEADER, *(row.cells(branch) for branch, row in arrange(rows))]
+    emit(options, align(table), [asdict(row) for row in rows])
     damaged = [row.path for row in rows if row.state == "damaged"]
     if damaged:
         remedy = "what can be mended is" if repair else "`ris status --repair` mends what can be"
         raise RisError(f"damaged: {', '.join(damaged)}; {remedy}")
+
+
+def arrange(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    """The rows in the order of a tree, each below the last stage that it reads, with its branch drawn before it."""
+    below: dict[int, list[Row]] = {}
+    for row in rows:
+        parent = _parent_of(row, rows)
+        below.setdefault(id(parent) if parent else 0, []).append(row)
+
+    def draw(key: int, indent: str) -> Iterator[tuple[str, Row]]:
+        children = below.get(key, [])
+        for row in children:
+            is_last = row is children[-1]
+            yield (indent + ("└─ " if is_last else "├─ ")) if key else "", row
+            yield from draw(id(row), indent + (("   " if is_last else "│  ") if key else ""))
+
+    return list(draw(0, ""))
+
+
+def _parent_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    order = list(STAGES)
+    read = [one for one in rows if one.artifact in row.reads and one is not row]
+    if not read and not row.reads:  # without a manifest: where the stage usually stands
+        usual = [one for one in rows if one.stage == READ_FROM.get(row.stage)]
+        read = [one for one in usual if one.artifact in ("responses/train", "pseudolabels/refine")] or usual[:1]
+    return max(read, key=lambda one: order.index(one.stage), default=None)
 
 
 def rows_of(options: StageOptions, stage: str, damages: Damages) -> list[Row]:
@@ -66,14 +102,17 @@ def rows_of(options: StageOptions, stage: str, damages: Damages) -> list[Row]:
         size, seconds = manifest["files"]["bytes"], manifest["timings"]["total"]
         path = str(options.runs / name / stage / artifact.digest)
         why = tuple(map(str, damaged)) or tuple(changed)
-        rows.append(Row(artifact.name, state, manifest["finished"], seconds, size, path, why))
+        reads = tuple(one for one in manifest["inputs"] if one != "data")
+        rows.append(Row(artifact.name, state, manifest["finished"], seconds, size, path, why, reads))
     known = [artifact.digest for artifact in latest]
     for folder in list_artifacts(options.runs, name, stage):
         faults = tuple(map(str, damages.get(folder, ()))) or _manifest_fault(folder)
         if faults and folder.name not in known:
             rows.append(Row(stage, "damaged", path=str(folder), why=faults))
     for partial in sorted((options.runs / name / stage).glob("*.partial")):
-        rows.append(Row(stage, "partial", path=str(partial), why=("broken off or running",)))
+        holder = holder_of(partial.with_suffix(".lock"))
+        why = (f"by {holder}",) if holder else (f"broken off; {STAGES[stage].command} resumes it",)
+        rows.append(Row(stage, "running" if holder else "partial", path=str(partial), why=why))
     return rows or [Row(stage, "missing", why=(f"run: {STAGES[stage].command}",))]
 
 

@@ -1,10 +1,12 @@
 import dataclasses
 import json
+import os
+import socket
 
 import pytest
 
 from ris_pipeline.artifacts import publish
-from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config
+from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
 from stages import status
 from stages.common import StageOptions, input_of, request_of, resolve_config
@@ -50,7 +52,7 @@ def test_damage_and_broken_runs(tiny, capsys):
         status.run(dataclasses.replace(tiny, json=True), verify=True)
     found = {row["artifact"]: (row["state"], row["why"]) for row in json.loads(capsys.readouterr().out)}
     assert found["step1"] == ("damaged", ["result: not the bytes that were published"])
-    assert found["step2"][0] == "partial"
+    assert found["step2"] == ("partial", ["broken off; ris train-step2 resumes it"])
 
 
 def test_artifacts_that_no_link_leads_to_are_verified_too(tiny, capsys):
@@ -69,16 +71,42 @@ def test_an_unreadable_manifest_is_a_row_of_the_table(tiny, capsys):
     path.write_text("{")
     with pytest.raises(RisError, match=r"^damaged: "):
         status.run(tiny)
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step1"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "step1" in line)
     assert "damaged manifest" in line
 
 
-def test_the_table_has_a_line_per_artifact(tiny, capsys):
+def test_the_tree_shows_what_reads_what(tiny, capsys):
     make(tiny, "step1", Step1Config)
+    for split in ("train", "val"):
+        make(tiny, "responses", ResponsesConfig, ("step1", {}), flags={"split": split})
+    from_train = ("responses", {"split": "train"})
+    make(tiny, "pseudolabels", PseudolabelConfig, from_train, flags={"refine": True}, refine=True)
+    make(tiny, "step2", Step2Config, ("pseudolabels", {"refine": True}), ("step1", {}), flags={"labels": "pseudo"})
     status.run(tiny)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["artifact", "state", "finished", "seconds", "bytes", "path", "why"]
-    assert [line.split()[0] for line in lines[1:]] == [
-        "clip", "step1", "responses", "pseudolabels", "step2", "scores",
-    ]  # fmt: skip
+    assert lines[0].split() == ["artifact", "state", "finished", "time", "size", "digest", "why"]
+    assert [line.rpartition("fresh")[0].rstrip() or line.partition("missing")[0].rstrip() for line in lines[1:]] == [
+        "clip",
+        "step1",
+        "├─ responses/train",
+        "│  └─ pseudolabels/refine",
+        "│     └─ step2/pseudo",  # reads step1 as well
+        "└─ responses/val",
+        "scores",
+    ]
     assert "0.0 MB" in lines[2]
+
+
+def test_before_anything_is_made_the_tree_is_that_of_the_stages(tiny, capsys):
+    status.run(tiny)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("missing")[0].rstrip() for line in lines[1:]] == [
+        "clip", "step1", "└─ responses", "   └─ pseudolabels", "      └─ step2", "scores",
+    ]  # fmt: skip
+
+
+def test_a_running_stage_names_who_runs_it(tiny, capsys):
+    config = resolve_config(tiny, Step1Config, "step1")
+    with publish(request_of(tiny, "step1", config)):
+        state, (why,) = states(tiny, capsys)["step1"]
+    assert (state, why) == ("running", f"by process {os.getpid()} on {socket.gethostname()}")
