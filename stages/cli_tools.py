@@ -76,3 +76,19 @@ def runs(
     Example:  ris runs step2/pseudo 3f2a --metric miou
     """
     run_stage("runs", options, which=which or [], metric=metric, tensorboard=tensorboard)
+
+
+@command("demo")
+def demo(
+    options: StageOptions,
+    host: Annotated[str, typer.Option(help="Address to listen on; others can reach 0.0.0.0.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    checkpoint: Annotated[Path | None, typer.Option(help="Instead of the latest Step-2.")] = None,
+) -> None:
+    """Serve a page to try the network: drop an image, write sentences, compare.
+
+    Reads:    step2, or step1 where there is no step2, or --checkpoint
+    Writes:   stdout: the page's address; nothing on the disk
+    Example:  ris demo --port 8080
+    """
+    run_stage("demo", options, host=host, port=port, checkpoint=checkpoint)

@@ -1,0 +1,180 @@
+"""The page, asked for over HTTP as a browser asks: a real server on a real socket, with a tiny network."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from ris_pipeline.artifacts import find, publish
+from ris_pipeline.config import Step1Config
+from ris_pipeline.errors import RisError
+from stages import demo
+from stages.common import StageOptions, request_of
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
+    """A Step-1 of random values, as an artifact."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ris_pipeline.networks.build import build_step1
+    from ris_pipeline.training.loop import WEIGHTS
+
+    root = tmp_path_factory.mktemp("demo")
+    (root / "tiny.toml").write_text(
+        'name = "tiny"\nformat = "pairs"\nannotations = "a"\nimages = "a"\n[splits]\ntrain = "any"\n'
+    )
+    (root / "data" / "a").mkdir(parents=True)
+    (root / "data" / "a" / "pairs.jsonl").write_text("")
+    options = StageOptions(dataset=str(root / "tiny.toml"), data_root=root / "data", runs=root / "runs")
+    config = Step1Config(clip=str(tiny_clip), clip_weights=None, input_size=64, hidden=16)
+    torch.manual_seed(0)
+    request = request_of(options, "step1", config)
+    with publish(request) as work:
+        weights = {name: value.contiguous() for name, value in build_step1(config).state_dict().items()}
+        save_file(weights, work.path / WEIGHTS)
+    artifact = find(request)
+    assert artifact is not None
+    return artifact.path
+
+
+@pytest.fixture(scope="module")
+def address(checkpoint: Path) -> Iterator[str]:
+    """Where the running page is."""
+    server, listener = demo.build_server(StageOptions(device="cpu"), "127.0.0.1", 0, checkpoint)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def ask(url: str, data: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
+    """Status, text and headers of an answer."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, named), timeout=30) as answer:
+            return answer.status, answer.read().decode(), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(), dict(error.headers)
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.arange(3 * width * height) % 256
+    PIL.Image.fromarray(pixels.astype(np.uint8).reshape(height, width, 3)).save(file, "PNG")
+    return file.getvalue()
+
+
+def read(url: str) -> np.ndarray:
+    return np.array(PIL.Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))))
+
+
+def segment(address: str, data: bytes, *sentences: str, content_type: str = "application/octet-stream"):
+    query = urllib.parse.urlencode([("sentence", one) for one in sentences])
+    status, text, _ = ask(f"{address}/segment?{query}", data, content_type=content_type)
+    return status, json.loads(text)
+
+
+def test_the_page_loads_what_it_names_and_nothing_from_elsewhere(address, checkpoint):
+    status, text, headers = ask(address)
+    assert status == 200
+    assert str(checkpoint) in text
+    assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+    names = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert names == ["/page.css", "/page.js"]
+    for name in names:
+        assert ask(address + name)[0] == 200
+    assert "//" not in re.sub(r"^\s*//.*|; //.*", "", ask(address + "/page.js")[1], flags=re.MULTILINE)
+
+
+def test_masks_and_maps_are_those_of_the_network(address, checkpoint):
+    from ris_pipeline.predict import Segmenter
+
+    status, found = segment(address, png(50, 30), "the star", " left circle ")
+    assert status == 200
+    image = np.array(PIL.Image.open(io.BytesIO(png(50, 30))))
+    expected = Segmenter.load(checkpoint)(image, ["the star", "left circle"])
+    for one, prediction in zip(found["results"], expected, strict=True):
+        np.testing.assert_array_equal(read(one["mask"])[..., 1] == 255, prediction.mask)
+        assert one["share"] == pytest.approx(prediction.mask.mean(), abs=1e-6)
+        assert read(one["map"]).shape == (30, 50, 3)
+    assert [one["sentence"] for one in found["results"]] == ["the star", "left circle"]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentences", "content_type", "error"),
+    [
+        (b"no image", ["a dog"], "application/octet-stream", "not a readable image"),
+        (png(4, 4), [], "application/octet-stream", "write one to 20 sentences"),
+        (png(4, 4), [" "], "application/octet-stream", "write one to 20 sentences"),
+        (png(4, 4), ["a dog"], "text/plain", "has to come as application/octet-stream"),
+    ],
+    ids=["data", "no sentence", "empty sentence", "type"],
+)
+def test_what_cannot_be_segmented_is_told(address, data, sentences, content_type, error):
+    status, found = segment(address, data, *sentences, content_type=content_type)
+    assert status == 400
+    assert error in found["error"]
+
+
+def test_too_many_bytes_or_pixels(address, monkeypatch):
+    monkeypatch.setattr(demo, "MAX_BYTES", 100)
+    assert "scale it down" in segment(address, png(50, 30), "a dog")[1]["error"]
+    monkeypatch.setattr("ris_pipeline.datasets.files.MAX_PIXELS", 10)
+    with pytest.raises(RisError, match="more than 10 pixels"):
+        demo.read_upright(png(4, 4))
+
+
+def test_another_name_for_this_computer_is_refused(address):
+    assert ask(address, Host="evil.example")[0] == 400
+    assert ask(address, Host="localhost:8000")[0] == 200
+
+
+def test_images_stand_upright_and_are_scaled_down():
+    picture = PIL.Image.fromarray(np.zeros((100, 3000, 3), np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turn by 90° to show
+    file = io.BytesIO()
+    picture.save(file, "JPEG", exif=exif)
+    assert demo.read_upright(file.getvalue()).shape == (1024, 34, 3)
+
+
+def test_only_this_computer_unless_told_otherwise(checkpoint, capsys):
+    assert [demo._is_loopback(one) for one in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::", "a.example")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    demo.run(StageOptions(dry_run=True), "127.0.0.1", 8000, checkpoint)
+    assert f"would serve {checkpoint} on 127.0.0.1:8000" in capsys.readouterr().err
+
+
+def test_what_is_in_the_way(checkpoint, tmp_path, monkeypatch):
+    options = dataclasses.replace(StageOptions(), runs=tmp_path, device="cpu")
+    with pytest.raises(RisError, match="no finished step1 yet; run: ris train-step1"):
+        demo.run(options, "127.0.0.1", 0, None)
+    with pytest.raises(RisError, match=f"no such checkpoint; did you mean {checkpoint.parent}"):
+        demo.run(options, "127.0.0.1", 0, checkpoint.parent.with_name("stpe1"))
+    with demo.build_server(options, "127.0.0.1", 0, checkpoint)[1] as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RisError, match=f"127.0.0.1:{port}: cannot listen there: .*choose another --port"):
+            demo.build_server(options, "127.0.0.1", port, checkpoint)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(RisError, match=r"pip install -c constraints.txt -e '\.\[demo\]'"):
+        demo.build_server(options, "127.0.0.1", 0, checkpoint)
