@@ -92,3 +92,14 @@ def demo(
     Example:  ris demo --port 8080
     """
     run_stage("demo", options, host=host, port=port, checkpoint=checkpoint)
+
+
+@command("cost")
+def cost(options: StageOptions) -> None:
+    """Count and time Step-1, Step-2 and their parts, beside the paper's Table 2.
+
+    Reads:    the card's configuration; no weights: values are random
+    Writes:   stdout: parameters, multiply-accumulates (three counts), milliseconds
+    Example:  ris cost --dataset refcoco --device cpu
+    """
+    run_stage("cost", options)

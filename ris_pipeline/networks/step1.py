@@ -70,7 +70,7 @@ class Step1(ReferringNetwork):
         `V` float (B, C, h, w), `T` float (N, C). Every image meets all N texts at once, as in training: the
         texts change what the positions are, so S of a pair depends on the other texts.
         """
-        return self._compare(*self.attn_fusion(V, T))
+        return self.compare(*self.attn_fusion(V, T))
 
     def respond_each(self, V: Tensor, T: Tensor) -> Tensor:
         """Return S float (n, h, w) for n texts, each alone with its image: the official evaluation, batched.
@@ -80,9 +80,9 @@ class Step1(ReferringNetwork):
         """
         n_images, n_channels = V.shape[:2]
         V, T = self.attn_fusion.prompt_each(V, T.reshape(n_images, -1, n_channels))
-        return self._compare(V, T).flatten(0, 1)
+        return self.compare(V, T).flatten(0, 1)
 
-    def _compare(self, V: Tensor, T: Tensor) -> Tensor:
-        """Return exp(logit_scale)·⟨V, T⟩, float (B, K, h, w), of (B, C, h, w) and (B, K, C)."""
+    def compare(self, V: Tensor, T: Tensor) -> Tensor:
+        """Return S = exp(logit_scale)·⟨V, T⟩, float (B, K, h, w), of prompted V (B, C, h, w) and T (B, K, C)."""
         S = self.logit_scale.exp() * (T @ V.flatten(2))  # (B, K, hw)
         return S.view(*S.shape[:2], *V.shape[-2:])

@@ -70,12 +70,24 @@ class Step2(ReferringNetwork):
         is about, None where B is N, or 1 image for all.
         The heads are in the order final_seg1 (stride 4, which alone is used in evaluation) to final_seg4.
         """
+        return self.decode(self.attend(levels, words, image_of), image_of)
+
+    def attend(self, levels: Levels, words: Tensor, image_of: Tensor | None = None) -> Levels:
+        """Return the levels with what the words add to c2, c3, c4: c1 of B images, the others of N sentences."""
         c1, c2, c3, c4 = levels
         every = slice(None) if image_of is None else image_of
-        d1 = self.reduced_c1(c1)[every]
-        d2 = self.reduced_c2(self.attention2(c2, words, image_of) + c2[every])
-        d3 = self.reduced_c3(self.attention3(c3, words, image_of) + c3[every])
-        d4 = self.reduced_c4(self.attention4(c4, words, image_of) + c4[every])
+        return (
+            c1,
+            self.attention2(c2, words, image_of) + c2[every],
+            self.attention3(c3, words, image_of) + c3[every],
+            self.attention4(c4, words, image_of) + c4[every],
+        )
+
+    def decode(self, levels: Levels, image_of: Tensor | None = None) -> Tensor | Levels:
+        """Return the logits of the heads, as `segment`, of what `attend` returns."""
+        c1, c2, c3, c4 = levels
+        d1 = self.reduced_c1(c1)[slice(None) if image_of is None else image_of]
+        d2, d3, d4 = self.reduced_c2(c2), self.reduced_c3(c3), self.reduced_c4(c4)
 
         p4 = _resize(self.output4(d4), d3.shape[-2:])
         p3 = _resize(self.output3(p4 + d3), d2.shape[-2:])
