@@ -169,7 +169,7 @@ def load_config_file(path: Path, stage: str) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RisError(f"{path}: cannot read the configuration file: {error.strerror}{suggest_path(path)}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RisError(f"{path}: not a TOML file: {error}") from error
     for name, table in tables.items():
         if name not in CONFIGS:

@@ -1,11 +1,20 @@
 """The one exception a user is meant to see, and the hint it ends with where a path is mistyped."""
 
 import difflib
+import re
 from pathlib import Path
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class RisError(Exception):
-    """Something the user can mend: one line that says which file or record, what is wrong and what to do."""
+    """Something the user can mend: one line that says which file or record, what is wrong and what to do.
+
+    Control characters are shown, not sent to the terminal: names and values come from files of others.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text))
 
 
 class DownloadError(RisError):

@@ -190,7 +190,7 @@ def _describe_block(store: Path, block: int) -> str:
     """Block, sentences and refs; the block alone where the ids themselves are damaged."""
     import zarr
 
-    from ris_pipeline.responses import BLOCK
+    from ris_pipeline.store_layout import BLOCK
 
     rows = slice(block * BLOCK, (block + 1) * BLOCK)
     try:

@@ -7,9 +7,10 @@ from typing import TypedDict
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
+from ris_pipeline.datasets.files import load_picture
 from ris_pipeline.durable import replacing
 from ris_pipeline.errors import RisError
 
@@ -42,10 +43,9 @@ def save_label(path: Path, label: Pixels) -> None:
 def load_label(path: Path) -> Pixels:
     """Return the label uint8 (H, W) of 0, 1 and 255 in a PNG; RisError where it is missing or no label."""
     try:
-        with Image.open(path) as picture:
-            label = np.array(picture)
+        label: Pixels = load_picture(path, mode=None)
         _check_label(label)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (RisError, ValueError) as error:
         raise RisError(f"{path}: not a pseudo-label ({error}); run `ris make-pseudolabels` again") from error
     return label
 

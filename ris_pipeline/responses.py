@@ -17,7 +17,7 @@ processes may write different blocks at once, and an interrupted dump goes on at
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,11 @@ import zarr
 
 from ris_pipeline.durable import fsync_tree
 from ris_pipeline.errors import RisError
+from ris_pipeline.store_layout import BLOCK as BLOCK
+from ris_pipeline.store_layout import check_layout
 
 SCHEMA = 1
-BLOCK = 1024
+_UNDECODABLE = (RuntimeError, ValueError, MemoryError)  # zstd: checksum, frame or length of a chunk damaged
 RULE = (
     "map = bilinear(logits, align_corners=False) to input_size x input_size; ReLU; "
     "bilinear(align_corners=True) to image_hw; divided by (its maximum + 1e-5)"
@@ -112,14 +114,18 @@ class ResponseStore:
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> Self:
         """Return the store at `path`; RisError where there is none or one of another schema."""
+        if not (path / "zarr.json").exists():
+            raise RisError(f"{path}: no responses here; run `ris dump-responses` first")
+        check_layout(path)
         try:
-            group = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3)
-        except FileNotFoundError as error:
-            raise RisError(f"{path}: no responses here; run `ris dump-responses` first") from error
-        schema = group.attrs.get("schema")
-        if schema != SCHEMA:
-            raise RisError(f"{path}: responses of schema {schema}, not {SCHEMA}; run `ris dump-responses --force`")
-        return cls(path, group)
+            mode: Literal["r", "r+"] = "r+" if writable else "r"
+            group = zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False)
+            schema = group.attrs.get("schema")
+            if schema != SCHEMA:
+                raise RisError(f"{path}: responses of schema {schema}, not {SCHEMA}; run `ris dump-responses --force`")
+            return cls(path, group)
+        except _UNDECODABLE as error:
+            raise RisError(f"{path}: ids are damaged ({error}); run `ris status --repair`") from error
 
     def __len__(self) -> int:
         """Return N, the number of sentences."""
@@ -167,7 +173,7 @@ class ResponseStore:
             rows = self.rows_of_block(block)
             try:
                 return not np.isnan(self._logits[rows.start : rows.stop]).any()
-            except RuntimeError:  # zstd: checksum or frame damaged
+            except _UNDECODABLE:
                 return False
 
         return [block for block in range(self.n_blocks) if not is_whole(block)]
@@ -178,8 +184,8 @@ class ResponseStore:
             rows = self.rows_of_block(block)
             try:
                 logits: Logits = self._logits[rows.start : rows.stop]
-            except RuntimeError as error:
-                raise RisError(f"{self.path}: block {block} is damaged; run `ris dump-responses --force`") from error
+            except (*_UNDECODABLE, OSError) as error:
+                raise RisError(f"{self.path}: block {block} is damaged ({error}); run `ris status --repair`") from error
             if np.isnan(logits).any():
                 raise RisError(f"{self.path}: block {block} is not written; run `ris dump-responses` again")
             logits.flags.writeable = False  # it is handed out again

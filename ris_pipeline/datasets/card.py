@@ -97,7 +97,7 @@ def read_card(path: Path) -> Card:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RisError(f"{path} cannot be read: {error.strerror}{suggest_path(path)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RisError(f"{path} is not valid TOML: {error}") from error
     known = [f.name for f in fields(Card)]
     for key in table:

@@ -17,16 +17,30 @@ from ris_pipeline.errors import RisError
 
 # Far above any photograph of the known data sets, and 192 MB once it is an RGB array.
 MAX_PIXELS = 64_000_000
+# Several times the annotation files of the known data sets; it bounds what a hostile file can take.
+MAX_BYTES = 2**28
 
 
 def load_json(path: Path) -> Any:
-    """What the JSON file holds. Raises RisError where it is not JSON."""
+    """What the JSON file holds. Raises RisError where it is not JSON, nested too deeply, or larger than MAX_BYTES."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_limited(path))
     except (ValueError, RecursionError) as error:
         raise RisError(f"{path} is not valid JSON ({error}); fetch or write it again") from error
     except OSError as error:
         raise RisError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_limited(path: Path) -> bytes:
+    """The bytes of an annotation file. Raises RisError where it is larger than MAX_BYTES, OSError as open does."""
+    check_bytes(path)
+    return path.read_bytes()
+
+
+def check_bytes(path: Path) -> None:
+    """None where the file has at most MAX_BYTES; else RisError. Raises OSError where it cannot be asked."""
+    if path.stat().st_size > MAX_BYTES:
+        raise RisError(f"{path} is larger than {MAX_BYTES >> 20} MiB; no known annotation file is")
 
 
 def load_picture(path: Path, mode: str | None) -> NDArray[Any]:
@@ -69,8 +83,8 @@ def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
 
 def resolve_inside(folder: Path, name: Any, where: str) -> Path:
     """`folder/name`, for a name from an annotation file. Raises RisError where it leads out of the folder."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise RisError(f"{where}: {name!r} is not a file name")
+    if not isinstance(name, str) or not name or "\0" in name or any(len(part) > 255 for part in name.split("/")):
+        raise RisError(f"{where}: {name!r:.200} is not a file name")
     # Read by the rules of both systems, so that "C:\\a" and "..\\a" are refused everywhere.
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.anchor or ".." in path.parts:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ris_pipeline.datasets.card import Card, suggest
-from ris_pipeline.datasets.files import read_size, resolve_inside
+from ris_pipeline.datasets.files import check_bytes, read_size, resolve_inside
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box
 from ris_pipeline.errors import RisError
 
@@ -36,6 +36,7 @@ def load_split(card: Card, data_root: Path, split: str) -> Dataset:
     (path,) = list_files(card, data_root)
     images: dict[int, Image] = {}
     refs: dict[int, _Draft] = {}
+    check_bytes(path)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():

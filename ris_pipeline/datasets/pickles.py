@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ris_pipeline.datasets.files import read_limited
 from ris_pipeline.errors import RisError
 
-# Several times the annotation files of the known data sets; it bounds what a hostile file can take.
-MAX_BYTES = 2**28
+# Objects are larger than their bytes in the file; no annotations come near this.
+_BYTES_PER_BYTE = 64
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -38,17 +41,40 @@ def load_plain_pickle(path: Path) -> Any:
     MAX_BYTES, or is no pickle.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RisError(f"{path} is larger than {MAX_BYTES >> 20} MiB; no known annotation file is")
-        data = path.read_bytes()
+        data = read_limited(path)
     except OSError as error:
         raise RisError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        try:
-            return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
-        except UnicodeDecodeError:
-            return _PlainUnpickler(io.BytesIO(data), encoding="latin-1").load()
+        with _bounded_memory(_BYTES_PER_BYTE * len(data) + 2**28):
+            try:
+                return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+            except UnicodeDecodeError:
+                return _PlainUnpickler(io.BytesIO(data), encoding="latin-1").load()
     except RisError as error:
         raise RisError(f"{path} is refused and nothing of it was executed: {error}; fetch it anew") from error
     except Exception as error:  # a broken or hostile pickle can raise nearly anything
         raise RisError(f"{path} is not a readable pickle ({type(error).__name__}: {error}); fetch it anew") from error
+
+
+@contextmanager
+def _bounded_memory(n_bytes: int) -> Iterator[None]:
+    """Where the system can do so: to allocate more than n_bytes in the block is a MemoryError.
+
+    Ten bytes of a pickle can ask for a table of 2^31 entries, which Python fills at once.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # not Linux
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + n_bytes
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

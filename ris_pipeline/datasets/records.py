@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ris_pipeline.datasets.segmentations import load_segmentation
+from ris_pipeline.datasets.files import MAX_PIXELS
+from ris_pipeline.datasets.segmentations import is_coordinate, load_segmentation
 from ris_pipeline.errors import RisError
 
 Box = tuple[float, float, float, float]
 
 # COCO rounds its boxes to hundredths, ReferIt's are whole pixels: an edge may lie up to a pixel outside.
 _BOX_SLACK = 1.0
+_LARGEST_ID = 2**63 - 1  # of the responses' int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,8 @@ def parse_box(values: Any, hw: tuple[int, int] | None, where: str) -> Box:
     Raises RisError, beginning with `where` (the file, the ref and the image), for anything but four
     finite numbers in order and inside the image.
     """
-    if (
-        not isinstance(values, (list, tuple))
-        or len(values) != 4
-        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        or not all(math.isfinite(v) for v in values)
-    ):
-        raise RisError(f"{where}: the box must be four numbers, not {values!r}")
+    if not isinstance(values, (list, tuple)) or len(values) != 4 or not all(map(is_coordinate, values)):
+        raise RisError(f"{where}: the box must be four numbers, not {values!r:.200}")
     x1, y1, x2, y2 = (float(v) for v in values)
     if x2 < x1 or y2 < y1:
         raise RisError(f"{where}: the box {values} ends before it begins (it must be left, top, right, bottom)")
@@ -138,9 +135,18 @@ def parse_box(values: Any, hw: tuple[int, int] | None, where: str) -> Box:
     return x1, y1, x2, y2
 
 
-def _check_unique(ids: Iterable[Hashable], what: str) -> None:
-    seen: set[Hashable] = set()
+def parse_hw(height: Any, width: Any, where: str) -> tuple[int, int]:
+    """An image's height and width from its record. Raises RisError for none, and for more than MAX_PIXELS."""
+    if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise RisError(f"{where}: its size must be whole numbers of at most {MAX_PIXELS:,} pixels in all")
+    return height, width
+
+
+def _check_unique(ids: Iterable[int], what: str) -> None:
+    seen: set[int] = set()
     for one in ids:
+        if type(one) is not int or not 0 <= one <= _LARGEST_ID:
+            raise RisError(f"{what} {one!r:.80} must be a whole number from 0 to {_LARGEST_ID}")
         if one in seen:
             raise RisError(f"{what} {one} occurs twice; ids must be unique")
         seen.add(one)

@@ -8,7 +8,8 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.files import load_json, resolve_inside
 from ris_pipeline.datasets.pickles import load_plain_pickle
-from ris_pipeline.datasets.records import Box, Dataset, Expression, Image, Ref, parse_box
+from ris_pipeline.datasets.records import Box, Dataset, Expression, Image, Ref, parse_box, parse_hw
+from ris_pipeline.datasets.segmentations import is_coordinate
 from ris_pipeline.errors import RisError
 
 
@@ -54,25 +55,25 @@ def _index_instances(path: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """The records of instances.json by id: images, annotations."""
     instances = load_json(path)
     try:
-        images = {record["id"]: record for record in instances["images"]}
-        return images, {record["id"]: record for record in instances["annotations"]}
-    except (KeyError, TypeError) as error:
+        images = {int(record["id"]): record for record in instances["images"]}
+        return images, {int(record["id"]): record for record in instances["annotations"]}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RisError(f"{path} lacks 'images' or 'annotations' with ids; fetch it anew") from error
 
 
 def _parse_image(record: dict[str, Any], folder: Path, instances_path: Path) -> Image:
     image_id = record["id"]
     where = f"{instances_path}: image {image_id}"
-    height, width = _get(record, "height", int, where), _get(record, "width", int, where)
+    hw = parse_hw(record.get("height"), record.get("width"), where)
     # The image's own file name: the ref's carries the annotation's number and no such file exists.
-    return Image(image_id, resolve_inside(folder, record.get("file_name"), where), (height, width))
+    return Image(image_id, resolve_inside(folder, record.get("file_name"), where), hw)
 
 
 def _parse_ref(record: dict[str, Any], image: Image, annotations: dict[Any, Any], where: str) -> Ref:
     sentences = _get(record, "sentences", list, where)
     if not sentences:
         raise RisError(f"{where}: its list of sentences is empty")
-    annotation = annotations.get(record.get("ann_id"))
+    annotation = annotations.get(_get(record, "ann_id", int, where))
     if annotation is None:
         raise RisError(f"{where}: its annotation {record.get('ann_id')} is not in instances.json")
     if annotation.get("image_id") != image.image_id:
@@ -96,7 +97,7 @@ def _parse_box_xywh(values: Any, image: Image, where: str) -> Box:
     Differs from TRIS: it cuts x, y, w and h to whole numbers first; the fractions are kept here.
     """
     where = f"{where}, image {image.path.name}"
-    if isinstance(values, list) and len(values) == 4 and all(isinstance(v, (int, float)) for v in values):
+    if isinstance(values, list) and len(values) == 4 and all(map(is_coordinate, values)):
         x, y, w, h = values
         values = [x, y, x + w, y + h]
     return parse_box(values, image.hw, where)

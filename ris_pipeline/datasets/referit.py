@@ -17,7 +17,7 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.files import load_json
 from ris_pipeline.datasets.pickles import load_plain_pickle
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box, parse_hw
 from ris_pipeline.errors import RisError
 
 # The paper trains on ReferIt's train and val sentences together: 54,134 + 5,842 = 59,976.
@@ -84,7 +84,7 @@ def _read_pickle(folder: Path, images_folder: Path, split: str) -> tuple[dict[in
         objects = _group_annotations(entry.get("annotations"), where)
         if not objects:
             continue
-        image = Image(int(name), images_folder / f"{int(name)}.jpg", _mask_hw(objects[0][0]))
+        image = Image(int(name), images_folder / f"{int(name)}.jpg", _mask_hw(objects[0][0], where))
         images[image.image_id] = image
         refs += [_parse_object(image, n, annotations, split, where) for n, annotations in enumerate(objects)]
     return images, refs
@@ -120,20 +120,20 @@ def _number(ref_id: int, sentences: Any, where: str) -> tuple[Expression, ...]:
     return tuple(Expression(ref_id * _PER_REF + n, sentence) for n, sentence in enumerate(sentences))
 
 
-def _mask_hw(annotation: dict[str, Any]) -> tuple[int, int] | None:
+def _mask_hw(annotation: dict[str, Any], where: str) -> tuple[int, int] | None:
     """The image's size as its first run-length mask has it: the pickles name it nowhere else."""
     segmentation = annotation.get("segmentation")
     rle = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
     size = rle.get("size") if isinstance(rle, dict) else None
-    if isinstance(size, (list, tuple)) and len(size) == 2 and all(type(v) is int for v in size):
-        return size[0], size[1]
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return parse_hw(size[0], size[1], where)
     return None
 
 
 def _parse_size(size: Any, where: str) -> tuple[int, int]:
-    if not isinstance(size, list) or len(size) != 2 or not all(type(v) is int for v in size):
+    if not isinstance(size, list) or len(size) != 2:
         raise RisError(f"{where}: referit_imsize.json has no [width, height] of its image")
-    return size[1], size[0]
+    return parse_hw(size[1], size[0], f"{where}: referit_imsize.json")
 
 
 def _load_table(path: Path) -> dict[str, Any]:

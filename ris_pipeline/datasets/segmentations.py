@@ -13,6 +13,8 @@ from ris_pipeline.datasets.files import MAX_PIXELS, load_picture
 
 Mask = NDArray[np.bool_]
 
+_LARGEST_COORDINATE = 2.0**31
+
 
 def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
     """The mask, bool (H, W), True on the object: the union of all parts.
@@ -57,12 +59,7 @@ def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[Ma
     width_height = np.array(hw[::-1])
     kept = []
     for polygon in polygons:
-        if (
-            not isinstance(polygon, list)
-            or len(polygon) % 2
-            or not all(isinstance(v, (int, float)) for v in polygon)
-            or not np.isfinite(polygon).all()
-        ):
+        if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_coordinate, polygon)):
             raise ValueError(f"a polygon must be a list of x, y pairs, not {_shorten(polygon)}")
         corners = np.reshape(polygon, (-1, 2))
         # pycocotools walks along every edge, so one that ends far away would take all memory.
@@ -122,6 +119,11 @@ def _unpack_counts(packed: bytes) -> list[int]:
     if shift:
         raise ValueError("its compressed run lengths break off")
     return runs
+
+
+def is_coordinate(value: Any) -> bool:
+    """Whether the value is a number that a place in an image can have; JSON knows larger ones, and NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST_COORDINATE
 
 
 def _shorten(value: Any) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ris_pipeline.datasets import pickles
+from ris_pipeline.datasets import files
 from ris_pipeline.datasets.pickles import load_plain_pickle
 from ris_pipeline.errors import RisError
 
@@ -140,7 +140,7 @@ def test_python_2_sets(tmp_path):
 
 
 def test_too_large_a_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(files, "MAX_BYTES", 2**20)
     path = save(tmp_path, pickle.dumps("a" * 2**20))
     with pytest.raises(RisError, match="larger than 1 MiB"):
         load_plain_pickle(path)
@@ -150,6 +150,15 @@ def test_a_length_beyond_the_end_is_refused(tmp_path):
     data = b"\x80\x02X" + struct.pack("<I", 2**31) + b"abc."
     with pytest.raises(RisError, match="not a readable pickle"):
         load_plain_pickle(save(tmp_path, data))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no bound on memory here")
+def test_a_table_larger_than_memory_is_refused(tmp_path):
+    # An empty list, put at place 2^31 of the memo, which Python would fill up to there: 32 GB.
+    line = r"not a readable pickle \(MemoryError"
+    with pytest.raises(RisError, match=line):
+        load_plain_pickle(save(tmp_path, b"\x80\x02]r\x00\x00\x00\x80."))
+    assert load_plain_pickle(save(tmp_path, pickle.dumps([1]))) == [1]
 
 
 def test_missing_file(tmp_path):

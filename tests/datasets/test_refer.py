@@ -135,7 +135,7 @@ def change_instances(kind, **changes):
         ({"refs": [1]}, "is not a list of refs"),
         (change_instances("images", file_name="../../a.jpg"), "image 5: the file name .* leads out"),
         (change_instances("images", file_name="/etc/passwd"), "image 5: the file name .* leads out"),
-        (change_instances("images", height=None), "image 5: 'height' must be of type int"),
+        (change_instances("images", height=None), "image 5: its size must be whole numbers"),
         (
             change_instances("annotations", bbox=[2, 3, 40, 5]),
             r"refs\(unc\)\.p: ref 1, image COCO_train2014_000000000005\.jpg: .* outside the image of 20×10",
