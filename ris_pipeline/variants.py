@@ -78,6 +78,21 @@ def pair_scores(old: Artifact, new: Artifact, variants: Sequence[Artifact]) -> l
     return [(of_old[name], of_new[name]) for name in of_old if name in of_new and of_old[name] != of_new[name]]
 
 
+def find_scores(runs: Path, dataset: str, scored: str, split: str, settings: Mapping[str, object]) -> Artifact | None:
+    """The last scores of step1 or step2 on a split whose network was trained with these settings, None without any."""
+    variants = list_variants(runs, dataset)
+    known = {one.digest: one for one in variants}
+    networks = [one for one in variants if one.manifest["stage"] == scored and _has(one, settings)]
+    scores = [one for one in variants if one.manifest["flags"] == {"scored": scored, "split": split}]
+    fitting = [one for one in scores if any(_stems_from(one, network, known) for network in networks)]
+    return fitting[-1] if fitting else None
+
+
+def _has(artifact: Artifact, settings: Mapping[str, object]) -> bool:
+    configuration = artifact.manifest["configuration"]
+    return all(configuration.get(key) == value for key, value in settings.items())
+
+
 def _stems_from(artifact: Artifact, source: Artifact, known: Mapping[str, Artifact]) -> bool:
     to_see = [artifact.digest]
     while to_see:

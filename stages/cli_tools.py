@@ -99,7 +99,21 @@ def cost(options: StageOptions) -> None:
     """Count and time Step-1, Step-2 and their parts, beside the paper's Table 2.
 
     Reads:    the card's configuration; no weights: values are random
-    Writes:   stdout: parameters, multiply-accumulates (three counts), milliseconds
+    Writes:   stdout: parameters, multiplications (three counts), milliseconds
     Example:  ris cost --dataset refcoco --device cpu
     """
     run_stage("cost", options)
+
+
+@command("table")
+def table(
+    options: StageOptions,
+    number: Annotated[int, typer.Argument(min=1, max=7, metavar="N", help="Which one, 1 to 7.")],
+) -> None:
+    """Print a table of the paper, with our latest scores beside its figures.
+
+    Reads:    scores of the paper's data sets below runs/, where there are any
+    Writes:   stdout: the table
+    Example:  ris table 1
+    """
+    run_stage("table", options, number=number)

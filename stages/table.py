@@ -1,0 +1,59 @@
+"""`ris table N`: a table of the paper, with our latest scores beside its figures where they exist."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ris_pipeline.artifacts import Artifact, find_latest
+from ris_pipeline.scoring.tables import Column, Row, Table, build_table
+from ris_pipeline.variants import find_scores
+from stages.common import StageOptions, align, emit
+
+
+def run(options: StageOptions, number: int) -> None:
+    """Print the table of that number, 1 to 7."""
+    table = build_table(number)
+    rows = [
+        {"row": row.name, "paper": dict(row.paper), "here": _our_scores(options, row, table.columns)}
+        for row in table.rows
+    ]
+    columns = [column.title for column in table.columns]
+    emit(options, _render(table, rows), {"table": number, "title": table.title, "columns": columns, "rows": rows})
+
+
+def _our_scores(options: StageOptions, row: Row, columns: Sequence[Column]) -> dict[str, float]:
+    """Our scores of a row in percent, by column; those that were never computed are left out."""
+    found = {}
+    for column in columns:
+        artifact = _find(options, row, column) if row.scored and column.dataset else None
+        if artifact is not None:
+            scores = json.loads((artifact.path / "scores.json").read_text(encoding="utf-8"))["metrics"]
+            if column.metric in scores:
+                found[column.title] = float(scores[column.metric]["value"])
+    return found
+
+
+def _find(options: StageOptions, row: Row, column: Column) -> Artifact | None:
+    if row.settings:
+        return find_scores(options.runs, column.dataset, row.scored, column.split, row.settings)
+    return find_latest(options.runs, column.dataset, "scores", scored=row.scored, split=column.split)
+
+
+def _render(table: Table, rows: Sequence[Mapping[str, Any]]) -> str:
+    titles = [column.title.replace("/", " ").split(" ") for column in table.columns]
+    lines = [["", *(title[k] if k < len(title) else "" for title in titles)] for k in range(max(map(len, titles)))]
+    for row in rows:
+        lines.append([row["row"], *_cells(table, row["paper"])])
+        if row["here"]:
+            lines.append(["  here", *_cells(table, row["here"])])
+    return f"{table.title}\n{align(lines)}"
+
+
+def _cells(table: Table, values: Mapping[str, float]) -> list[str]:
+    # Scores have two decimals in the paper; ms and rounded costs are printed as they are.
+    return [
+        "" if column.title not in values
+        else f"{values[column.title]:.2f}" if column.metric
+        else f"{values[column.title]:g}"
+        for column in table.columns
+    ]  # fmt: skip
