@@ -63,6 +63,7 @@ STAGES = {
     "scores": Stage("ris score", 1),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
+_N_LISTED = 100  # skipped images that a manifest names
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -119,6 +120,7 @@ class Request:
     flags: Mapping[str, str | bool] = field(default_factory=dict)  # arguments of the command that make variants
     seed: int = 0
     precision: str = "fp32"
+    skipped_images: tuple[int, ...] = ()  # by id; inputs["data"] covers them
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -347,6 +349,9 @@ def _seal(request: Request, work: Work, started: str) -> None:
         "libraries": {name: version(name) for name in _LIBRARIES},
         "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values()), "sha256": sha256},
     }
+    if request.skipped_images:
+        manifest["counts"] = work.counts | {"skipped_images": len(request.skipped_images)}
+        manifest["skipped_images"] = list(request.skipped_images[:_N_LISTED])
     for name in (MANIFEST_COPY, MANIFEST):
         write_json(work.path / name, _with_checksum(manifest))
 

@@ -97,14 +97,17 @@ def data_list(options: StageOptions) -> None:
 
 
 @command("check", data_app)
-def data_check(options: StageOptions) -> None:
+def data_check(
+    options: StageOptions,
+    deep: Annotated[bool, typer.Option("--deep", help="Open every image and mask, list what is unusable.")] = False,
+) -> None:
     """Compare the files of a data set with its card.
 
-    Reads:    the card and the files of a data set
+    Reads:    the card and the files of a data set; with --deep every image and mask
     Writes:   stdout: what is there of each split
     Example:  ris data check --dataset refcoco --data-root /path/to/data
     """
-    run_stage("data", options, function="run_check")
+    run_stage("data", options, function="run_check", deep=deep)
 
 
 @command("make-shapes", data_app)

@@ -33,7 +33,7 @@ from ris_pipeline.integrity import check_whole
 if TYPE_CHECKING:
     import torch
 
-    from ris_pipeline.datasets import Card, Dataset
+    from ris_pipeline.datasets import Card, Dataset, Image
 
 C = TypeVar("C")
 SECONDS_BETWEEN_LINES = 10.0
@@ -59,6 +59,7 @@ class StageOptions:
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2
     force: Annotated[bool, typer.Option("--force", help="Make it anew, even where nothing changed.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, then stop.")] = False
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False
     json: Annotated[bool, typer.Option("--json", help="Results as JSON.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
@@ -82,10 +83,13 @@ def card_of(options: StageOptions) -> "Card":
 
 
 def open_dataset(options: StageOptions, split: str) -> "Dataset":
-    """One split of the data set of `options`."""
+    """One split of the data set of `options`; with --skip-bad without the images that cannot be used."""
     from ris_pipeline.datasets import load_dataset
+    from ris_pipeline.datasets.deep import leave_out
 
-    return load_dataset(card_of(options), options.data_root, split)
+    dataset = load_dataset(card_of(options), options.data_root, split)
+    skipped = _skipped(options)
+    return leave_out(dataset, [image.path for image in skipped]) if skipped else dataset
 
 
 def splits_of(options: StageOptions, chosen: Sequence[str] | None) -> list[str]:
@@ -105,15 +109,28 @@ def _has_refs(options: StageOptions, split: str) -> bool:
     return any(one.n_refs for one in check_dataset(card_of(options), options.data_root) if one.split == split)
 
 
+def _skipped(options: StageOptions) -> "list[Image]":
+    """The images that --skip-bad leaves out."""
+    if not options.skip_bad:
+        return []
+    from stages.bad_data import images_to_skip
+
+    return [image for image, _ in images_to_skip(options)]
+
+
 def data_digest(options: StageOptions) -> str:
-    """A digest of names and contents of the data set's annotation files; RisError naming missing ones."""
+    """A digest of the data set: names and contents of its annotation files, and the images that are left out.
+
+    RisError naming missing files.
+    """
     from ris_pipeline.datasets import list_files
 
     contents = {}
     for path in list_files(card_of(options), options.data_root):
         with path.open("rb") as file:
             contents[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest(contents)
+    skipped = sorted(image.image_id for image in _skipped(options))
+    return digest([contents, skipped] if skipped else contents)
 
 
 def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact:
@@ -156,6 +173,7 @@ def request_of(
         flags=dict(flags or {}),
         seed=options.seed,
         precision=options.precision,
+        skipped_images=tuple(sorted(image.image_id for image in _skipped(options))),
     )
 
 

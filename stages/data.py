@@ -9,6 +9,7 @@ from ris_pipeline.artifacts import differences
 from ris_pipeline.datasets import Card, check_dataset, describe_missing, load_card
 from ris_pipeline.datasets.card import list_cards
 from ris_pipeline.errors import RisError
+from stages.bad_data import N_SHOWN, find_faults
 from stages.common import StageOptions, card_of, emit, progress, say
 
 
@@ -23,8 +24,11 @@ def run_list(options: StageOptions) -> None:
     emit(options, "\n".join(lines), rows)
 
 
-def run_check(options: StageOptions) -> None:
-    """Prints what is there of each split; RisError where files are missing or counts differ from the card."""
+def run_check(options: StageOptions, *, deep: bool = False) -> None:
+    """Prints what is there of each split; RisError where files are missing or counts differ from the card.
+
+    `deep` opens every image and mask, and lists those that cannot be used.
+    """
     card = card_of(options)
     checks = check_dataset(card, options.data_root)
     missing = list(dict.fromkeys(path for one in checks for path in one.missing))
@@ -35,13 +39,21 @@ def run_check(options: StageOptions) -> None:
         counts = f"{one.n_images:,} images, {one.n_refs:,} refs, {one.n_expressions:,} sentences"
         expected = "any number" if one.n_expected is None else f"{one.n_expected:,}"
         lines.append(f"{card.name} {one.split}: {counts} (card: {expected})")
-    emit(options, "\n".join(lines), [{**asdict(one), "missing": []} for one in checks])
+    faults = find_faults(options, [one.split for one in checks if one.n_refs]) if deep else []
+    rows = [{**asdict(one), "missing": []} for one in checks]
+    emit(options, "\n".join([*lines, *faults[:N_SHOWN]]), {"splits": rows, "unusable": faults} if deep else rows)
     for one in checks:
         if not one.ok:
             raise RisError(
                 f"{card.name} {one.split}: {one.n_expressions:,} sentences where the card expects "
                 f"{one.n_expected:,}; other annotation files?"
             )
+    if faults:
+        shown = f" (the first {N_SHOWN} above)" if len(faults) > N_SHOWN else ""
+        raise RisError(
+            f"{card.name}: {len(faults):,} images and masks cannot be used{shown}; fetch them again, or leave the "
+            "images out with --skip-bad"
+        )
 
 
 def run_make_shapes(options: StageOptions) -> None:

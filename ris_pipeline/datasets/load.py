@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ris_pipeline.datasets import pairs, refer, referit
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.records import Dataset
+from ris_pipeline.datasets.records import Dataset, Image
 from ris_pipeline.errors import RisError, suggest_path
 
 
@@ -55,6 +55,15 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     if not dataset.refs:
         raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}")
     return dataset
+
+
+def list_images(card: Card, data_root: Path) -> list[Image]:
+    """The images of all splits, each file once. Raises RisError as load_dataset, but for an empty split."""
+    list_files(card, data_root)
+    images: dict[Path, Image] = {}
+    for split in card.splits:
+        images |= {image.path: image for image in _read_split(card, data_root, split).images.values()}
+    return list(images.values())
 
 
 def list_files(card: Card, data_root: Path) -> list[Path]:

@@ -89,9 +89,13 @@ class _Draft:
 
 
 def _read_hw(record: dict[str, Any], path: Path) -> tuple[int, int] | None:
-    """The image's height and width where a box or mask has to fit it; a missing file is told when it is needed."""
-    has_truth = record.get("box") is not None or record.get("mask") is not None
-    return read_size(path) if has_truth and path.is_file() else None
+    """The image's height and width where a box or mask has to fit it; a bad file is told when it is needed."""
+    if record.get("box") is None and record.get("mask") is None:
+        return None
+    try:
+        return read_size(path)
+    except RisError:
+        return None
 
 
 def _parse_line(line: bytes, card: Card, where: str) -> dict[str, Any]:

@@ -386,7 +386,7 @@ def spoilt_records(draw: st.DrawFn, whole: Any) -> Any:
             inner = inner[key]
         match draw(st.sampled_from(("replace", "replace", "replace", "drop", "twice"))):
             case "replace":
-                inner[last] = draw(JUNK)
+                inner[last] = copy.deepcopy(draw(JUNK))
             case "drop":
                 del inner[last]
             case "twice" if isinstance(inner, list):

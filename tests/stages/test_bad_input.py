@@ -105,6 +105,25 @@ def test_a_missing_or_broken_image(project, command, spoil, workers):
     assert not list(project.root.glob("runs/*/*/*.partial"))
 
 
+def test_bad_images_are_left_out_as_if_they_had_never_been_there(project):
+    image = min(project.images.glob("*.jpg"))
+    cut(image)
+    assert str(image) in project.fails("train-step1", "--force")
+    assert project.run("train-step1", "--skip-bad")[0] == 0
+    assert project.run("dump-responses", "--skip-bad", "--split", "train")[0] == 0
+    step1 = project.root / "runs" / "tiny" / "step1" / "latest"
+    manifest = json.loads((step1 / "manifest.json").read_text())
+    assert manifest["counts"]["skipped_images"] == 1
+    assert manifest["skipped_images"] == [int(image.stem)]
+    weights = (step1 / "model.safetensors").read_bytes()
+
+    (path,) = project.annotations.glob("refs*.p")
+    refs = pickle.loads(path.read_bytes())
+    path.write_bytes(pickle.dumps([ref for ref in refs if ref["image_id"] != int(image.stem)]))
+    assert project.run("train-step1", "--runs", project.root / "others")[0] == 0
+    assert (project.root / "others" / "tiny" / "step1" / "latest" / "model.safetensors").read_bytes() == weights
+
+
 def test_a_ref_without_sentences(project):
     (path,) = project.annotations.glob("refs*.p")
     refs = pickle.loads(path.read_bytes())
