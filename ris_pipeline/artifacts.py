@@ -43,6 +43,7 @@ MANIFEST, MANIFEST_COPY = "manifest.json", "manifest.copy.json"
 FILES = "files.json"
 RECORDS = (MANIFEST, MANIFEST_COPY, FILES)  # what an artifact holds beside its stage's files
 CHECKSUM = "checksum"  # of the manifest without it
+CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ STAGES = {
     "pseudolabels": Stage("ris make-pseudolabels", 1, ("irn_batch",)),
     "step2": Stage("ris train-step2", 1, ("batch_size", "refs_per_image")),
     "scores": Stage("ris score", 1),
+    "irnet": Stage("ris import-checkpoint --kind irn", 1),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
 _N_LISTED = 100  # skipped images that a manifest names

@@ -77,6 +77,7 @@ class PseudolabelConfig:
     bg_threshold: Share = 0.10  # map below: confident background; TRIS
     irn_backbone: str = "resnet50"  # timm name, or a CLIP-ResNet's; IRNet
     irn_weights: str | None = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; IRNet
+    irnet: str | None = None  # a trained IRNet: res50_irn.pth, or a folder of ours; None: train it; TRIS trains: None
     irn_images: Natural = 0  # images that IRNet learns from, the first ones; 0: all, as TRIS
     irn_epochs: Count = 3  # IRNet
     irn_batch: Count = 32  # images; IRNet

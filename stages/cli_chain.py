@@ -75,6 +75,9 @@ def score(
     metric: Annotated[str, one_of(METRICS, "What to print; all are computed.")] = "all",
     split: Splits = None,
     stage: Annotated[str | None, one_of(SCORED, "Whose maps or masks; all if left out.")] = None,
+    min_box_area: Annotated[
+        float | None, typer.Option(help="Leave out targets whose box covers no more of the image: 0.05 on ReferIt.")
+    ] = None,
 ) -> None:
     """Score what the stages made against boxes and masks.
 
@@ -82,7 +85,7 @@ def score(
     Writes:   runs/<dataset>/scores/: scores.json, outcomes.csv; stdout: a table
     Example:  ris score --dataset refcoco --split val --metric pointit
     """
-    run_stage("score", options, metric=metric, splits=split, stage=stage)
+    run_stage("score", options, metric=metric, splits=split, stage=stage, min_box_area=min_box_area)
 
 
 @command("list", data_app)

@@ -8,21 +8,49 @@ import typer
 from stages.common import StageOptions
 from stages.register import METRICS, command, one_of, run_stage
 
+KINDS = ("tris-step1", "tris-step2", "irn", "clip")
+
 
 @command("predict")
 def predict(
     options: StageOptions,
-    image: Annotated[Path, typer.Argument(help="An image file.")],
+    image: Annotated[Path, typer.Argument(help="An image file, or a folder of images.")],
     text: Annotated[list[str], typer.Argument(help="Sentences, each in quotes.")],
-    out: Annotated[Path, typer.Option(help="Folder for the masks and overlays.")] = Path("predictions"),
+    more: Annotated[list[Path] | None, typer.Option("--image", help="A further image or folder; repeatable.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint that TRIS released (.pth), or the folder of an artifact.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("predictions"),
+    save_map: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="The map too, as float32 (H, W) at the image's size.")
+    ] = None,
 ) -> None:
-    """Segment what each sentence says in an image.
+    """Segment what each sentence says in images.
 
-    Reads:    step2, or step1 where there is no step2; an image
-    Writes:   <out>/: <image>-<k>-mask.png, -overlay.png, -map.png
+    Reads:    --checkpoint, or the latest step2, or step1 where there is no step2; images
+    Writes:   <out>/: <image>-<k>-mask.png, -overlay.png, -map.png; predictions.json
     Example:  ris predict photo.jpg "the dog on the left" "the cat" --out masks
     """
-    run_stage("predict", options, image=image, texts=text, out=out)
+    images = [image, *(more or [])]
+    run_stage("predict", options, images=images, texts=text, out=out, checkpoint=checkpoint, save_map=save_map)
+
+
+@command("import-checkpoint")
+def import_checkpoint(
+    options: StageOptions,
+    file: Annotated[Path, typer.Argument(help="A checkpoint of TRIS or IRNet, or a CLIP of OpenAI's.")],
+    kind: Annotated[str | None, one_of(KINDS, "What it is; told from its entries if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for it; if left out, it becomes the --dataset's in --runs.")
+    ] = None,
+) -> None:
+    """Turn a released checkpoint into an artifact.
+
+    Reads:    a .pth of TRIS or IRNet, or OpenAI's .pt; nothing in it is executed
+    Writes:   <out>/, or runs/<dataset>/step1/ or step2/: model.safetensors, source.json
+    Example:  ris import-checkpoint stage1_refcoco.pth --kind tris-step1 --dataset refcoco
+    """
+    run_stage("import_checkpoint", options, file=file, kind=kind, out=out)
 
 
 @command("pretrain-clip")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ris_pipeline.datasets import Dataset
     from ris_pipeline.inference import ImageGroup
+    from ris_pipeline.networks.irnet import IRNet
     from ris_pipeline.responses import ResponseStore
 
 SPLIT = "train"
@@ -71,37 +72,50 @@ def _refine(
     store: "ResponseStore",
     groups: "Sequence[ImageGroup]",
 ) -> None:
-    """Seeds, then IRNet, then the walk; each goes on where an earlier run broke off."""
+    """IRNet, learnt unless it is given, then the walk; each goes on where an earlier run broke off."""
     import torch
 
     from ris_pipeline.networks.build import build_irnet
-    from ris_pipeline.pseudolabels import save_refined, save_seeds
-    from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
+    from ris_pipeline.pseudolabels import save_refined
 
-    device = device_of(options)
     torch.manual_seed(options.seed)
     net = build_irnet(config)
-    seeds = work.path / "seeds"
-    seeds.mkdir(exist_ok=True)
-    learnt_from = groups[: config.irn_images or None]
-    with (
-        work.timed("seeds"),
-        progress(options, "seeds", sum(len(one.refs) for one in learnt_from)) as advance,
-    ):
-        save_seeds(dataset, store, learnt_from, seeds, config, options.workers, advance)
-    files = [
-        SeedFile(dataset.images[one.image_id].path, seeds / f"{ref.ref_id}.png")
-        for one in learnt_from
-        for ref in one.refs
-    ]
-    with work.timed("irnet"), progress(options, "irnet", count_steps(len(files), config)) as advance:
-        train_irnet(
-            net, files, config, folder=work.path, seed=options.seed, device=device, workers=options.workers,
-            report=report_steps(advance),
-        )  # fmt: skip
+    if config.irnet is None:
+        _learn(options, config, work, dataset, store, groups[: config.irn_images or None], net)
+    device = device_of(options)
     with work.timed("walk"), progress(options, "labels", len(dataset.refs)) as advance:
         save_refined(dataset, store, groups, work.path, net, config, device, options.workers, advance)
     work.host |= {"device": str(device)}
+
+
+def _learn(
+    options: StageOptions,
+    config: PseudolabelConfig,
+    work: Work,
+    dataset: "Dataset",
+    store: "ResponseStore",
+    groups: "Sequence[ImageGroup]",
+    net: "IRNet",
+) -> None:
+    """Confident labels of the images, then IRNet from them."""
+    from ris_pipeline.pseudolabels import save_seeds
+    from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
+
+    seeds = work.path / "seeds"
+    seeds.mkdir(exist_ok=True)
+    with (
+        work.timed("seeds"),
+        progress(options, "seeds", sum(len(one.refs) for one in groups)) as advance,
+    ):
+        save_seeds(dataset, store, groups, seeds, config, options.workers, advance)
+    files = [
+        SeedFile(dataset.images[one.image_id].path, seeds / f"{ref.ref_id}.png") for one in groups for ref in one.refs
+    ]
+    with work.timed("irnet"), progress(options, "irnet", count_steps(len(files), config)) as advance:
+        train_irnet(
+            net, files, config, folder=work.path, seed=options.seed, device=device_of(options),
+            workers=options.workers, report=report_steps(advance),
+        )  # fmt: skip
 
 
 def _save_sheet(work: Work, dataset: "Dataset", groups: "Sequence[ImageGroup]") -> None:

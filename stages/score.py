@@ -84,9 +84,16 @@ class Job:
     request: Request
 
 
-def run(options: StageOptions, metric: str, splits: Sequence[str] | None, stage: str | None) -> None:
+def run(
+    options: StageOptions,
+    metric: str,
+    splits: Sequence[str] | None,
+    stage: str | None,
+    min_box_area: float | None = None,
+) -> None:
     """Score all that is there, or one stage, on all splits or those named, unless done; print the table."""
-    config = resolve_config(options, ScoreConfig, "scores")
+    chosen = {} if min_box_area is None else {"skip_small_boxes": min_box_area}
+    config = resolve_config(options, ScoreConfig, "scores", **chosen)
     jobs = _plan(options, request_of(options, "scores", config), splits, stage)
 
     @functools.cache

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import STAGES, Artifact, differences, find_named, list_latest, load_artifact
+from ris_pipeline.artifacts import CHECKPOINT, STAGES, Artifact, differences, find_named, list_latest, load_artifact
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import list_artifacts
@@ -113,7 +113,9 @@ def rows_of(options: StageOptions, stage: str, damages: Damages) -> list[Row]:
         holder = holder_of(partial.with_suffix(".lock"))
         why = (f"by {holder}",) if holder else (f"broken off; {STAGES[stage].command} resumes it",)
         rows.append(Row(stage, "running" if holder else "partial", path=str(partial), why=why))
-    return rows or [Row(stage, "missing", why=(f"run: {STAGES[stage].command}",))]
+    if rows or stage == "irnet":  # an IRNet is imported or not; nothing waits for it
+        return rows
+    return [Row(stage, "missing", why=(f"run: {STAGES[stage].command}",))]
 
 
 def _manifest_fault(folder: Path) -> tuple[str, ...]:
@@ -127,6 +129,8 @@ def _manifest_fault(folder: Path) -> tuple[str, ...]:
 def reasons_to_rerun(options: StageOptions, artifact: Artifact) -> list[str]:
     """What its stage would do differently now: configuration, inputs, code."""
     manifest = artifact.manifest
+    if CHECKPOINT in manifest["inputs"]:  # imported: nothing here would make it anew
+        return []
     stage = manifest["stage"]
     now: dict[str, Any] = {"inputs": current_inputs(options, manifest["inputs"])}
     now["code_version"] = STAGES[stage].code_version

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import IDENTITY, RECORDS, STAGES, Artifact, Request, Work, differences
+from ris_pipeline.artifacts import CHECKPOINT, IDENTITY, RECORDS, STAGES, Artifact, Request, Work, differences
 from ris_pipeline.durable import write_bytes
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import (
@@ -89,6 +89,8 @@ def _anew(options: StageOptions, folder: Path) -> str:
     stage = folder.parent.name
     if manifest is None:
         return f"delete the folder and run {STAGES[stage].command} again"
+    if CHECKPOINT in manifest["inputs"]:
+        return "import it anew: ris import-checkpoint FILE --force"
     words = [STAGES[stage].command]
     for name, value in manifest["flags"].items():
         if stage == "step2":  # its flag is --oracle
@@ -186,9 +188,9 @@ def _remake_pseudolabels(
 ) -> None:
     from ris_pipeline.config import PseudolabelConfig
     from ris_pipeline.networks.build import config_from_manifest
+    from ris_pipeline.networks.irnet import WEIGHTS
     from ris_pipeline.responses import ResponseStore
     from ris_pipeline.training.checkpoints import METRICS
-    from ris_pipeline.training.irnet import WEIGHTS
     from stages.make_pseudolabels import SPLIT, fill
 
     if {WEIGHTS, METRICS} & set(files):  # one training leaves both

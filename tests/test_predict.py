@@ -1,14 +1,18 @@
 """The Segmenter against its networks called by hand, one sentence at a time."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import ris_pipeline
 from ris_pipeline.artifacts import MANIFEST
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets.images import to_pixels
@@ -16,7 +20,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.networks.build import build_step1, build_step2
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import save_compact
-from ris_pipeline.predict import Segmenter, resize_logits
+from ris_pipeline.predict import Prediction, Segmenter, resize_logits
 from ris_pipeline.responses import compute_map
 from ris_pipeline.training.loop import WEIGHTS
 
@@ -84,3 +88,80 @@ def test_an_artifact_of_another_stage(tmp_path):
         Segmenter.load(tmp_path)
     with pytest.raises(RisError, match=r"manifest\.json"):
         Segmenter.load(tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def segmenters(clip_folder, tmp_path_factory) -> dict[str, Segmenter]:
+    found = {}
+    for stage, config, build in (
+        ("step1", Step1Config(clip=str(clip_folder), clip_weights=None, hidden=8, input_size=96), build_step1),
+        ("step2", Step2Config(clip=str(clip_folder), clip_weights=None, input_size=64, decoder_width=4), build_step2),
+    ):
+        folder = tmp_path_factory.mktemp(stage)
+        save_artifact(folder, stage, config, build(config))
+        found[stage] = Segmenter.load(str(folder), "cpu")
+    return found
+
+
+@pytest.mark.parametrize("stage", ["step1", "step2"])
+def test_images_in_batches_are_those_one_by_one(stage, segmenters):
+    segmenter = segmenters[stage]
+    rng = np.random.default_rng(5)
+    images = [rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8) for i in range(5)]
+    for image, found in zip(images, segmenter.segment_images(images, SENTENCES, batch_size=2), strict=True):
+        for sentence, prediction in zip(SENTENCES, found, strict=True):
+            alone = segmenter(image, sentence)
+            assert prediction.map.shape == image.shape[:2]
+            np.testing.assert_allclose(prediction.map, alone.map, atol=1e-4)
+
+
+def test_only_a_batch_of_images_is_in_memory(segmenters):
+    taken = []
+
+    def images():
+        for i in range(6):
+            taken.append(i)
+            yield IMAGE
+
+    found = segmenters["step1"].segment_images(images(), ["dog"], batch_size=2)
+    next(found)
+    assert taken == [0, 1]
+
+
+def test_forms_of_one_image(segmenters, tmp_path):
+    segmenter = segmenters["step1"]
+    PIL.Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    expected = segmenter(IMAGE, "dog").map
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), PIL.Image.open(tmp_path / "a.png")):
+        np.testing.assert_array_equal(segmenter(image, "dog").map, expected)
+    grey = IMAGE[:, :, 0]
+    in_colour = np.stack([grey] * 3, axis=2)
+    np.testing.assert_array_equal(segmenter(grey, "dog").map, segmenter(in_colour, "dog").map)
+    np.testing.assert_array_equal(segmenter(PIL.Image.fromarray(grey), "dog").map, segmenter(in_colour, "dog").map)
+
+
+@pytest.mark.parametrize(
+    "image", [IMAGE.astype(np.float32), IMAGE[None], np.zeros((0, 4, 3), np.uint8), IMAGE[:, :, :2], "gone.png"]
+)
+def test_what_is_no_image(image, segmenters):
+    with pytest.raises(RisError, match=r"an image is uint8|gone\.png is missing"):
+        segmenters["step1"](image, "dog")
+
+
+def test_no_sentence(segmenters):
+    with pytest.raises(RisError, match="no sentence"):
+        segmenters["step1"](IMAGE, [])
+
+
+def test_score_is_the_mean_over_the_mask():
+    response = np.array([[0.2, 0.4], [0.9, 0.1]], np.float32)
+    assert Prediction(response, response > 0.15).score == pytest.approx(0.5)
+    assert Prediction(response, response > 1).score == 0
+
+
+def test_the_package_offers_it_and_stays_light():
+    code = "import sys, ris_pipeline; assert 'torch' not in sys.modules; ris_pipeline.Segmenter.load"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert ris_pipeline.Segmenter is Segmenter
+    with pytest.raises(AttributeError, match="has no attribute 'segmenter'"):
+        _ = ris_pipeline.segmenter

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
+from ris_pipeline.errors import RisError
 from ris_pipeline.networks.backbones import (
     TIMM_NAMES,
     ImageEncoder,
@@ -17,7 +19,9 @@ from ris_pipeline.networks.backbones import (
 )
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.irnet import WEIGHTS as IRNET_WEIGHTS
 from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages
+from ris_pipeline.networks.released import Released, translate_irn
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 
@@ -64,12 +68,29 @@ def build_step2(config: Step2Config, weights: Path | None = None, step1: Path | 
     return network
 
 
+def build_released(released: Released, file: Path) -> Step1 | Step2:
+    """The network of a checkpoint that TRIS released, read from `file`. RisError for one of another kind."""
+    network: Step1 | Step2
+    if isinstance(released.config, Step1Config):
+        network = Step1(*build_encoders(released.config, trained=True), hidden=released.config.hidden)
+    elif isinstance(released.config, Step2Config):
+        network = Step2(*build_encoders(released.config, trained=True))
+    else:
+        raise RisError(f"{file}: a checkpoint of kind {released.kind}, which does not segment; give one of TRIS")
+    _take_over(network, released.tensors, file)
+    return network
+
+
 def _prepare(network: Step1 | Step2, config: Step1Config | Step2Config, weights: Path | None) -> None:
     network.freeze_levels(config.frozen_levels)
     if weights is not None:
-        copy_tensors(network, read_weights(weights).tensors, weights)
-        # Convolutions on a CPU are up to twice as fast with channels last.
-        network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        _take_over(network, read_weights(weights).tensors, weights)
+
+
+def _take_over(network: Step1 | Step2, tensors: dict[str, Tensor], file: Path) -> None:
+    copy_tensors(network, tensors, file)
+    # Convolutions on a CPU are up to twice as fast with channels last.
+    network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def config_from_manifest(cls: type[Any], manifest: dict[str, Any]) -> Any:
@@ -79,7 +100,14 @@ def config_from_manifest(cls: type[Any], manifest: dict[str, Any]) -> Any:
 
 
 def build_irnet(config: PseudolabelConfig) -> IRNet:
-    """IRNet with fresh heads on the backbone of the configuration: a CLIP-ResNet by name, or a timm ResNet."""
+    """IRNet on the configuration's backbone, a CLIP-ResNet or a timm ResNet; heads fresh, or all of it given."""
+    weights = config.irn_weights if config.irnet is None else None
     if config.irn_backbone in TIMM_NAMES:
-        return IRNet(ResNetStages(load_timm_network(config.irn_backbone, config.irn_weights)))
-    return IRNet(ClipStages(load_clip(config.irn_backbone, config.irn_weights)))
+        net = IRNet(ResNetStages(load_timm_network(config.irn_backbone, weights)))
+    else:
+        net = IRNet(ClipStages(load_clip(config.irn_backbone, weights)))
+    if config.irnet is not None:
+        path = Path(config.irnet)
+        file = path / IRNET_WEIGHTS if path.is_dir() else path
+        copy_tensors(net, translate_irn(read_weights(file).tensors, file), file)
+    return net

@@ -16,9 +16,10 @@ import difflib
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -109,8 +110,9 @@ def read_weights(path: Path) -> Weights:
         sizes = [tensors.pop(name) for name in _OPENAI_SIZES if name in tensors]
         return Weights(_expand_embedding(tensors), is_openai=is_archive or bool(sizes))
     except Exception as error:  # a damaged or hostile file can fail anywhere inside the readers
-        reason = str(error).partition("\n")[0][:120]
-        raise RisError(f"{path}: damaged, or not a file of tensors alone ({reason}): get it anew") from error
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {refused[1]}" if refused else str(error).partition("\n")[0]
+        raise RisError(f"{path}: damaged, or not a file of tensors alone ({reason[:120]}): get it anew") from error
 
 
 def copy_tensors(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
@@ -118,19 +120,27 @@ def copy_tensors(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> No
 
     Raises RisError that names the first missing, surplus and misshapen entries where the two differ.
     """
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    both = [name for name in expected if name in found]
+    faults = describe_faults(model.state_dict(), tensors)
+    if faults:
+        raise RisError(f"{file}: not the weights of this network ({faults})")
+    model.load_state_dict(tensors, strict=False)
+
+
+def describe_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return the first missing, surplus and misshapen entries of `found` and how many more, "" if there are none."""
+    sizes = {name: (tuple(found[name].shape), tuple(expected[name].shape)) for name in expected if name in found}
     faults = {
         # BatchNorm's step counters are not used at a fixed momentum, and some converted files drop them
         "missing": [n for n in expected if n not in found and not n.endswith("num_batches_tracked")],
         "surplus": [n for n in found if n not in expected],
-        "misshapen": [f"{n} {found[n]} for {expected[n]}" for n in both if found[n] != expected[n]],
+        "misshapen": [f"{n} {has} for {needs}" for n, (has, needs) in sizes.items() if has != needs],
     }
-    if any(faults.values()):
-        text = "; ".join(f"{kind}: {_first_few(names)}" for kind, names in faults.items() if names)
-        raise RisError(f"{file}: not the weights of this network ({text})")
-    model.load_state_dict(tensors, strict=False)
+    return "; ".join(f"{kind}: {first_few(names)}" for kind, names in faults.items() if names)
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def save_compact(clip: Clip, path: Path, rows: Iterable[int], *, half: bool = False) -> None:
@@ -188,10 +198,6 @@ def _build(config: dict[str, Any], weights: Weights, file: Path, n_tokens: int, 
     return clip
 
 
-def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _holds_half_values(tensors: dict[str, Tensor]) -> bool:
     matrices = [value for name, value in tensors.items() if name.endswith("attn.in_proj_weight")]
     return bool(matrices) and all(bool((m == m.half().to(m.dtype)).all()) for m in matrices)
@@ -210,7 +216,8 @@ def _expand_embedding(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    # mapped, what lies beside the weights in a training checkpoint (twice their size) is never read
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     for wrapper in ("state_dict", "model"):  # training checkpoints of open_clip, and of others
         state = state.get(wrapper, state)
     if not all(isinstance(value, Tensor) for value in state.values()):

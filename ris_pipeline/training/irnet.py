@@ -20,14 +20,13 @@ from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.images import load_image, normalise
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import IGNORE, load_label
-from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.irnet import WEIGHTS, IRNet
 from ris_pipeline.refine.affinity import PathIndex
 from ris_pipeline.training.batches import loader_settings, read_loader
 from ris_pipeline.training.checkpoints import TrainingState, seed_step
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 from ris_pipeline.training.losses import poly_lr
 
-WEIGHTS = "irnet.safetensors"
 SCALES = (0.5, 1.5)  # random rescaling of a training image; IRNet
 POLY_POWER = 0.9
 
