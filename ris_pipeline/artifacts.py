@@ -44,6 +44,7 @@ FILES = "files.json"
 RECORDS = (MANIFEST, MANIFEST_COPY, FILES)  # what an artifact holds beside its stage's files
 CHECKSUM = "checksum"  # of the manifest without it
 CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
+NO_ARTIFACTS = ("data", CHECKPOINT)  # the names of inputs that are files from elsewhere
 
 
 @dataclass(frozen=True, slots=True)

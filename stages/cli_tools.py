@@ -27,8 +27,8 @@ def predict(
 ) -> None:
     """Segment what each sentence says in images.
 
-    Reads:    --checkpoint, or the latest step2, or step1 where there is no step2; images
-    Writes:   <out>/: <image>-<k>-mask.png, -overlay.png, -map.png; predictions.json
+    Reads:    --checkpoint, or step2, or step1 where there is no step2; images
+    Writes:   <out>/: <image>-<k>-mask, -overlay, -map.png; predictions.json
     Example:  ris predict photo.jpg "the dog on the left" "the cat" --out masks
     """
     images = [image, *(more or [])]
@@ -46,9 +46,9 @@ def import_checkpoint(
 ) -> None:
     """Turn a released checkpoint into an artifact.
 
-    Reads:    a .pth of TRIS or IRNet, or OpenAI's .pt; nothing in it is executed
-    Writes:   <out>/, or runs/<dataset>/step1/ or step2/: model.safetensors, source.json
-    Example:  ris import-checkpoint stage1_refcoco.pth --kind tris-step1 --dataset refcoco
+    Reads:    a .pth of TRIS or IRNet, or OpenAI's .pt; it executes nothing
+    Writes:   <out>/, or runs/<dataset>/step1/ or step2/: model.safetensors
+    Example:  ris import-checkpoint stage1.pth --dataset refcoco
     """
     run_stage("import_checkpoint", options, file=file, kind=kind, out=out)
 

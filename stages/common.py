@@ -15,6 +15,7 @@ import typer
 
 from ris_pipeline import stops
 from ris_pipeline.artifacts import (
+    NO_ARTIFACTS,
     STAGES,
     Artifact,
     Request,
@@ -200,7 +201,7 @@ def due(options: StageOptions, request: Request) -> bool:
     if not options.dry_run:
         # A flipped bit in weights or labels raises no error anywhere: it only makes another result.
         for source, its_digest in request.inputs.items():
-            if source != "data":
+            if source not in NO_ARTIFACTS:
                 check_whole(request.runs / request.dataset / source.partition("/")[0] / its_digest)
     return not options.dry_run
 

@@ -5,7 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import CHECKPOINT, STAGES, Artifact, differences, find_named, list_latest, load_artifact
+from ris_pipeline.artifacts import (
+    CHECKPOINT,
+    NO_ARTIFACTS,
+    STAGES,
+    Artifact,
+    differences,
+    find_named,
+    list_latest,
+    load_artifact,
+)
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import list_artifacts
@@ -102,7 +111,7 @@ def rows_of(options: StageOptions, stage: str, damages: Damages) -> list[Row]:
         size, seconds = manifest["files"]["bytes"], manifest["timings"]["total"]
         path = str(options.runs / name / stage / artifact.digest)
         why = tuple(map(str, damaged)) or tuple(changed)
-        reads = tuple(one for one in manifest["inputs"] if one != "data")
+        reads = tuple(one for one in manifest["inputs"] if one not in NO_ARTIFACTS)
         rows.append(Row(artifact.name, state, manifest["finished"], seconds, size, path, why, reads))
     known = [artifact.digest for artifact in latest]
     for folder in list_artifacts(options.runs, name, stage):

@@ -12,7 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import CHECKPOINT, IDENTITY, RECORDS, STAGES, Artifact, Request, Work, differences
+from ris_pipeline.artifacts import (
+    CHECKPOINT,
+    IDENTITY,
+    NO_ARTIFACTS,
+    RECORDS,
+    STAGES,
+    Artifact,
+    Request,
+    Work,
+    differences,
+)
 from ris_pipeline.durable import write_bytes
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import (
@@ -151,7 +161,7 @@ def sources_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artifact]:
     stages = folder.parent.parent
     sources = {}
     for name, digest in manifest["inputs"].items():
-        if name != "data":
+        if name not in NO_ARTIFACTS:
             path = stages / name.partition("/")[0] / digest
             sources[name] = Artifact(path, load_manifest(path) or {})
     return sources

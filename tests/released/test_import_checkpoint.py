@@ -119,11 +119,9 @@ def test_scored_as_if_trained_here(ris, tiny_files, released_state, independent)
         found = {metric: rows[name]["metrics"][metric]["value"] for metric in expected}
         assert found == pytest.approx(expected, abs=0.01), name  # percent
 
-    status, out, _ = ris("status")
-    assert status == 0
-    lines = [line.split() for line in out.splitlines()]
-    assert {line[0]: line[1] for line in lines}["step1"] == "fresh"
-    assert {line[0]: line[1] for line in lines}["step2/pseudo"] == "fresh"
+    status, out, _ = ris("status", "--verify", "--json")
+    states = {row["artifact"]: row["state"] for row in json.loads(out)}
+    assert (status, states["step1"], states["step2/pseudo"]) == (0, "fresh", "fresh")
 
 
 def read_annotations(split):

@@ -98,9 +98,14 @@ def test_defaults_are_those_of_the_dataclass(monkeypatch):
         ("make-pseudolabels", {"refine": True}),
         ("make-pseudolabels --no-refine", {"refine": False}),
         ("score --metric pointit --split val --split testA --stage prms",
-         {"metric": "pointit", "splits": ["val", "testA"], "stage": "prms"}),
-        ("predict a.jpg dog cat --out o",
-         {"image": Path("a.jpg"), "texts": ["dog", "cat"], "out": Path("o")}),
+         {"metric": "pointit", "splits": ["val", "testA"], "stage": "prms", "min_box_area": None}),
+        ("score --min-box-area 0.05",
+         {"metric": "all", "splits": None, "stage": None, "min_box_area": 0.05}),
+        ("predict a.jpg dog cat --out o --image b",
+         {"images": [Path("a.jpg"), Path("b")], "texts": ["dog", "cat"], "out": Path("o"), "checkpoint": None,
+          "save_map": None}),
+        ("import-checkpoint a.pth --kind irn --out o",
+         {"file": Path("a.pth"), "kind": "irn", "out": Path("o")}),
     ],
 )  # fmt: skip
 def test_own_arguments_reach_the_stage(monkeypatch, line, flags):
