@@ -1,13 +1,17 @@
 """Against small pieces of the real data sets, where they lie beside the checkout."""
 
+import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from ris_pipeline.datasets.card import load_card
 from ris_pipeline.datasets.images import load_image
 from ris_pipeline.datasets.load import load_dataset
+from ris_pipeline.datasets.segmentations import load_segmentation
 
 SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "real-sample"
 pytestmark = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real samples are not here")
@@ -54,3 +58,35 @@ def test_referit():
     for image_id in (38100, 40429):
         image = test.images[image_id]
         assert load_image(image.path).shape == (*image.hw, 3)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("coco", "refcoco"), ("coco", "refcoco+"), ("coco", "refcocog@umd"), ("coco-unique", "refcoco")],
+)
+def test_masks_equal_pycocotools(folder, name):
+    """By polygon, by COCO's compressed run lengths and by plain ones; of every ref.
+
+    The union of all polygons, as pycocotools merges them. TRIS leaves out what two polygons of an object both cover.
+    """
+    card = load_card(name)
+    objects = json.loads((SAMPLE / folder / card.annotations / "instances.json").read_text())["annotations"]
+    parts_of = {json.dumps(one["segmentation"]) for one in objects}
+    n_polygons = 0
+    for dataset in (load_dataset(card, SAMPLE / folder, split) for split in ("train", "val")):
+        for ref in dataset.refs:
+            hw = dataset.images[ref.image_id].hw
+            assert json.dumps(ref.segmentation) in parts_of
+            parts = coco_mask.frPyObjects(ref.segmentation, *hw)
+            packed = coco_mask.merge(parts) if isinstance(parts, list) else parts
+            expected = coco_mask.decode(packed).astype(bool)
+            assert np.array_equal(dataset.load_mask(ref), expected)
+            assert np.array_equal(load_segmentation(packed, hw), expected)
+            text = {"size": list(hw), "counts": packed["counts"].decode()}
+            assert np.array_equal(load_segmentation(text, hw), expected)
+            columns = np.concatenate([[False], expected.T.ravel(), [False]])
+            ends = np.flatnonzero(columns[1:] != columns[:-1])
+            plain = {"size": list(hw), "counts": np.diff([0, *ends, expected.size]).tolist()}
+            assert np.array_equal(load_segmentation(plain, hw), expected)
+            n_polygons += len(ref.segmentation)
+    assert n_polygons > 80

@@ -3,6 +3,7 @@ import pytest
 from scipy.special import expit, softmax
 
 from ris_pipeline.refine.crf import DenseCrf, NormalizedKernel, build_lattice, refine_labels
+from ris_pipeline.refine.seeds import compute_seeds
 
 
 def two_colour_image(rng, hw, left_columns):
@@ -155,3 +156,23 @@ def test_kernel_is_close_to_the_gaussian_on_a_grid():
     exact = 2 * exact_kernel(features.T.astype(float)) @ impulses
     np.testing.assert_allclose(filtered, exact, atol=0.25 * exact.max())
     np.testing.assert_allclose(filtered.sum(axis=0), exact.sum(axis=0), rtol=0.05)
+
+
+def test_seeds_equal_those_of_exact_kernels():
+    """Confident labels of noisy maps: foreground by map > 0.30, background by neither mask, both cleaned exactly."""
+    rng = np.random.default_rng(5)
+    hw = (12, 12)
+    image = two_colour_image(rng, hw, left_columns=5)
+    x = np.indices(hw)[1]
+    alone, beside = np.where(x < 5, 0.8, 0.01), np.where(x < 5, 0.8, 0.15)
+    maps = np.stack([alone, beside, alone.T]) + rng.uniform(0, 0.1, (3, *hw))
+    maps = (maps / maps.max(axis=(1, 2), keepdims=True)).astype(np.float32)
+    labels = compute_seeds(maps, image)
+    for response, label in zip(maps, labels, strict=True):
+        foreground = exact_mean_field(image, (response > 0.30).astype(np.uint8)) > 0.5
+        possible = exact_mean_field(image, (response > 0.10).astype(np.uint8)) > 0.5
+        expected = np.full(hw, 255)
+        expected[~possible & ~foreground] = 0
+        expected[foreground] = 1
+        np.testing.assert_array_equal(label, expected)
+    assert set(np.unique(labels)) == {0, 1, 255}

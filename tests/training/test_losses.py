@@ -163,3 +163,18 @@ def test_step2_loss_is_zero_where_all_is_ignored():
 @pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (50, 0.5358867312681466), (100, 0.0), (101, 0.0)])
 def test_poly_lr(step, factor):
     assert poly_lr(step, 100) == pytest.approx(factor)
+
+
+def test_step2_loss_and_gradient():
+    """Of each head: (σ(x) − label) over the number of pixels that count."""
+    rng = np.random.default_rng(2)
+    heads = rng.normal(size=(4, 2, 3, 5))
+    labels = rng.choice([0, 1, 255], size=(2, 3, 5)).astype(np.uint8)
+    counted, target = labels != 255, labels == 1
+    logits = torch.tensor(heads, requires_grad=True)
+    loss = step2_loss(list(logits), torch.tensor(labels))
+    loss.backward()
+    p = 1 / (1 + np.exp(-heads))
+    each = -np.log(np.where(target, p, 1 - p))
+    assert loss.item() == pytest.approx(each[:, counted].sum() / counted.sum(), rel=1e-12)
+    np.testing.assert_allclose(logits.grad, (p - target) * counted / counted.sum(), atol=1e-12)
