@@ -19,6 +19,7 @@ from ris_pipeline.artifacts import (
     list_latest,
     point_latest,
     publish,
+    remove_leftovers,
 )
 from ris_pipeline.errors import RisError
 from ris_pipeline.locks import hold
@@ -213,6 +214,70 @@ with hold(Path({str(path)!r})):
     with hold(path):
         assert path.read_text().startswith(f"process {os.getpid()} on")
     assert not path.exists()
+
+
+def test_the_lock_of_a_killed_process_is_not_kept_by_its_children(tmp_path):
+    path = tmp_path / "a.lock"
+    code = f"""
+import os, time
+from pathlib import Path
+from ris_pipeline.locks import hold
+with hold(Path({str(path)!r})):
+    if os.fork() == 0:
+        print("held", flush=True)
+        input()  # goes on when its parent is dead
+        os._exit(0)
+    time.sleep(100)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with hold(path):
+            pass
+
+
+def test_two_processes_on_one_artifact(tmp_path):
+    """The second is refused by name; the artifact is the first one's, whole."""
+    request = request_in(tmp_path)
+    code = f"""
+from pathlib import Path
+from ris_pipeline.artifacts import Request, publish
+with publish(Request(Path({str(tmp_path)!r}), "shapes", "step1", {{"lr": 1e-4}}, {{"data": "d0"}})) as work:
+    print("held", flush=True)
+    (work.path / "result.txt").write_text(input())
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RisError, match=f"being written by process {process.pid} on {socket.gethostname()}"):
+            make(request)
+        process.communicate("the first one's\n")
+    artifact = find(request)
+    assert artifact is not None
+    assert (artifact.path / "result.txt").read_text() == "the first one's"
+    assert sorted(path.name for path in request.path.parent.iterdir()) == [request.path.name, "latest"]
+
+
+def test_leftovers_of_killed_runs_are_removed(tmp_path):
+    request, other = request_in(tmp_path), request_in(tmp_path, seed=1)
+    make(request)
+    folder = request.path.parent
+    # Killed after the old artifact was moved away: it comes back. What it had made so far can be resumed.
+    request.path.rename(folder / f"{request.path.name}.old")
+    request.partial.mkdir()
+    for name in (f"{request.path.name}.lock", ".latest.4711", ".latest-val.4711"):
+        (folder / name).touch()
+    with hold(folder / f"{other.path.name}.lock"):
+        remove_leftovers(request)
+        names = [request.path.name, f"{request.path.name}.partial", f"{other.path.name}.lock", "latest"]
+        assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert find(request) is not None
 
 
 def test_manifest_is_plain_json_with_letters_as_they_are(tmp_path):

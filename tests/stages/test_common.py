@@ -36,6 +36,31 @@ def test_a_stage_runs_once_and_says_why(tiny, capsys):
     assert "step1: runs (--force)" in capsys.readouterr().err
 
 
+def test_a_forced_run_that_broke_off_is_finished_without_force(tiny, capsys):
+    """--force again would begin anew; the artifact of before is there all the while."""
+    run_step1(tiny)
+    request = request_of(tiny, "step1", resolve_config(tiny, Step1Config, "step1"))
+    request.partial.mkdir()
+    (request.partial / "resume.pt").touch()
+    capsys.readouterr()
+    assert input_of(tiny, "step1").path == request.path.resolve()
+    run_step1(tiny)
+    assert "step1: runs (an earlier run broke off: resuming" in capsys.readouterr().err
+    assert not request.partial.exists()
+
+
+def test_leftovers_of_a_killed_run_are_removed(tiny, capsys):
+    run_step1(tiny)
+    stage = tiny.runs / "tiny" / "step1"
+    names = sorted(path.name for path in stage.iterdir())
+    (stage / f"{names[0]}.lock").touch()
+    (stage / ".latest.4711").symlink_to(names[0])
+    run_step1(dataclasses.replace(tiny, dry_run=True))
+    assert len(list(stage.iterdir())) == len(names) + 2
+    run_step1(tiny)
+    assert sorted(path.name for path in stage.iterdir()) == names
+
+
 def test_changed_annotations_are_a_reason(tiny, capsys):
     run_step1(tiny)
     capsys.readouterr()

@@ -1,5 +1,8 @@
 """The training loop: exact resume with the real networks, schedule and errors with a network of two numbers."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +12,11 @@ from PIL import Image as Picture
 from safetensors.torch import load_file
 from torch import nn
 
+from ris_pipeline import stops
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.errors import RisError
+from ris_pipeline.failures import explain_failure
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
@@ -210,6 +215,62 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_refs(plan, tmp_pat
     # The last good state stays, and what would come next fails again at the same step.
     assert names_in(tmp_path / "run") == [checkpoints.METRICS, checkpoints.RESUME]
     assert TrainingState(tmp_path / "run", {}).load() == 4
+
+
+class Drawing(Sum):
+    """A loss that depends on torch's random numbers, as stochastic depth does, and overflows while scaled too much."""
+
+    def forward(self, batch):
+        losses = super().forward(batch)
+        backbone = self.network.backbone
+        return {**losses, "loss": losses["loss"] + torch.rand(()) * backbone + 2e34 * (backbone - backbone.detach())}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_numbers_and_gradient_scale_survive_a_stop(plan, tmp_path, workers):
+    """fp16 finds its scale in the first steps, and stopped by SIGTERM in the midst of that it goes on with it."""
+    calm, losses = tmp_path / "calm", {}
+    run(task := Drawing(), plan, calm, report=losses.__setitem__, precision="fp16")
+    assert losses[1]["head"] == losses[2]["head"] == 3.0  # scales of 65536 and 32768 were too much: no step taken
+    assert losses[3]["head"] < 3.0
+
+    def stop(step, got):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    broken = tmp_path / "broken"
+    with pytest.raises(stops.Stopped), stops.watch_signals():
+        run(Drawing(), plan, broken, report=stop, precision="fp16", workers=workers)
+    assert names_in(broken) == [checkpoints.METRICS, checkpoints.RESUME]
+    torch.manual_seed(99)
+    again = {}
+    run(resumed := Drawing(), plan, broken, report=again.__setitem__, precision="fp16", workers=workers)
+    assert again == {step: losses[step] for step in range(2, 6)}
+    for found, expected in zip(resumed.network.parameters(), task.network.parameters(), strict=True):
+        assert torch.equal(found, expected)
+    assert (broken / checkpoints.METRICS).read_bytes() == (calm / checkpoints.METRICS).read_bytes()
+
+
+def test_what_a_killed_run_had_finished_is_not_trained_again(plan, tmp_path):
+    run(Sum(), plan, tmp_path / "run")
+    before = (tmp_path / "run" / loop.WEIGHTS).read_bytes()
+    seen = {}
+    assert run(Sum(), plan, tmp_path / "run", report=seen.__setitem__) == 6
+    assert not seen
+    assert (tmp_path / "run" / loop.WEIGHTS).read_bytes() == before
+
+
+def test_a_killed_reader_is_told_in_one_line(plan, tmp_path):
+    def kill_reader(step, got):
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+
+    with pytest.raises(RuntimeError) as caught:
+        run(Sum(), plan, tmp_path / "run", report=kill_reader, workers=1)
+    line = explain_failure(caught.value)
+    assert line is not None
+    assert line.startswith("a process that reads images was killed")
 
 
 def test_one_ref_alone_can_be_learned_from(dataset, tmp_path):

@@ -1,0 +1,63 @@
+"""Starts `ris` commands as forked processes of their own group, so that each need not import torch again.
+
+python launcher.py SECONDS reads lines of JSON, {"arguments": […], "stderr": path}, and answers each with two
+lines: the pid of the process, and its exit status when it has ended (negative: the signal that ended it).
+SECONDS lie between two checkpoints of a training. The small CLIP is a smaller one here.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def serve(seconds: float) -> None:
+    # Not above: the worker processes of the commands import this file.
+    import cv2  # noqa: F401
+    import open_clip
+    import scipy.sparse  # noqa: F401
+    import timm  # noqa: F401
+    import torch
+    import zarr  # noqa: F401
+
+    from ris_pipeline.scoring import evaluate  # noqa: F401
+    from ris_pipeline.training import checkpoints, contrastive, loop  # noqa: F401
+
+    torch.set_num_threads(1)
+    # What torch and open_clip import or read at first use.
+    open_clip.tokenize("a word")
+    number = torch.zeros(1, requires_grad=True)
+    number.grad = torch.ones(1)
+    for optimizer in (torch.optim.AdamW([number], fused=True), torch.optim.SGD([number], lr=0.1)):
+        optimizer.step()
+    checkpoints.SECONDS_BETWEEN_CHECKPOINTS = seconds
+    contrastive.MODEL_CONFIG = {
+        "embed_dim": 6,
+        "vision_cfg": {"image_size": 160, "layers": [1, 1, 1, 1], "width": 8},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+    }
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            run(request["arguments"], Path(request["stderr"]))
+        os.setpgid(pid, pid)
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def run(arguments: list[str], stderr: Path) -> None:
+    """Runs one command in this process and ends it."""
+    from stages.cli import main
+
+    with stderr.open("ab") as errors, Path(os.devnull).open("r+b") as nothing:
+        os.dup2(errors.fileno(), 2)
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 0)
+    sys.argv = ["ris", *arguments]
+    main()
+
+
+if __name__ == "__main__":
+    serve(float(sys.argv[1]))

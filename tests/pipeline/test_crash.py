@@ -1,0 +1,210 @@
+"""Commands killed at random moments and started again end in the same bytes, and leave nothing behind."""
+
+import hashlib
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ris_pipeline.artifacts import RECORDS
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see what still lives")
+
+CHECKOUT = Path(__file__).parents[2]
+SETTLE = 20.0  # seconds in which all processes of a killed command have to be gone; torch's readers look every 5 s
+
+SMALL_CLIP = [
+    word
+    for value in (
+        "object_steps=4", "object_batch=4", "scene_steps=3", "scene_batch=4", "rehearsal_steps=2", "object_lr=1e-3",
+    )
+    for word in ("--set", value)
+]  # fmt: skip
+COMMANDS = {
+    "make-shapes": ["data", "make-shapes"],
+    "pretrain-clip": ["pretrain-clip", *SMALL_CLIP],
+    "train-step1": ["train-step1"],
+    "dump-responses": ["dump-responses"],
+    "make-pseudolabels --no-refine": ["make-pseudolabels", "--no-refine"],
+    "make-pseudolabels --refine": ["make-pseudolabels", "--refine"],
+    "train-step2": ["train-step2"],
+    "score": ["score"],
+}
+
+
+@dataclass
+class Launcher:
+    """Runs commands on the project in `root`, each in a process group of its own."""
+
+    process: subprocess.Popen[str]
+    root: Path
+
+    def start(self, command: list[str], *extra: str) -> int:
+        """The pid of the command's process."""
+        assert self.process.stdin is not None
+        places = ["--dataset", self.root / "tiny.toml", "--data-root", self.root / "data", "--runs", self.root / "runs"]
+        options = [*map(str, places), "--device", "cpu"]
+        request = {"arguments": [*command, *options, *extra], "stderr": str(self.root / "errors.txt")}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return int(self.read_line())
+
+    def read_line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def has_ended(self, seconds: float) -> bool:
+        """Whether the command ends within this time; its status can then be read."""
+        return bool(select.select([self.process.stdout], [], [], max(seconds, 0))[0])
+
+    def run(self, command: list[str], *extra: str) -> None:
+        """Run a command undisturbed."""
+        self.start(command, *extra)
+        status = int(self.read_line())
+        assert status == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
+
+    def run_and_kill(self, command: list[str], delay: float, *extra: str, whole_group: bool) -> bool:
+        """Kill the command after `delay` seconds, alone or with its workers; False where it was done before."""
+        pid = self.start(command, *extra)
+        if self.has_ended(delay):
+            assert int(self.read_line()) == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
+            return False
+        (os.killpg if whole_group else os.kill)(pid, signal.SIGKILL)
+        killed = int(self.read_line()) == -signal.SIGKILL
+        deadline = time.monotonic() + SETTLE
+        while living := living_of(pid):
+            assert time.monotonic() < deadline, (command, living)
+            time.sleep(0.05)
+        return killed
+
+
+def living_of(group: int) -> list[str]:
+    """The processes of a group that are not dead."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().rpartition(")")
+        except OSError:  # gone meanwhile
+            continue
+        state, _, its_group = rest.split()[:3]
+        if int(its_group) == group and state not in "ZX":
+            found.append(name)
+    return found
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
+    """A function (root, seconds between checkpoints) that gives a launcher."""
+    processes = []
+
+    def start(root: Path, seconds: float = 0.0) -> Launcher:
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("launcher.py")), str(seconds)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        processes.append(process)
+        return Launcher(process, root)
+
+    yield start
+    for process in processes:
+        with process:
+            process.stdin.close()
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """{path: SHA-256} of all files below a folder, without the records that hold times of day."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in RECORDS
+    }
+
+
+def check_same(calm: Path, stormy: Path) -> None:
+    """Data, artifacts and links of two projects are the same, and there is nothing else."""
+    for place in ("data", "runs"):
+        expected, found = checksums(calm / place), checksums(stormy / place)
+        assert sorted(found) == sorted(expected)
+        assert [name for name in found if found[name] != expected[name]] == []
+        assert list_names(stormy / place) == list_names(calm / place)
+
+
+def list_names(folder: Path) -> dict[str, str]:
+    """Every name below a folder, with the target of a link."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def kill_at_random(
+    launcher: Launcher, names: list[str], n_kills: int, durations: dict[tuple[str, str], float], rng: random.Random
+) -> Counter[str]:
+    """Kill each command so often at random moments and let it end; the number of kills by command."""
+    kills: Counter[str] = Counter()
+    for name in names:
+        command, anew = COMMANDS[name], []
+        while kills[name] < n_kills:
+            workers = rng.choice("001")  # the result does not depend on it
+            delay = rng.uniform(0, durations[name, workers])
+            # Killed alone, its workers have to notice; a machine that goes down kills all.
+            extra = ["--workers", workers, *anew]
+            if launcher.run_and_kill(command, delay, *extra, whole_group=rng.random() < 0.5):
+                kills[name] += 1
+                anew = []
+            else:
+                anew = ["--force"]
+        launcher.run(command, "--workers", "0")
+    return kills
+
+
+def test_each_stage_killed_once(project, tmp_path, launch):
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    shutil.copytree(project, calm, symlinks=True)
+    shutil.rmtree(calm / "runs" / "tiny" / "scores", ignore_errors=True)  # of other tests
+    stormy.mkdir()
+    shutil.copytree(calm / "data", stormy / "data")
+    shutil.copy(calm / "tiny.toml", stormy)
+    launcher = launch(stormy)
+    names = list(COMMANDS)[2:]
+    kills = kill_at_random(launcher, names, 1, defaultdict(lambda: 1.0), random.Random(7))
+    assert kills.total() == 6
+    launcher.root = calm
+    launcher.run(COMMANDS["score"], "--workers", "0")
+    check_same(calm, stormy)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_every_command_killed_many_times(tmp_path, write_tiny_card, launch, capsys):
+    n_kills = int(os.environ.get("RIS_KILLS", 104)) // len(COMMANDS)
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    durations = {}
+    launcher = launch(calm)
+    for root in (calm, stormy):
+        root.mkdir()
+        card = write_tiny_card(root, train=6, val=2)
+        text = card.read_text().replace("irn_epochs = 1", "irn_epochs = 3").replace("epochs = 1\nb", "epochs = 3\nb")
+        card.write_text(text)
+    for name, command in COMMANDS.items():
+        for workers in "10":
+            start = time.monotonic()
+            launcher.run(command, "--workers", workers, "--force")
+            durations[name, workers] = time.monotonic() - start
+    launcher.root = stormy
+    kills = kill_at_random(launcher, list(COMMANDS), n_kills, durations, random.Random(0))
+    with capsys.disabled():
+        print("\nkills:", ", ".join(f"{name} {count}" for name, count in kills.items()), f"of {kills.total()} in all")
+    assert kills.total() >= n_kills * len(COMMANDS)
+    check_same(calm, stormy)
