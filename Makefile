@@ -1,5 +1,5 @@
 # Everything from an empty machine with Python >= 3.11, make and git:
-#   make all                    the embedded data set: generated, trained on, scored
+#   make all                    the embedded data set: generated, trained on, scored, reported on
 #   make all DATASET=referit    another one; data/README.md says where its files go
 #   make test                   the tests
 
@@ -12,9 +12,9 @@ OPTIONS   = --dataset $(DATASET) --data-root $(DATA_ROOT) --runs $(RUNS) $(if $(
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all data oracle clip status check lint test test-slow test-gpu clean
+.PHONY: all data oracle clip status check lint test test-slow test-gpu test-browser clean
 
-# The whole chain and its scores; what is up to date is skipped, with the reason.
+# The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
 	$(RIS) train-step1 $(OPTIONS)
 	$(RIS) dump-responses $(OPTIONS)
@@ -22,6 +22,7 @@ all: data
 	$(RIS) make-pseudolabels --refine $(OPTIONS)
 	$(RIS) train-step2 $(OPTIONS)
 	$(RIS) score $(OPTIONS)
+	$(RIS) report $(OPTIONS)
 
 # The data set: generated where it is the embedded one, then checked against its card.
 data: $(READY)
@@ -63,6 +64,14 @@ test-slow: $(READY)
 # The tests that need a CUDA device.
 test-gpu: $(READY)
 	.venv/bin/python -m pytest -m gpu
+
+# The report in a headless Chromium, which has to be installed already; skipped where it is not.
+test-browser: .venv/browser
+	.venv/bin/python -m pytest -m browser
+
+.venv/browser: $(READY)
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,browser]'
+	@touch $@
 
 # The virtual environment. One pip command: torch and torchvision have to come from one resolution.
 $(READY): pyproject.toml constraints.txt

@@ -122,6 +122,15 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """The report on what the stages made."""
+
+    samples: Natural = 200  # sentences in the gallery, equally many of each split
+    side: Annotated[int, Range(32)] = 240  # pixels, the longer side of a picture; 200 samples stay under 15 MB
+    bootstrap: Count = 1000  # resamplings of the refs behind the 95 % intervals of the breakdown
+
+
+@dataclass(frozen=True, slots=True)
 class ClipConfig:
     """Contrastive training of the small CLIP: a curriculum of three phases, each with its own schedule."""
 
@@ -143,6 +152,7 @@ CONFIGS: dict[str, type] = {
     "pseudolabels": PseudolabelConfig,
     "step2": Step2Config,
     "scores": ScoreConfig,
+    "report": ReportConfig,
 }
 
 C = TypeVar("C")

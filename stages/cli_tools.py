@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from stages.cli_chain import Splits
 from stages.common import StageOptions
 from stages.register import METRICS, command, one_of, run_stage
 
 KINDS = ("tris-step1", "tris-step2", "irn", "clip")
+FIGURES = ("qualitative", "curves", "table")
 
 
 @command("predict")
@@ -51,6 +53,39 @@ def import_checkpoint(
     Example:  ris import-checkpoint stage1.pth --dataset refcoco
     """
     run_stage("import_checkpoint", options, file=file, kind=kind, out=out)
+
+
+@command("report")
+def report(
+    options: StageOptions,
+    split: Splits = None,
+    samples: Annotated[int | None, typer.Option(min=0, help="Sentences in the gallery; 200 if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for a copy of it.")] = None,
+) -> None:
+    """Show in one HTML file what each stage made of each sentence.
+
+    Reads:    all that the stages left in runs/<dataset>/; images, boxes, masks
+    Writes:   runs/<dataset>/report/: report.html
+    Example:  ris report --dataset refcoco --split val --out report.html
+    """
+    run_stage("report", options, splits=split, samples=samples, out=out)
+
+
+@command("figure")
+def figure(
+    options: StageOptions,
+    kind: Annotated[str, one_of(FIGURES, "What to draw.", typer.Argument)],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File to write, .png or .pdf.")],
+    split: Splits = None,
+    ref: Annotated[list[int] | None, typer.Option(help="Id of a ref to show; repeatable.")] = None,
+) -> None:
+    """Draw sample rows, loss curves or the score table for a paper.
+
+    Reads:    what the stages left in runs/<dataset>/; images, boxes, masks
+    Writes:   the file of --out
+    Example:  ris figure qualitative --ref 12 --ref 40 --out rows.pdf
+    """
+    run_stage("figure", options, kind=kind, out=out, splits=split, refs=ref)
 
 
 @command("pretrain-clip")

@@ -60,8 +60,8 @@ def command(name: str, group: typer.Typer = app) -> Callable[[Callable[..., None
     return register
 
 
-def one_of(known: Sequence[str], text: str) -> Any:
-    """A typer option that takes one of the words `known`; for another it names the nearest."""
+def one_of(known: Sequence[str], text: str, declare: Callable[..., Any] = typer.Option) -> Any:
+    """A typer option, or argument by `declare`, that takes one of the words `known`; else it names the nearest."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in known:
@@ -70,7 +70,7 @@ def one_of(known: Sequence[str], text: str) -> Any:
             raise typer.BadParameter(f"{value!r} is not known; {hint}")
         return value
 
-    return typer.Option(metavar=f"<{'|'.join(known)}>", callback=check, help=text)
+    return declare(metavar=f"<{'|'.join(known)}>", callback=check, help=text)
 
 
 def run_stage(module: str, *arguments: Any, function: str = "run", **flags: Any) -> None:

@@ -48,6 +48,8 @@ class Ref:
     split: as its file names it (ReferIt's "val" is part of the paper's "train").
     box_xyxy: left, top, right, bottom in pixels, as annotated. segmentation: COCO polygons, one RLE or
     several, or the path of a mask PNG; decoded by Dataset.load_mask only when asked for.
+    n_same_kind: annotated objects of the ref's category in its image, itself counted; None where the
+    annotations have no categories. Reports break scores down by it; nothing learns from it.
     """
 
     ref_id: int
@@ -56,6 +58,7 @@ class Ref:
     expressions: tuple[Expression, ...]
     box_xyxy: Box | None
     segmentation: Any | None
+    n_same_kind: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def load_split(card: Card, data_root: Path, split: str) -> Dataset:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise RisError(f"{refs_path} is not a list of refs; fetch it anew")
     images, annotations = _index_instances(instances_path)
+    n_of_kind = Counter(map(_kind_of, annotations.values()))
     chosen: dict[int, Image] = {}
     refs = []
     for position, record in enumerate(records):
@@ -38,7 +40,7 @@ def load_split(card: Card, data_root: Path, split: str) -> Dataset:
             if image_id not in images:
                 raise RisError(f"{where}: its image {image_id} is not in {instances_path}")
             chosen[image_id] = _parse_image(images[image_id], data_root / card.images, instances_path)
-        refs.append(_parse_ref(record, chosen[image_id], annotations, where))
+        refs.append(_parse_ref(record, chosen[image_id], annotations, n_of_kind, where))
     return Dataset(card.name, split, chosen, tuple(refs))
 
 
@@ -69,7 +71,18 @@ def _parse_image(record: dict[str, Any], folder: Path, instances_path: Path) -> 
     return Image(image_id, resolve_inside(folder, record.get("file_name"), where), hw)
 
 
-def _parse_ref(record: dict[str, Any], image: Image, annotations: dict[Any, Any], where: str) -> Ref:
+def _kind_of(annotation: dict[str, Any]) -> tuple[str, str]:
+    """The image and the category of an annotation, as text: foreign values need not be hashable."""
+    return str(annotation.get("image_id")), str(annotation.get("category_id"))
+
+
+def _parse_ref(
+    record: dict[str, Any],
+    image: Image,
+    annotations: dict[Any, Any],
+    n_of_kind: Counter[tuple[str, str]],
+    where: str,
+) -> Ref:
     sentences = _get(record, "sentences", list, where)
     if not sentences:
         raise RisError(f"{where}: its list of sentences is empty")
@@ -88,6 +101,7 @@ def _parse_ref(record: dict[str, Any], image: Image, annotations: dict[Any, Any]
         ),
         box_xyxy=_parse_box_xywh(annotation.get("bbox"), image, where),
         segmentation=annotation.get("segmentation"),
+        n_same_kind=n_of_kind[_kind_of(annotation)] if "category_id" in annotation else None,
     )
 
 

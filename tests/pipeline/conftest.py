@@ -50,3 +50,12 @@ def copy_of_project(project: Path, tmp_path: Path) -> Path:
     """A copy of it to spoil."""
     shutil.copytree(project, tmp_path / "project", symlinks=True)
     return tmp_path / "project"
+
+
+@pytest.fixture(scope="session")
+def scored(project: Path, ris: Ris, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with its scores; tests may add to it."""
+    root = tmp_path_factory.mktemp("scored") / "project"
+    shutil.copytree(project, root, symlinks=True)
+    ris(root, "score")
+    return root

@@ -93,6 +93,7 @@ def test_the_tree_shows_what_reads_what(tiny, capsys):
         "│     └─ step2/pseudo",  # reads step1 as well
         "└─ responses/val",
         "scores",
+        "report",
     ]
     assert "0.0 MB" in lines[2]
 
@@ -101,7 +102,7 @@ def test_before_anything_is_made_the_tree_is_that_of_the_stages(tiny, capsys):
     status.run(tiny)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("missing")[0].rstrip() for line in lines[1:]] == [
-        "clip", "step1", "└─ responses", "   └─ pseudolabels", "      └─ step2", "scores",
+        "clip", "step1", "└─ responses", "   └─ pseudolabels", "      └─ step2", "scores", "report",
     ]  # fmt: skip
 
 

@@ -1,0 +1,136 @@
+"""Gallery cards: a sentence, its pictures as data URIs, its scores and what the page filters by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ris_pipeline.datasets.records import Dataset
+from ris_pipeline.report.breakdown import name_length
+from ris_pipeline.report.panels import TRUTH, Column, Panel, Row
+from ris_pipeline.report.samples import quality_of, traits_of
+from ris_pipeline.report.tiles import encode_panel, encode_photo
+from ris_pipeline.scoring.metrics import Outcome
+
+Share = tuple[float, float]  # left, top in percent of the image
+Scores = dict[str, float]  # of one column: iou 0..1, pointit and pointm 0 or 1; absent without ground truth
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One picture of a card; `uri` None: an empty tile, and `note` says why."""
+
+    title: str
+    uri: str | None
+    alt: str
+    note: str
+    figures: str  # such as "IoU 43"
+    point: Share | None = None
+    hit: bool | None = None  # whether the point lies in the box; None without a box
+    box: tuple[float, float, float, float] | None = None  # left, top, width, height in percent of the image
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One sample as the page shows it."""
+
+    sentence: str
+    split: str
+    drawn: str
+    facts: tuple[str, ...]
+    length: str
+    has_place: bool
+    change: float | None  # in quality by refinement, or from Step-1 to Step-2 where there is none
+    scores: dict[str, Scores]  # by column key
+    image_name: str
+    photo: str
+    aspect: str  # CSS aspect-ratio
+    tiles: tuple[Tile, ...]
+
+
+def make_card(row: Row, dataset: Dataset, columns: Sequence[Column], side: int) -> Card:
+    """The card of a row, its pictures at most `side` pixels wide and high."""
+    sample, hw = row.sample, (row.image.shape[0], row.image.shape[1])
+    traits = traits_of(dataset, sample.ref, sample.expression)
+    outcomes = {key: panel.outcome for key, panel in row.panels.items() if panel.outcome}
+    facts = [f"ref {sample.ref.ref_id}", f"sentence {sample.expression.sent_id}", f"{traits.n_words} words"]
+    if traits.box_share is not None:
+        facts.append(f"target {100 * traits.box_share:.0f} % of the image")
+    if traits.n_same_kind is not None:
+        facts.append(f"{traits.n_same_kind} of its kind")
+    return Card(
+        sentence=sample.expression.sentence,
+        split=sample.split,
+        drawn=sample.drawn,
+        facts=tuple(facts),
+        length=name_length(traits),
+        has_place=traits.has_place,
+        change=_change(outcomes),
+        scores={key: _scores(outcome) for key, outcome in outcomes.items()},
+        image_name=dataset.images[sample.ref.image_id].path.name,
+        photo=encode_photo(row.image, side),
+        aspect=f"{hw[1]} / {hw[0]}",
+        tiles=tuple(_tile(row, column, hw, side) for column in columns),
+    )
+
+
+def _tile(row: Row, column: Column, hw: tuple[int, int], side: int) -> Tile:
+    panel = row.panels[column.key]
+    figures = _figures(panel.outcome)
+    hit = panel.outcome.point_it if panel.outcome else None
+    alt = f"{column.title} for “{row.sample.expression.sentence}”"
+    if figures:
+        alt += f", {figures} %"
+    if panel.point and hit is not None:
+        alt += ", points inside the box" if hit else ", points outside of the box"
+    return Tile(
+        title=column.title,
+        uri=encode_panel(panel, column, hw, side),
+        alt=alt,
+        note=panel.note,
+        figures=figures,
+        point=_place(panel, hw) if column.kind == "map" or column.key == "step2" else None,
+        hit=hit,
+        box=_box(row, hw) if column is TRUTH else None,
+    )
+
+
+def _place(panel: Panel, hw: tuple[int, int]) -> Share | None:
+    if panel.point is None:
+        return None
+    y, x = panel.point
+    return round(100 * (x + 0.5) / hw[1], 2), round(100 * (y + 0.5) / hw[0], 2)
+
+
+def _box(row: Row, hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    if row.sample.ref.box_xyxy is None:
+        return None
+    x1, y1, x2, y2 = row.sample.ref.box_xyxy
+    height, width = hw
+    left, top, across, down = x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height
+    return round(100 * left, 2), round(100 * top, 2), round(100 * across, 2), round(100 * down, 2)
+
+
+def _figures(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    if outcome.iou is not None:
+        return f"IoU {100 * outcome.iou:.0f}"
+    return "" if outcome.box_iou is None else f"box IoU {100 * outcome.box_iou:.0f}"
+
+
+def _scores(outcome: Outcome) -> Scores:
+    values: dict[str, Any] = {
+        "iou": quality_of(outcome), "pointit": outcome.point_it, "pointm": outcome.point_m,
+    }  # fmt: skip
+    return {key: round(float(value), 4) for key, value in values.items() if value is not None}
+
+
+def _change(outcomes: dict[str, Outcome]) -> float | None:
+    for before, after in (("prms", "pseudo-refined"), ("step1", "step2")):
+        if before in outcomes and after in outcomes:
+            old, new = quality_of(outcomes[before]), quality_of(outcomes[after])
+            if old is not None and new is not None:
+                return round(new - old, 4)
+    return None

@@ -1,0 +1,50 @@
+"""The losses that a training wrote, by step."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ris_pipeline.errors import RisError
+from ris_pipeline.report.charts import Curves
+
+
+def load_curves(path: Path) -> Curves:
+    """{name: (steps float64 (S,), values float64 (S,))} of a metrics.jsonl, in the order of its first line.
+
+    A step that occurs twice, because a run was resumed before it, counts as last written. What is no finite number
+    is left out. Raises RisError, naming the line, where one is not a JSON object with a step.
+    """
+    records: dict[float, dict[str, float]] = {}
+    names: dict[str, None] = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+                step = float(record.pop("step"))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise RisError(f"{path}: line {number} is no record of a step ({error}); train again") from error
+            records[step] = {name: float(value) for name, value in record.items() if _is_number(value)}
+            names |= dict.fromkeys(records[step])
+    curves = {}
+    for name in names:
+        points = sorted((step, record[name]) for step, record in records.items() if name in record)
+        steps, values = np.array(points, np.float64).T
+        curves[name] = steps, values
+    return curves
+
+
+def summarise_curves(curves: Curves) -> str:
+    """In words: each loss at the beginning and at the end, as the mean of the first and the last tenth."""
+    parts = []
+    for name, (_, values) in curves.items():
+        tenth = max(1, len(values) // 10)
+        parts.append(f"{name} {values[:tenth].mean():.3g} → {values[-tenth:].mean():.3g}")
+    return f"Means of the first and last tenth: {', '.join(parts)}." if parts else ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,87 @@
+"""`ris figure`: sample rows, loss curves or the score table → a PNG or PDF for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ris_pipeline.errors import RisError
+from stages.common import StageOptions, card_of, emit, open_dataset, places_of
+from stages.report import draw_samples
+from stages.report_inputs import LABELS_SPLIT, Found, find_artifacts, open_sources, read_curves, read_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ris_pipeline.datasets import Dataset
+    from ris_pipeline.report.samples import Sample
+
+N_ROWS = 6  # of a qualitative figure, where no refs are chosen
+METRICS = ("pointit", "pointm", "miou", "oiou", "prec@0.5")
+
+
+def run(options: StageOptions, kind: str, out: Path, splits: Sequence[str] | None, refs: Sequence[int] | None) -> None:
+    """Draw one kind of figure into `out`, and print its path."""
+    from ris_pipeline.report.figures import check_format, save_figure
+
+    check_format(out)
+    if refs and kind != "qualitative":
+        raise RisError(f"--ref chooses the rows of `ris figure qualitative`; {kind} has none")
+    found = find_artifacts(options, splits)
+    if options.dry_run:
+        return
+    draw = {"qualitative": _draw_qualitative, "curves": _draw_curves, "table": _draw_table}[kind]
+    save_figure(draw(options, found, refs or ()), out)
+    emit(options, str(out), {"figure": kind, "path": str(out)})
+
+
+def _draw_qualitative(options: StageOptions, found: Found, refs: Sequence[int]) -> Figure:
+    from ris_pipeline.report.figures import draw_qualitative
+    from ris_pipeline.report.panels import read_rows
+
+    datasets = {split: open_dataset(options, split) for split in found.splits if split in found.responses}
+    if refs:
+        samples = [_find_ref(options, datasets, ref_id) for ref_id in refs]
+    else:
+        # The split with the most columns: only train has pseudo-labels.
+        full = LABELS_SPLIT if found.labels and LABELS_SPLIT in datasets else next(iter(datasets))
+        samples = draw_samples(options, found, {full: datasets[full]}, N_ROWS)
+    sources = open_sources(options, found)
+    rows = {(row.sample.split, row.sample.ref.ref_id): row for row in read_rows(datasets, samples, sources)}
+    in_order = [rows[sample.split, sample.ref.ref_id] for sample in samples]
+    return draw_qualitative(in_order, sources.columns)
+
+
+def _find_ref(options: StageOptions, datasets: dict[str, Dataset], ref_id: int) -> Sample:
+    """The ref in whichever split has it, with its first sentence."""
+    from ris_pipeline.report.samples import Sample
+
+    for split, dataset in datasets.items():
+        for ref in dataset.refs:
+            if ref.ref_id == ref_id:
+                return Sample(split, ref, ref.expressions[0], "random")
+    known = [ref.ref_id for dataset in datasets.values() for ref in dataset.refs]
+    nearest = min(known, key=lambda one: abs(one - ref_id))
+    raise RisError(
+        f"--ref {ref_id}: {card_of(options).name} has no such ref in {', '.join(datasets)}; the nearest is {nearest}"
+    )
+
+
+def _draw_curves(options: StageOptions, found: Found, refs: Sequence[int]) -> Figure:
+    from ris_pipeline.report.compose import CURVE_TITLES
+    from ris_pipeline.report.figures import draw_all_curves
+
+    curves = {CURVE_TITLES.get(name, name): own for name, own in read_curves(found).items() if own}
+    if not curves:
+        raise RisError(f"no training has left its losses yet; run: ris train-step1 {places_of(options)}")
+    return draw_all_curves(curves)
+
+
+def _draw_table(options: StageOptions, found: Found, refs: Sequence[int]) -> Figure:
+    from ris_pipeline.report.figures import draw_table
+
+    scores = read_scores(options, found)
+    if not scores:
+        raise RisError(f"nothing has been scored yet; run: ris score {places_of(options)}")
+    return draw_table(scores, [name for name in METRICS if any(name in score.metrics for score in scores)])

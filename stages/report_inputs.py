@@ -1,0 +1,164 @@
+"""What `ris report` and `ris figure` read: the latest artifacts of a data set, and the networks of some of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ris_pipeline.artifacts import Artifact, find_latest, list_latest
+from ris_pipeline.config import PseudolabelConfig, Step2Config
+from ris_pipeline.errors import RisError
+from ris_pipeline.scoring.metrics import Estimate
+from ris_pipeline.scoring.paper import paper_figure
+from stages.common import StageOptions, card_of, device_of, places_of, splits_of
+from stages.score import OUTCOMES, SCORED, SCORES
+
+if TYPE_CHECKING:
+    from ris_pipeline.report.charts import Curves, Score
+    from ris_pipeline.report.panels import Sources
+    from ris_pipeline.scoring.metrics import Outcome
+
+LABELS_SPLIT = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The latest artifacts of the chosen splits; what has not been made is missing or None."""
+
+    splits: tuple[str, ...]  # with responses or scores
+    responses: Mapping[str, Artifact]  # by split
+    scores: Mapping[tuple[str, str], Artifact]  # by row and split, in the order of the score table
+    step1: Artifact | None
+    labels: Artifact | None  # refined
+    step2: Artifact | None
+    oracle: Artifact | None
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """All of them."""
+        single = [one for one in (self.step1, self.labels, self.step2, self.oracle) if one is not None]
+        return [*single, *self.responses.values(), *self.scores.values()]
+
+
+def find_artifacts(options: StageOptions, chosen: Sequence[str] | None) -> Found:
+    """The latest artifacts of the `chosen` splits, or of all; RisError with the command to run if there is none."""
+    name = card_of(options).name
+    splits = splits_of(options, chosen)
+    responses = {
+        split: found for split in splits if (found := find_latest(options.runs, name, "responses", split=split))
+    }
+    scores = _find_scores(options, splits)
+    with_something = tuple(split for split in splits if split in responses or any(split == s for _, s in scores))
+    if not with_something:
+        raise RisError(
+            f"{options.runs / name}: no responses and no scores of {', '.join(splits)} yet; "
+            f"run: ris dump-responses {places_of(options)}"
+        )
+    return Found(
+        splits=with_something,
+        responses=responses,
+        scores=scores,
+        step1=find_latest(options.runs, name, "step1"),
+        labels=find_latest(options.runs, name, "pseudolabels", refine=True),
+        step2=find_latest(options.runs, name, "step2", labels="pseudo"),
+        oracle=find_latest(options.runs, name, "step2", labels="true"),
+    )
+
+
+def _find_scores(options: StageOptions, splits: Sequence[str]) -> dict[tuple[str, str], Artifact]:
+    order = [one.name for one in SCORED]
+    found = {
+        (artifact.manifest["flags"]["scored"], artifact.manifest["flags"]["split"]): artifact
+        for artifact in list_latest(options.runs, card_of(options).name, "scores").values()
+    }
+
+    def place(key: tuple[str, str]) -> tuple[int, int, str]:
+        row, split = key
+        return splits.index(split), order.index(row) if row in order else len(order), row
+
+    return {key: found[key] for key in sorted((key for key in found if key[1] in splits), key=place)}
+
+
+def read_scores(options: StageOptions, found: Found) -> list[Score]:
+    """The score table; behind Step-2's row the oracle's figures that the card keeps, where it was not made here."""
+    from ris_pipeline.report.charts import Score
+
+    oracle = card_of(options).oracle
+    table = []
+    for (row, split), artifact in found.scores.items():
+        score = _read_score(options, row, split, artifact)
+        table.append(score)
+        if row == "step2" and split in oracle and ("step2-oracle", split) not in found.scores:
+            n_refs = max((one.n_refs for one in score.metrics.values()), default=0)
+            metrics = {
+                name: Estimate(value, low, high, n_refs, score.n_sentences)
+                for name, (value, low, high) in oracle[split].items()
+            }
+            table.append(Score("oracle, stored", split, score.n_sentences, metrics, {}))
+    return table
+
+
+def _read_score(options: StageOptions, row: str, split: str, artifact: Artifact) -> Score:
+    """The row of the score table in an artifact, with the paper's figures."""
+    from ris_pipeline.report.charts import Score
+
+    scores: dict[str, Any] = json.loads((artifact.path / SCORES).read_text(encoding="utf-8"))
+    paper_name = next((one.paper for one in SCORED if one.name == row), row)
+    figures = {name: paper_figure(card_of(options).name, split, paper_name, name) for name in scores["metrics"]}
+    return Score(
+        row=row,
+        split=split,
+        n_sentences=scores["sentences"],
+        metrics={name: Estimate(**estimate) for name, estimate in scores["metrics"].items()},
+        paper={name: figure for name, figure in figures.items() if figure is not None},
+    )
+
+
+def read_outcomes(found: Found, row: str, split: str) -> list[Outcome]:
+    """The outcomes of a row of the score table, none where it has not been scored."""
+    from ris_pipeline.scoring.outcomes import load_outcomes
+
+    artifact = found.scores.get((row, split))
+    return load_outcomes(artifact.path / OUTCOMES) if artifact else []
+
+
+def read_curves(found: Found) -> dict[str, Curves]:
+    """The losses of each training that has left some, by artifact name."""
+    from ris_pipeline.report.curves import load_curves
+    from ris_pipeline.training.checkpoints import METRICS
+
+    trained = [one for one in (found.step1, found.labels, found.step2) if one is not None]
+    return {one.name: load_curves(one.path / METRICS) for one in trained if (one.path / METRICS).is_file()}
+
+
+def open_sources(options: StageOptions, found: Found) -> Sources:
+    """The responses, labels and networks that panels are read from, networks on the device of `options`."""
+    from safetensors.torch import load_file
+
+    from ris_pipeline.networks.build import build_irnet, build_step2, config_from_manifest
+    from ris_pipeline.networks.irnet import WEIGHTS as IRNET_WEIGHTS
+    from ris_pipeline.report.panels import Sources
+    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.training.loop import WEIGHTS
+
+    device = device_of(options)
+    irnet = step2 = None
+    if found.labels is not None:
+        config = config_from_manifest(PseudolabelConfig, found.labels.manifest)
+        # Learnt here, its file holds the backbone's weights too: the original ones need not be fetched again.
+        irnet = build_irnet(replace(config, irn_weights=None))
+        if config.irnet is None:
+            irnet.load_state_dict(load_file(found.labels.path / IRNET_WEIGHTS))
+        irnet.to(device).eval()
+    if found.step2 is not None:
+        step2_config = config_from_manifest(Step2Config, found.step2.manifest)
+        step2 = build_step2(step2_config, found.step2.path / WEIGHTS).to(device), step2_config.input_size
+    return Sources(
+        responses={split: ResponseStore.open(one.path / f"{split}.zarr") for split, one in found.responses.items()},
+        labels=None if found.labels is None else found.labels.path,
+        labels_split=LABELS_SPLIT,
+        irnet=irnet,
+        step2=step2,
+    )

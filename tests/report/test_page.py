@@ -1,0 +1,140 @@
+"""The page as text: what is foreign is escaped. How it behaves in a browser: tests/browser."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from markupsafe import Markup
+
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
+from ris_pipeline.report.cards import make_card
+from ris_pipeline.report.charts import Score
+from ris_pipeline.report.page import Chart, Page, StageRow, render
+from ris_pipeline.report.panels import STAGE_COLUMNS, TRUTH, Panel, Row
+from ris_pipeline.report.samples import Sample
+from ris_pipeline.scoring.metrics import Estimate, Outcome
+
+EVIL = '<script>alert(1)</script> "><img src=x onerror=alert(2)> {{ 7 * 7 }} & \u201cquotes\u201d'
+
+
+class Parsed(HTMLParser):
+    """Collects the elements of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        return [found for name, found in self.elements if name == tag and attributes.items() <= found.items()]
+
+
+def make_page(cards=(), scores=(), **changes) -> Page:
+    graph = Chart("Stages", Markup("<svg></svg>"), "")
+    stages = [
+        StageRow("step1", "stale", "configuration.lr: 1 → 2", "2026-11-25T18:07:30+00:00", 75.0, 1_500_000, "ab12")
+    ]
+    values = {
+        "dataset": "toy", "newest": "", "scores": scores, "score_charts": {"val": []}, "has_paper": True, "curves": [],
+        "graph": graph, "stages": stages, "breakdowns": [], "columns": {"step1": "Step-1 map"}, "cards": cards,
+        "seed": 0,
+    }  # fmt: skip
+    return Page(**values | changes)
+
+
+@pytest.fixture
+def card():
+    ref = Ref(7, 1, "val", (Expression(70, EVIL),), (2, 2, 6, 10), None, 3)
+    dataset = Dataset("toy", "val", {1: Image(1, Path(f"{EVIL[:8]}.jpg"), (20, 40))}, (ref,))
+    outcome = Outcome(7, 70, 1, True, False, 30, 60, 0.5)
+    panels = {column.key: Panel(None, "not yet") for column in STAGE_COLUMNS}
+    panels["step1"] = Panel(np.ones((20, 40), np.float32), "", (5, 10), outcome)
+    panels["truth"] = Panel(np.zeros((20, 40), np.uint8), EVIL)
+    row = Row(Sample("val", ref, ref.expressions[0], "random"), np.zeros((20, 40, 3), np.uint8), panels)
+    return make_card(row, dataset, (*STAGE_COLUMNS, TRUTH), 32)
+
+
+def test_foreign_text_stays_text(card):
+    text = render(make_page([card], dataset=EVIL))
+    page = Parsed(text)
+    assert len(page.all("script")) == 1  # the page's own
+    assert not any("onerror" in found for _, found in page.elements)
+    assert EVIL in page.texts  # the sentence, as its heading
+
+
+def test_only_the_own_script_may_run_and_nothing_may_be_loaded(card):
+    text = render(make_page([card]))
+    page = Parsed(text)
+    (policy,) = [found["content"] for found in page.all("meta") if found.get("http-equiv") == "Content-Security-Policy"]
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL).group(1)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
+
+
+def test_a_card_says_all_that_the_filters_need(card):
+    (article,) = Parsed(render(make_page([card]))).all("article")
+    assert (article["data-split"], article["data-place"], article["data-drawn"]) == ("val", "0", "random")
+    assert json.loads(article["data-scores"]) == {"step1": {"iou": 0.5, "pointit": 1, "pointm": 0}}
+
+
+def test_tiles_have_words_and_empty_ones_say_why(card):
+    page = Parsed(render(make_page([card])))
+    alts = [found["alt"] for found in page.all("img")]
+    assert alts == [
+        f"Step-1 map for \u201c{EVIL}\u201d, IoU 50 %, points inside the box",
+        f"Ground truth for \u201c{EVIL}\u201d",
+    ]
+    assert page.texts.count("not yet") == 4
+    (point,) = page.all("span", **{"class": "point"})
+    assert point["style"] == "left: 26.25%; top: 27.5%"  # the middle of pixel (5, 10) of 20 by 40
+    (box,) = page.all("span", **{"class": "box"})
+    assert box["style"] == "left: 5.0%; top: 10.0%; width: 10.0%; height: 40.0%"
+
+
+def test_the_papers_figures_stand_beside_the_runs():
+    score = Score("step1", "val", 1234, {"miou": Estimate(30.04, 25.0, 36.0, 5, 10)}, {"miou": 33.33})
+    words = [text.strip() for text in Parsed(render(make_page(scores=[score]))).texts]
+    assert {"Step-1", "1,234", "30.0", "±5.5", "33.33"} <= set(words)
+
+
+def test_a_stage_shows_time_size_and_why_it_is_stale():
+    words = [text.strip() for text in Parsed(render(make_page())).texts]
+    assert {"stale", "configuration.lr: 1 → 2", "1 min 15 s", "1.5 MB", "2026-11-25 18:07 UTC", "ab12"} <= set(words)
+
+
+def luminance(colour: str) -> float:
+    """Of #rrggbb, as WCAG 2.2 defines it."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_what_charts_draw_can_be_seen_on_their_ground(theme):
+    # axe-core looks at text in HTML only, not in SVG, and not at lines.
+    css = resources.files("ris_pipeline.report").joinpath("page.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[theme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    wanted = {"ink": 4.5, "muted": 4.5, **{f"series-{i}": 3 for i in range(1, 7)}}
+    for name, least in wanted.items():
+        lighter, darker = sorted((luminance(colours[name]), luminance(colours["paper"])), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= least, name
+
+
+def test_a_page_without_samples_says_what_makes_them():
+    assert "ris dump-responses" in Parsed(render(make_page(columns={}))).texts
