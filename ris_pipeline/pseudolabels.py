@@ -89,6 +89,7 @@ def save_refined(
                 submit(
                     write_refined, folder, _ids(refs), maps, edge[0, 0].cpu().numpy(),
                     displacement[0].cpu().numpy(), hw, config.background, config.beta, 2**config.log2_steps,
+                    config.walk_radius,
                 )  # fmt: skip
             advance(len(group.refs))
 

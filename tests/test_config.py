@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -116,3 +118,12 @@ def test_assignments():
     assert parse_assignments(["a=1", " b = x=y", "a=2"]) == {"a": "2", "b": "x=y"}
     with pytest.raises(RisError, match="--set lr: write --set key=value"):
         parse_assignments(["lr"])
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_every_key_is_read(stage):
+    """A key that no code reads would change the digest and nothing else."""
+    root = Path(__file__).parents[1]
+    code = "".join(path.read_text() for folder in ("ris_pipeline", "stages") for path in (root / folder).rglob("*.py"))
+    read = set(re.findall(r"\.(\w+)", code))
+    assert [one.name for one in dataclasses.fields(CONFIGS[stage]) if one.name not in read] == []

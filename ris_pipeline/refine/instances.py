@@ -57,6 +57,7 @@ def compute_pseudolabels(
     min_area: float = 0.0,
     beta: float = 10,
     n_steps: int = 256,
+    radius: int = 5,
 ) -> NDArray[np.uint8]:
     """Return pseudo-label masks, uint8 {0, 1} (R, H, W), of the response maps of one image's refs.
 
@@ -72,7 +73,7 @@ def compute_pseudolabels(
     pieces = [split_by_instance(response_map, instances) for response_map in resize(response_maps, edge.shape, True)]
     # An instance without response stays 0 on the whole walk; most are.
     pieces = [piece[piece.any(axis=(1, 2))] for piece in pieces]
-    walked = propagate(np.concatenate(pieces), edge, beta, n_steps)
+    walked = propagate(np.concatenate(pieces), edge, beta, n_steps, radius)
     per_ref = np.split(walked, np.cumsum([len(piece) for piece in pieces])[:-1])
     return np.stack([_mask(scores, image_hw, threshold, min_area) for scores in per_ref])
 

@@ -38,9 +38,10 @@ def write_refined(
     threshold: float,
     beta: float,
     n_steps: int,
+    radius: int,
 ) -> None:
     """Write folder/<ref_id>.png: the refined pseudo-labels of the maps float32 (R, H, W) of one image."""
-    labels = compute_pseudolabels(maps, edge, displacement, hw, threshold, beta=beta, n_steps=n_steps)
+    labels = compute_pseudolabels(maps, edge, displacement, hw, threshold, beta=beta, n_steps=n_steps, radius=radius)
     write_labels(folder, ref_ids, labels)
 
 

@@ -74,13 +74,13 @@ def test_instances(seed):
     assert len(pairs) >= 2
 
 
-def walk_by_hand(start, edge, n_steps):
-    """start (h, w) · T^n_steps with a dense T: affinity^10 within radius 5, columns that sum to 1."""
+def walk_by_hand(start, edge, n_steps, radius):
+    """start (h, w) · T^n_steps with a dense T: affinity^10 within the radius, columns that sum to 1."""
     pixels = list(np.ndindex(*edge.shape))
     affinity = np.eye(len(pixels))
     for (i, (y0, x0)), (j, (y1, x1)) in itertools.combinations(enumerate(pixels), 2):
         length = math.hypot(y1 - y0, x1 - x0)
-        if length < 5:
+        if length < radius:
             box = itertools.product(range(min(y0, y1), max(y0, y1) + 1), range(min(x0, x1), max(x0, x1) + 1))
             near = [edge[y, x] for y, x in box if abs((y1 - y0) * (x - x0) - (x1 - x0) * (y - y0)) / length < 1 - 1e-12]
             affinity[i, j] = affinity[j, i] = (1 - max(near)) ** 10
@@ -100,7 +100,8 @@ def resize_matrix(n_in, n_out, align_corners):
     return matrix
 
 
-def test_pseudolabels():
+@pytest.mark.parametrize("radius", [5, 2])
+def test_pseudolabels(radius):
     """Split by instance, walk 256 steps, ×4, over the ref's largest value, above 0.25, union of the instances."""
     rng = np.random.default_rng(3)
     height, width = 4 * HW[0] - 1, 4 * HW[1] - 2  # the image's size need not be a multiple of the stride
@@ -111,13 +112,13 @@ def test_pseudolabels():
     y, x = np.indices((height, width))
     maps = np.stack([np.exp(-((y - 15) ** 2 + (x - cx) ** 2) / 90) for cx in (9, 40)]).astype(np.float32)
 
-    masks = compute_pseudolabels(maps, edge, displacement, (height, width))
+    masks = compute_pseudolabels(maps, edge, displacement, (height, width), radius=radius)
     rows, columns = resize_matrix(height, HW[0], True), resize_matrix(width, HW[1], True)
     up = resize_matrix(HW[0], 4 * HW[0], False), resize_matrix(HW[1], 4 * HW[1], False)
     for response, mask in zip(maps, masks, strict=True):
         small = rows @ response.astype(float) @ columns.T
         walked = [
-            walk_by_hand(np.where(instances == n, small, 0) * (1 - edge.astype(float)), edge, 256)
+            walk_by_hand(np.where(instances == n, small, 0) * (1 - edge.astype(float)), edge, 256, radius)
             for n in np.unique(instances)
         ]
         scores = [(up[0] @ one @ up[1].T)[:height, :width] for one in walked]
