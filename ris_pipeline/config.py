@@ -29,6 +29,7 @@ Rate = Annotated[float, Range(1e-12)]  # strictly positive
 Weight = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Levels = Annotated[int, Range(0, 4)]
+Reach = Annotated[int, Range(2)]  # cells: two pixels less than that apart are a pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ class PseudolabelConfig:
     irn_lr: Rate = 0.1  # SGD without momentum, edge branch; IRNet
     irn_dp_lr: Rate = 1.0  # SGD without momentum, displacement branch; IRNet
     irn_weight_decay: Weight = 1e-4  # IRNet
-    radius: Count = 10  # stride-4 cells between the two pixels of a training pair; IRNet
-    walk_radius: Count = 5  # stride-4 cells a random-walk step may cross; IRNet
+    radius: Reach = 10  # stride-4 cells between the two pixels of a training pair; IRNet
+    walk_radius: Reach = 5  # stride-4 cells that a random-walk step stays below; IRNet
     beta: Rate = 10.0  # power of the affinity; IRNet
     log2_steps: Natural = 8  # 2^8 = 256 random-walk steps; IRNet
     background: Share = 0.25  # score of "no object" against the walked map; TRIS

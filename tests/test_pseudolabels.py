@@ -205,6 +205,24 @@ def test_refined_labels_are_masks_around_the_response(large, labels):
     assert not load_label(labels / "1.png").any()  # no response, no object
 
 
+def test_the_configured_walk_radius_counts(large, labels, tmp_path):
+    """A walk of one step goes no further than the radius, in grid cells of 4 pixels."""
+    dataset, store = large
+    sizes = {}
+    for radius in (2, 4, 9):
+        folder = tmp_path / str(radius)
+        folder.mkdir()
+        config = PseudolabelConfig(walk_radius=radius, log2_steps=0, background=0.01)
+        net = IRNet(TinyStages())
+        with torch.no_grad():  # no boundary anywhere, and no displacement: one instance
+            net.fc_edge6.weight.zero_()
+            net.fc_edge6.bias.fill_(-20)
+            net.fc_dp7[-1].weight.zero_()
+        save_refined(dataset, store, group_by_image(dataset), folder, net, config, CPU, 0, lambda n: None)
+        sizes[radius] = int((load_label(folder / "2.png") == 1).sum())
+    assert sizes[2] < sizes[4] < sizes[9]
+
+
 @pytest.mark.slow  # a process that imports torch
 @pytest.mark.parametrize("kind", ["seeds", "refined"])
 def test_worker_processes_write_the_same(kind, large, labels, tmp_path):

@@ -71,6 +71,8 @@ def read_released(path: Path, kind: Kind | None = None) -> Released:
     """
     weights = read_weights(path)
     found = recognise(weights.tensors)
+    if any(name.startswith("clip.model.") for name in weights.tensors):
+        raise RisError(f"{path}: one of ours already; give the folder that it lies in")
     if found is None:
         names = first_few(list(weights.tensors)) or "none"
         raise RisError(f"{path}: no checkpoint of {', '.join(_SIGNS)}; its entries: {names}")

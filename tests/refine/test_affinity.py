@@ -103,3 +103,12 @@ def test_a_full_edge_keeps_the_map_on_its_side():
 def test_an_even_map_stays_even_without_edges():
     even = np.full((1, 4, 6), 0.3, np.float32)
     np.testing.assert_allclose(propagate(even, np.zeros((4, 6), np.float32)), 0.3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("radius", [2, 3, 5])
+def test_one_step_reaches_what_is_nearer_than_the_radius(radius):
+    start = np.zeros((1, 11, 11))
+    start[0, 5, 5] = 1
+    y, x = np.indices((11, 11)) - 5
+    walked = propagate(start, np.zeros((11, 11)), n_steps=1, radius=radius)
+    np.testing.assert_array_equal(walked[0] > 0, y**2 + x**2 < radius**2)

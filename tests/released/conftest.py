@@ -436,6 +436,12 @@ def released_state() -> Callable[..., State]:
 
 
 @pytest.fixture(scope="session")
+def official_shapes() -> Callable[..., dict[str, tuple[int, ...]]]:
+    """A function (**sizes) that gives names and shapes of a Step-1; RN50's where no size is given."""
+    return lambda **sizes: step1_shapes(Sizes(**sizes))
+
+
+@pytest.fixture(scope="session")
 def write_released() -> Callable[[str, State, Path], Path]:
     """A function (kind, state, path) that saves a state dict as the released code does."""
 

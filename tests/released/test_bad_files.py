@@ -133,6 +133,13 @@ def test_something_else(content, message, fails, tmp_path):
         assert message in line
 
 
+def test_our_own_weights_are_told_from_released_ones(released_state, fails, tmp_path):
+    state = released_state("tris-step1")
+    torch.save({name.replace("backbone.", "clip.model."): t for name, t in state.items()}, tmp_path / "own.pth")
+    for line in fails(tmp_path / "own.pth"):
+        assert "one of ours already; give the folder that it lies in" in line
+
+
 def test_an_irnet_does_not_segment(tiny_files, tmp_path, call_ris, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     PIL.Image.new("RGB", (8, 8)).save("a.png")

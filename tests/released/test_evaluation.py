@@ -160,6 +160,18 @@ def test_irnet(hw, tiny_files, released_state, independent):
     assert_within(displacement[0].numpy(), expected_displacement.numpy())
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "embed"), [("RN50-quickgelu", (3, 4, 6, 3), 1024), ("RN101-quickgelu", (3, 4, 23, 3), 512)]
+)
+def test_the_clip_is_told_by_its_sizes(name, layers, embed, official_shapes, tmp_path):
+    """The two CLIPs that the released code can be called with; values play no part."""
+    shapes = official_shapes(layers=layers, embed=embed)
+    tensors = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    torch.save({"model": tensors}, tmp_path / "a.pth")
+    config = read_released(tmp_path / "a.pth").config
+    assert (config.clip, config.hidden) == (name, 1024)
+
+
 def test_openais_clip(released_state, write_released, tmp_path):
     state = released_state("clip")
     released = read_released(write_released("clip", state, tmp_path / "RN50.pt"))
