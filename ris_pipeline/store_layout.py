@@ -16,7 +16,7 @@ MAX_SIDE = 256  # of a score grid; a block of the largest takes 256 MB
 
 _BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
 _KEYS = ({"name": "default", "configuration": {"separator": "/"}}, {"name": "default"})
-_IGNORED = {"attributes", "dimension_names", "storage_transformers"}  # that must be empty
+_EMPTY = {"attributes": "{}", "dimension_names": "None", "storage_transformers": "[]"}  # where they are given
 
 
 def check_layout(path: Path) -> None:
@@ -78,7 +78,7 @@ def _check_array(folder: Path, shape: list[int], chunks: list[int], dtype: str, 
     if not _are_codecs(metadata.get("codecs")):
         raise _refuse(file, "codecs", "must be bytes and zstd with checksum")
     for key in metadata.keys() - expected.keys() - {"chunk_key_encoding", "codecs"}:
-        if key not in _IGNORED or metadata[key]:
+        if repr(metadata[key]) != _EMPTY.get(key):
             raise _refuse(file, key, "is not of this layout")
 
 

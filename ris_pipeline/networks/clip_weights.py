@@ -36,6 +36,7 @@ SHAPES_CLIP = Path(__file__).parent.parent / "weights" / "shapes-clip"
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "model.safetensors"
 
+_PARTS = ("vision_cfg", "text_cfg")
 _EMBEDDING = "token_embedding.weight"
 _ROWS, _VALUES = "token_embedding.rows", "token_embedding.values"
 _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # entries of OpenAI's files, not weights
@@ -171,9 +172,13 @@ def save_compact(clip: Clip, path: Path, rows: Iterable[int], *, half: bool = Fa
 def _read_config(path: Path) -> tuple[dict[str, Any], int]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return dict(config["model_cfg"]), int(config.get("last_stride", 32))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        model, last_stride = dict(config["model_cfg"]), int(config.get("last_stride", 32))
+        named = [key for part in _PARTS for key in dict(model.get(part, {})) if key.startswith(("timm_", "hf_"))]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RisError(f'{path}: missing, or not open_clip\'s {{"model_cfg": {{…}}}} ({error})') from error
+    if named:  # a file from elsewhere must not decide what is downloaded
+        raise RisError(f"{path}: {named[0]}: a model of timm or Hugging Face; only CLIP's own encoders are read")
+    return model, last_stride
 
 
 def _find_config(name: str) -> dict[str, Any]:

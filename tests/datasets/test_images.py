@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -51,6 +53,17 @@ def test_too_large_images_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_PIXELS", 24)
     with pytest.raises(RisError, match=r"a\.png is too large \(5×5 pixels"):
         load_image(path)
+
+
+def test_a_decoder_bomb_is_refused_by_its_header(tmp_path):
+    """0.9 MB that would be 2.7 GB of pixels: nothing of them is decoded."""
+    PIL.Image.new("1", (30_000, 30_000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 1e6
+    tracemalloc.start()
+    with pytest.raises(RisError, match=r"a\.png is too large \(at most 64,000,000 pixels\); scale it down"):
+        load_image(tmp_path / "a.png")
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("limit", [15, 8])  # PIL warns from its limit on, and raises from twice its limit on

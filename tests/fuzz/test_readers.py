@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from ris_pipeline.datasets import load_card, load_dataset
 from ris_pipeline.datasets.files import load_picture, read_size
 
-N_QUICK, N_SLOW = 12, 300  # inputs of a reader in the default run, and in the long one
+N_QUICK, N_SLOW = 12, 220  # inputs of a reader in the default run, and in the long one
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,18 @@ def test_unknown_names_and_directories(tmp_path: Path) -> None:
 # hostile and damaged files
 
 
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [("vision_cfg", "timm_model_name"), ("text_cfg", "hf_model_name"), ("text_cfg", "hf_tokenizer_name")],
+)
+def test_a_directory_cannot_name_what_is_downloaded(tmp_path: Path, part: str, key: str) -> None:
+    config = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
+    config[part] = {key: "hf-hub:somebody/model"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    with pytest.raises(RisError, match=f"open_clip_config.json: {key}: a model of timm or Hugging Face"):
+        load_clip(str(tmp_path))
+
+
 class Touch:
     """A pickle of it makes a file when a careless reader loads it."""
 

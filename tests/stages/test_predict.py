@@ -167,3 +167,16 @@ def test_what_cannot_be_read_or_written(options, image, tmp_path):
         run(options, [tmp_path / "tiny.toml"], ["dog"], tmp_path)
     with pytest.raises(RisError, match="cannot write there"):
         run(options, [image], ["dog"], image)
+
+
+def test_nothing_is_written_outside_of_out(options, image, tmp_path):
+    """A sentence is no path, and of an image's path only the last part names files."""
+    make(options, "step2", labels="pseudo")
+    (tmp_path / "deep").mkdir()
+    odd = tmp_path / "deep" / "..%2f..-x.png"
+    odd.write_bytes(image.read_bytes())
+    before = set(tmp_path.rglob("*"))
+    run(options, [odd], ["../../x", "/etc/passwd", "a\0b"], tmp_path / "out" / "here")
+    new = set(tmp_path.rglob("*")) - before
+    assert {path.parent for path in new if path.is_file()} == {tmp_path / "out" / "here"}
+    assert len([path for path in new if path.suffix == ".png"]) >= 9
