@@ -7,9 +7,10 @@ from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import find_latest
+from ris_pipeline.artifacts import MANIFEST, find_latest
 from ris_pipeline.durable import replacing, write_json
 from ris_pipeline.errors import RisError
+from ris_pipeline.integrity import check_whole
 from stages.common import StageOptions, card_of, device_of, emit, input_of, progress, say
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def run(
         checkpoint = _choose(options)
     elif not checkpoint.exists():
         raise RisError(f"{checkpoint}: no such checkpoint; give a released .pth file or the folder of an artifact")
+    if (checkpoint / MANIFEST).is_file():
+        check_whole(checkpoint)  # a flipped bit in weights raises no error: it only makes another mask
     say(options, f"by {checkpoint}{' (--dry-run: nothing is written)' if options.dry_run else ''}")
     if not options.dry_run:
         results = _predict(options, checkpoint, named, texts, out, save_map)

@@ -180,3 +180,9 @@ def test_nothing_is_written_outside_of_out(options, image, tmp_path):
     new = set(tmp_path.rglob("*")) - before
     assert {path.parent for path in new if path.is_file()} == {tmp_path / "out" / "here"}
     assert len([path for path in new if path.suffix == ".png"]) >= 9
+
+
+def test_nothing_is_predicted_by_damaged_weights(options, image, tmp_path):
+    (make(options, "step2", labels="pseudo") / "files.json").write_text("{} ")
+    with pytest.raises(RisError, match=r"damaged: files\.json: .*`ris status --repair`"):
+        run(options, [image], ["dog"], tmp_path / "out")
