@@ -12,7 +12,7 @@ OPTIONS   = --dataset $(DATASET) --data-root $(DATA_ROOT) --runs $(RUNS) $(if $(
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all data oracle clip status check lint test test-slow test-gpu test-browser clean
+.PHONY: all docs data oracle clip status check lint test test-slow test-gpu test-browser clean
 
 # The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
@@ -81,6 +81,11 @@ $(READY): pyproject.toml constraints.txt
 	    || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)"; exit 1; }
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,demo]'
 	@touch $@
+
+# The reference of the library, from its docstrings: build/docs/index.html.
+docs: $(READY)
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	.venv/bin/python -m pdoc --docformat markdown --output-directory build/docs ris_pipeline
 
 # Environment and caches; data and runs stay.
 clean:

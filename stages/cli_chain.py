@@ -106,7 +106,7 @@ def data_check(
 ) -> None:
     """Compare the files of a data set with its card.
 
-    Reads:    the card and the files of a data set; with --deep every image and mask
+    Reads:    the card and its files; with --deep every image and mask
     Writes:   stdout: what is there of each split
     Example:  ris data check --dataset refcoco --data-root /path/to/data
     """

@@ -1,0 +1,127 @@
+"""Every command that the documents show is run: on a tiny data set, with a reader's own paths put in."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from stages.cli import app
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(ris [^`]+)`")
+NOT_RUN = {  # only looked at; what runs it instead
+    "cost": "tests/test_cost.py",
+    "import-checkpoint": "tests/released",
+    "pretrain-clip": "tests/training/test_contrastive.py",
+    "demo": "tests/stages/test_demo.py",
+}
+
+
+def read_blocks() -> list[tuple[str, str]]:
+    """(document, command) of each line of each block of shell commands."""
+    found = []
+    for document in DOCUMENTS:
+        for block in BLOCK.findall(document.read_text(encoding="utf-8")):
+            lines = [line.partition("  #")[0].strip() for line in block.replace("\\\n", " ").splitlines()]
+            found += [(document.name, line) for line in lines if line and not line.startswith("#")]
+    return found
+
+
+def read_inline() -> list[tuple[str, str]]:
+    """(document, command) of each command of ris inside a sentence."""
+    return [
+        (document.name, " ".join(line.split()))
+        for document in DOCUMENTS
+        for line in INLINE.findall(BLOCK.sub("", document.read_text(encoding="utf-8")))
+    ]
+
+
+def find_command(words: list[str]) -> Any:
+    """The command that the words after `ris` name; fails where there is none."""
+    found: Any = typer.main.get_command(app)
+    for word in words:
+        if word.startswith("-") or not hasattr(found, "commands"):
+            break
+        assert word in found.commands, f"ris {' '.join(words)}"
+        found = found.commands[word]
+    return found
+
+
+def check_options(line: str) -> None:
+    """Fails where a command of ris, or one of its options, does not exist."""
+    words = shlex.split(line.replace("…", ""))
+    words = words[next(i for i, word in enumerate(words) if Path(word).name == "ris") + 1 :]
+    known = {name for one in find_command(words).params for name in (*one.opts, *one.secondary_opts)}
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} - {"--help"} <= known, line
+
+
+def test_there_are_documents_to_look_at():
+    assert len(read_blocks()) > 15
+    assert len(read_inline()) > 15
+    with pytest.raises(AssertionError):
+        check_options("ris train-step3")
+    with pytest.raises(AssertionError):
+        check_options("ris score --metrics miou")
+
+
+@pytest.mark.parametrize(("document", "line"), sorted(set(read_inline())))
+def test_a_command_inside_a_sentence_exists(document, line):
+    check_options(line)
+
+
+@pytest.fixture(scope="module")
+def reader(project: Path, tmp_path_factory: pytest.TempPathFactory, ris: Callable[..., None]) -> Path:
+    """A copy of the tiny project, scored, where a reader types."""
+    root = tmp_path_factory.mktemp("reader") / "project"
+    shutil.copytree(project, root, symlinks=True)
+    ris(root, "score")
+    return root
+
+
+def put_paths_in(words: list[str], root: Path) -> Iterator[str]:
+    """The words with the reader's image, folders and data set for those of the document."""
+    images = sorted((root / "data" / "tiny" / "images").glob("*.jpg"))
+    own = {"IMAGE": images[0], "IMAGES": images[0].parent, "DIR": root / "out", "FILE": root / "file.html"}
+    is_dataset = False
+    for word in words:
+        if is_dataset:
+            yield str(root / "tiny.toml")
+        elif word == "/path/to/data":
+            yield str(root / "data")
+        else:
+            yield str(own.get(word, word))
+        is_dataset = word == "--dataset"
+
+
+@pytest.mark.parametrize(("document", "line"), dict.fromkeys(read_blocks()))
+def test_a_command_of_a_block_runs(document, line, reader, call_ris, monkeypatch):
+    words = shlex.split(line.removeprefix("time "))
+    if words[0] == "torchrun":  # on one process here; tests/pipeline/test_torchrun.py has several
+        words = ["ris", *words[words.index("stages.cli") + 1 :], "--dry-run"]
+    if words[0] == "ris":
+        check_options(line if line.startswith("ris") else " ".join(words))
+        if words[1] in NOT_RUN:
+            return
+        words = list(put_paths_in(words[1:], reader))
+        places = {"--dataset": reader / "tiny.toml", "--data-root": reader / "data", "--runs": reader / "runs"}
+        takes = {name for one in find_command(words).params for name in one.opts}
+        added = [str(x) for name, path in places.items() if name not in words for x in (name, path) if name in takes]
+        monkeypatch.chdir(reader)
+        assert call_ris(*words, *added, "--workers", 0, "--device", "cpu", "--quiet", "--debug") == 0
+    elif words[0] == "make":
+        printed = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert printed.returncode == 0, printed.stderr
+        for one in (one for one in printed.stdout.splitlines() if "/ris " in one):
+            check_options(one)
+    elif words[0] == "pytest":
+        assert [word for word in words[1:] if word.startswith("tests/") and not (ROOT / word).exists()] == []
+    else:
+        assert words[0] in (".", "cd", "git", "pip"), f"{document}: nothing runs this line: {line}"
