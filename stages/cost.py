@@ -119,7 +119,7 @@ def _render(results: Sequence[Mapping[str, Any]], how: str) -> str:
                 f"{paper['params']} M",
                 "",
                 "",
-                str(paper["macs"]),
+                f"{paper['macs']:.2f}",
                 f"{paper['ms']} (GTX 1080 Ti)",
             )
             table.add_row(*row, end_section=True)
