@@ -64,7 +64,7 @@ STAGES = {
     "step2": Stage("ris train-step2", 1, ("batch_size", "refs_per_image")),
     "scores": Stage("ris score", 1),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
-    "report": Stage("ris report", 1),
+    "report": Stage("ris report", 2),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
 _N_LISTED = 100  # skipped images that a manifest names

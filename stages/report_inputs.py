@@ -29,6 +29,7 @@ class Found:
 
     splits: tuple[str, ...]  # with responses or scores
     responses: Mapping[str, Artifact]  # by split
+    methods: Mapping[str, Mapping[str, Artifact]]  # {compared method: {split: its responses}}
     scores: Mapping[tuple[str, str], Artifact]  # by row and split, in the order of the score table
     step1: Artifact | None
     labels: Artifact | None  # refined
@@ -39,7 +40,8 @@ class Found:
     def artifacts(self) -> list[Artifact]:
         """All of them."""
         single = [one for one in (self.step1, self.labels, self.step2, self.oracle) if one is not None]
-        return [*single, *self.responses.values(), *self.scores.values()]
+        methods = [one for by_split in self.methods.values() for one in by_split.values()]
+        return [*single, *self.responses.values(), *methods, *self.scores.values()]
 
 
 def find_artifacts(options: StageOptions, chosen: Sequence[str] | None) -> Found:
@@ -59,12 +61,23 @@ def find_artifacts(options: StageOptions, chosen: Sequence[str] | None) -> Found
     return Found(
         splits=with_something,
         responses=responses,
+        methods=_find_methods(options, splits),
         scores=scores,
         step1=find_latest(options.runs, name, "step1"),
         labels=find_latest(options.runs, name, "pseudolabels", refine=True),
         step2=find_latest(options.runs, name, "step2", labels="pseudo"),
         oracle=find_latest(options.runs, name, "step2", labels="true"),
     )
+
+
+def _find_methods(options: StageOptions, splits: Sequence[str]) -> dict[str, dict[str, Artifact]]:
+    """The responses of compared methods: those whose flags name a method beside the split."""
+    found: dict[str, dict[str, Artifact]] = {}
+    for artifact in list_latest(options.runs, card_of(options).name, "responses").values():
+        flags = artifact.manifest["flags"]
+        if "method" in flags and flags["split"] in splits:
+            found.setdefault(flags["method"], {})[flags["split"]] = artifact
+    return found
 
 
 def _find_scores(options: StageOptions, splits: Sequence[str]) -> dict[tuple[str, str], Artifact]:
@@ -157,6 +170,10 @@ def open_sources(options: StageOptions, found: Found) -> Sources:
         step2 = build_step2(step2_config, found.step2.path / WEIGHTS).to(device), step2_config.input_size
     return Sources(
         responses={split: ResponseStore.open(one.path / f"{split}.zarr") for split, one in found.responses.items()},
+        methods={
+            method: {split: ResponseStore.open(one.path / f"{split}.zarr") for split, one in by_split.items()}
+            for method, by_split in found.methods.items()
+        },
         labels=None if found.labels is None else found.labels.path,
         labels_split=LABELS_SPLIT,
         irnet=irnet,

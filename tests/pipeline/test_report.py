@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from ris_pipeline.artifacts import Request, find_latest, publish
 from ris_pipeline.scoring.outcomes import load_outcomes
 
 SAMPLES = 12
@@ -105,6 +107,20 @@ def test_one_split_and_no_samples(scored, ris):
     page = (scored / "runs/tiny/report/latest-val/report.html").read_text(encoding="utf-8")
     assert cards_of(page) == []
     assert "step2-val" in page
+
+
+def test_a_compared_method_is_a_column(copy_of_project, ris):
+    runs = copy_of_project / "runs"
+    source = find_latest(runs, "tiny", "responses", split="val")
+    with publish(Request(runs, "tiny", "responses", {}, {}, {"method": "amr", "split": "val"})) as work:
+        shutil.copytree(source.path / "val.zarr", work.path / "val.zarr")
+    ris(copy_of_project, "report", "--samples", 4)
+    page = (copy_of_project / "runs/tiny/report/latest/report.html").read_text(encoding="utf-8")
+    for card in cards_of(page):
+        if card["split"] == "val":
+            assert card["scores"]["amr"] == card["scores"]["step1"]  # its maps are Step-1's
+        else:
+            assert "amr" not in card["scores"]
 
 
 def test_without_scores_all_samples_are_random(copy_of_project, ris):
