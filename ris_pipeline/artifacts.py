@@ -245,7 +245,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
     """The folder to write the artifact of `request` in; whole and found under its own name after the block.
 
-    An exception leaves the folder as it is, for the next run to resume; `force` starts with an empty one.
+    An exception leaves the folder as it is, for the next run to resume, unless it is empty; `force` starts with an
+    empty one.
     Raises RisError where another process writes the same artifact.
     """
     with hold(_lock_of(request.path)):
@@ -259,8 +260,13 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
                 (request.partial / name).unlink(missing_ok=True)
             work = Work(request.partial, resumed)
             started = datetime.now(UTC).isoformat(timespec="seconds")
-            with work.timed("total"):
-                yield work
+            try:
+                with work.timed("total"):
+                    yield work
+            except BaseException:
+                with suppress(OSError):  # it holds something
+                    request.partial.rmdir()
+                raise
             _seal(request, work, started)
             replace_folder(request.path, request.partial)
     point_latest(Artifact(request.path, request.identity))

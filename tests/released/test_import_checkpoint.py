@@ -205,6 +205,11 @@ def test_irnet_refines_without_training(ris, tiny_files):
     status, out, _ = ris("import-checkpoint", tiny_files["irn"], "--kind", "irn", "--out", "irnet")
     assert (status, out) == (0, "irnet\n")
     walk = ("--set", "log2_steps=1", "--set")
+    Path("broken.pth").write_bytes(tiny_files["irn"].read_bytes()[:1000])
+    status, _, err = ris("make-pseudolabels", *walk, "irnet=broken.pth", "--quiet")
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith("ris: broken.pth: damaged")
+    assert not list(Path("runs").rglob("*.partial"))
     assert ris("make-pseudolabels", *walk, "irnet=irnet")[0] == 0
     (made,) = Path("runs/real/pseudolabels").glob("latest-refine")
     assert list(made.glob("[0-9]*.png"))
