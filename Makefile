@@ -12,7 +12,7 @@ OPTIONS   = --dataset $(DATASET) --data-root $(DATA_ROOT) --runs $(RUNS) $(if $(
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all docs data oracle clip status check lint test test-slow test-gpu test-browser clean
+.PHONY: all install docs data oracle clip status check lint test test-slow test-gpu test-browser clean
 
 # The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
@@ -72,6 +72,9 @@ test-browser: .venv/browser
 .venv/browser: $(READY)
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,browser]'
 	@touch $@
+
+# The environment alone.
+install: $(READY)
 
 # The virtual environment. One pip command: torch and torchvision have to come from one resolution.
 $(READY): pyproject.toml constraints.txt

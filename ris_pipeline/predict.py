@@ -86,6 +86,17 @@ class Segmenter:
             raise RisError(f"{path}: an artifact of {stage}, which does not segment; give one of step1 or step2")
         return cls(network.to(device), config.input_size)
 
+    @classmethod
+    def untrained(cls, config: Step1Config, device: torch.device | str | None = None) -> Self:
+        """Return the Segmenter of a Step-1 before any training: its maps are those of its CLIP (MaskCLIP).
+
+        Raises RisError where the configuration starts the projections at random values instead of CLIP's.
+        """
+        if not config.project_from_clip:
+            raise RisError("an untrained Step-1 gives maps of CLIP only with project_from_clip; train it first")
+        network = build_step1(config).requires_grad_(False).eval()
+        return cls(network.to(device), config.input_size)
+
     @overload
     def __call__(self, image: ImageLike, sentences: str) -> Prediction: ...  # type: ignore[overload-overlap]
 

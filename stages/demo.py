@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import find_latest
-from ris_pipeline.errors import RisError, suggest_path
-from stages.common import StageOptions, card_of, device_of, emit, input_of, say
+from ris_pipeline.errors import RisError
+from stages.common import StageOptions, card_of, emit, say
+from stages.predict import choose_checkpoint, load_segmenter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,34 +35,31 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src '
 
 def run(options: StageOptions, host: str, port: int, checkpoint: Path | None) -> None:
     """Serves the page until it is interrupted; its address is the one line on stdout."""
-    path = _choose(options) if checkpoint is None else checkpoint
-    if not path.exists():
-        raise RisError(f"{path}: no such checkpoint{suggest_path(path)}")
+    path = choose_checkpoint(options, checkpoint)
     if options.dry_run:
-        say(options, f"would serve {path} on {host}:{port}")
+        say(options, f"would serve {path or 'the CLIP alone'} on {host}:{port}")
         return
     server, listener = build_server(options, host, port, path)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     if not _is_loopback(host):
         say(options, "whoever reaches this computer can use the page: it asks for no password")
     say(options, "Ctrl-C stops it")
-    emit(options, address, {"url": address, "checkpoint": str(path)})
+    emit(options, address, {"url": address, "checkpoint": str(path) if path else None})
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
 
 
 def build_server(
-    options: StageOptions, host: str, port: int, checkpoint: Path
+    options: StageOptions, host: str, port: int, checkpoint: Path | None
 ) -> "tuple[uvicorn.Server, socket.socket]":
-    """The server of the page with a network of `checkpoint`, and the socket to run it on; port 0 takes a free one."""
+    """The server of the page, and the socket to run it on; port 0 takes a free one. checkpoint: as load_segmenter's."""
     try:
         import uvicorn
     except ImportError as error:
         raise RisError("the demo is an extra: pip install -c constraints.txt -e '.[demo]'") from error
-    from ris_pipeline.predict import Segmenter
-
-    segmenter = Segmenter.load(checkpoint, device_of(options))
-    app = build_app(segmenter, str(checkpoint), LOOPBACK if _is_loopback(host) else ("*",))
+    segmenter = load_segmenter(options, checkpoint)
+    network = str(checkpoint or f"the CLIP of {card_of(options).name}, nothing trained")
+    app = build_app(segmenter, network, LOOPBACK if _is_loopback(host) else ("*",))
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
@@ -172,12 +169,6 @@ def _to_url(picture: Any) -> str:
     file = io.BytesIO()
     picture.save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _choose(options: StageOptions) -> Path:
-    # Not the oracle, whose labels are what the method does without.
-    step2 = find_latest(options.runs, card_of(options).name, "step2", labels="pseudo")
-    return (step2 or input_of(options, "step1")).path
 
 
 def _is_loopback(host: str) -> bool:

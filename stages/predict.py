@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts import MANIFEST, find_latest
+from ris_pipeline.config import Step1Config
 from ris_pipeline.durable import replacing, write_json
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.integrity import check_whole
-from stages.common import StageOptions, card_of, device_of, emit, input_of, progress, say
+from stages.common import StageOptions, card_of, device_of, emit, input_of, progress, resolve_config, say
 
 if TYPE_CHECKING:
-    from ris_pipeline.predict import Pixels, Prediction
+    from ris_pipeline.predict import Pixels, Prediction, Segmenter
 
 PREDICTIONS = "predictions.json"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of what counts as an image in a folder
@@ -33,28 +34,55 @@ def run(
         if not text.strip():
             raise RisError(f"sentence {k} is empty; write what to segment, in quotes")
     named = _name_images(_find_images(images))
-    if checkpoint is None:
-        checkpoint = _choose(options)
-    elif not checkpoint.exists():
-        raise RisError(f"{checkpoint}: no such checkpoint; give a released .pth file or the folder of an artifact")
-    if (checkpoint / MANIFEST).is_file():
-        check_whole(checkpoint)  # a flipped bit in weights raises no error: it only makes another mask
-    say(options, f"by {checkpoint}{' (--dry-run: nothing is written)' if options.dry_run else ''}")
+    checkpoint = choose_checkpoint(options, checkpoint)
+    name = checkpoint or f"the CLIP of {card_of(options).name} alone"
+    say(options, f"by {name}{' (--dry-run: nothing is written)' if options.dry_run else ''}")
     if not options.dry_run:
         results = _predict(options, checkpoint, named, texts, out, save_map)
         files = [one[kind] for one in results for kind in ("mask", "overlay", "map", "npy") if kind in one]
         emit(options, "\n".join([*files, str(out / PREDICTIONS)]), results)
 
 
-def _choose(options: StageOptions) -> Path:
+def choose_checkpoint(options: StageOptions, chosen: Path | None) -> Path | None:
+    """The `chosen` checkpoint, or the latest Step-2, or Step-1; None where the card's CLIP gives maps untrained.
+
+    RisError where the checkpoint is missing or damaged, or there is none.
+    """
+    checkpoint = _find_latest(options) if chosen is None else chosen
+    if checkpoint is not None and not checkpoint.exists():
+        advice = "give a released .pth file or the folder of an artifact"
+        raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
+    if checkpoint is not None and (checkpoint / MANIFEST).is_file():
+        check_whole(checkpoint)  # a flipped bit in weights raises no error: it only makes another mask
+    return checkpoint
+
+
+def _find_latest(options: StageOptions) -> Path | None:
     dataset = card_of(options).name
     # Not the oracle, whose labels are what the method does without.
     step2 = find_latest(options.runs, dataset, "step2", labels="pseudo")
     if step2 is not None:
         return step2.path
+    if find_latest(options.runs, dataset, "step1") is None and _step1_config(options).project_from_clip:
+        say(options, f"{options.runs / dataset}: nothing is trained yet; `ris train-step1` and what follows do better")
+        return None
     step1 = input_of(options, "step1")
     say(options, f"{options.runs / dataset}: no finished step2 yet; by the coarser maps of step1")
     return step1.path
+
+
+def _step1_config(options: StageOptions) -> Step1Config:
+    return resolve_config(options, Step1Config, "step1")
+
+
+def load_segmenter(options: StageOptions, checkpoint: Path | None) -> "Segmenter":
+    """The network of choose_checkpoint on the device of `options`."""
+    from ris_pipeline.predict import Segmenter
+
+    device = device_of(options)
+    if checkpoint is None:
+        return Segmenter.untrained(_step1_config(options), device)
+    return Segmenter.load(checkpoint, device)
 
 
 def _find_images(paths: Sequence[Path]) -> list[Path]:
@@ -69,7 +97,7 @@ def _find_images(paths: Sequence[Path]) -> list[Path]:
         found += inside
     for path in found:
         if not path.is_file():
-            raise RisError(f"{path}: no such image file")
+            raise RisError(f"{path}: no such image file{suggest_path(path)}")
         read_size(path)  # before anything is written
     return found
 
@@ -88,7 +116,7 @@ def _name_images(images: Sequence[Path]) -> dict[str, Path]:
 
 def _predict(
     options: StageOptions,
-    checkpoint: Path,
+    checkpoint: Path | None,
     named: dict[str, Path],
     texts: Sequence[str],
     out: Path,
@@ -97,10 +125,9 @@ def _predict(
     """Writes the files; for each image and sentence, its record in predictions.json."""
     from ris_pipeline.datasets.images import load_image
     from ris_pipeline.precision import autocast
-    from ris_pipeline.predict import Segmenter
 
     device = device_of(options)
-    segmenter = Segmenter.load(checkpoint, device)
+    segmenter = load_segmenter(options, checkpoint)
     only_one = len(named) * len(texts) == 1
     # Two passes over the images, of which no more than a batch is in memory: one to segment, one to paint on.
     to_segment, to_paint = tee(load_image(path) for path in named.values())

@@ -186,3 +186,16 @@ def test_nothing_is_predicted_by_damaged_weights(options, image, tmp_path):
     (make(options, "step2", labels="pseudo") / "files.json").write_text("{} ")
     with pytest.raises(RisError, match=r"damaged: files\.json: .*`ris status --repair`"):
         run(options, [image], ["dog"], tmp_path / "out")
+
+
+def test_the_shipped_clip_segments_before_anything_is_trained(tmp_path, capsys):
+    red, green = (np.full((96, 80, 3), colour, np.uint8) for colour in ((220, 30, 30), (30, 160, 30)))
+    PIL.Image.fromarray(np.concatenate([red, green], axis=1)).save(tmp_path / "photo.png")
+    options = StageOptions(runs=tmp_path / "runs", device="cpu")
+    run(options, [tmp_path / "photo.png"], ["the red square"], tmp_path / "out")
+    output = capsys.readouterr()
+    assert "shapes: nothing is trained yet; `ris train-step1` and what follows do better" in output.err
+    assert "by the CLIP of shapes alone" in output.err
+    mask = read(str(tmp_path / "out" / "photo-1-mask.png")) > 0
+    assert mask.shape == (96, 160)
+    assert mask[:, :80].mean() > mask[:, 80:].mean()
