@@ -12,6 +12,7 @@ from ris_pipeline.artifacts import STAGES, Artifact, Work, find, list_latest, pu
 from ris_pipeline.config import ReportConfig
 from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
+from ris_pipeline.report.stage_rows import StageRow
 from stages.common import StageOptions, card_of, due, emit, open_dataset, progress, request_of, resolve_config, say
 from stages.report_inputs import Found, find_artifacts, open_sources, read_curves, read_outcomes, read_scores
 from stages.status import reasons_to_rerun
@@ -19,7 +20,7 @@ from stages.status import reasons_to_rerun
 if TYPE_CHECKING:
     from ris_pipeline.datasets import Dataset
     from ris_pipeline.report.cards import Card
-    from ris_pipeline.report.page import Breakdown, StageRow
+    from ris_pipeline.report.page import Breakdown
     from ris_pipeline.report.samples import Sample
 
 REPORT, STAGE_ROWS = "report.html", "stages.json"
@@ -58,10 +59,8 @@ def _copy(report: Path, out: Path) -> Path:
     return out
 
 
-def list_stages(options: StageOptions) -> "list[StageRow]":
+def list_stages(options: StageOptions) -> list[StageRow]:
     """A row per latest artifact, and one for each stage that has none."""
-    from ris_pipeline.report.page import StageRow
-
     rows = []
     for stage in STAGES:
         if stage == "report":
@@ -73,9 +72,7 @@ def list_stages(options: StageOptions) -> "list[StageRow]":
     return rows
 
 
-def _stage_row(options: StageOptions, artifact: Artifact) -> "StageRow":
-    from ris_pipeline.report.page import StageRow
-
+def _stage_row(options: StageOptions, artifact: Artifact) -> StageRow:
     manifest = artifact.manifest
     reasons = reasons_to_rerun(options, artifact)
     return StageRow(
@@ -91,16 +88,16 @@ def _stage_row(options: StageOptions, artifact: Artifact) -> "StageRow":
     )
 
 
-def _shows_other_stages(report: Artifact | None, stages: "Sequence[StageRow]") -> bool:
+def _shows_other_stages(report: Artifact | None, stages: Sequence[StageRow]) -> bool:
     """Whether a report shows times or states that the stages no longer have."""
     return report is not None and json.loads((report.path / STAGE_ROWS).read_text(encoding="utf-8")) != _as_json(stages)
 
 
-def _as_json(stages: "Sequence[StageRow]") -> Any:
+def _as_json(stages: Sequence[StageRow]) -> Any:
     return json.loads(json.dumps([asdict(row) for row in stages]))
 
 
-def _make(options: StageOptions, config: ReportConfig, found: Found, stages: "Sequence[StageRow]", work: Work) -> None:
+def _make(options: StageOptions, config: ReportConfig, found: Found, stages: Sequence[StageRow], work: Work) -> None:
     from ris_pipeline.report.compose import chart_curves, chart_scores, chart_stages
     from ris_pipeline.report.page import Page, render
 

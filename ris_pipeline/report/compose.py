@@ -16,7 +16,8 @@ from ris_pipeline.report.charts import (
 )
 from ris_pipeline.report.curves import summarise_curves
 from ris_pipeline.report.graph import Node, draw_graph
-from ris_pipeline.report.page import ROW_TITLES, Breakdown, Chart, StageRow, format_duration, format_size
+from ris_pipeline.report.page import ROW_TITLES, Breakdown, Chart, format_duration, format_size
+from ris_pipeline.report.stage_rows import StageRow
 from ris_pipeline.report.svg import PAGE, to_svg
 from ris_pipeline.scoring.metrics import Outcome
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from ris_pipeline.report.breakdown import Group
 from ris_pipeline.report.cards import Card
 from ris_pipeline.report.charts import Score, label_of_row, title_of
+from ris_pipeline.report.stage_rows import StageRow
 
 HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5", "box_iou", "box@0.5")  # columns of the score table
 ROW_TITLES = {
@@ -40,21 +40,6 @@ class Chart:
     title: str
     svg: Markup
     summary: str
-
-
-@dataclass(frozen=True, slots=True)
-class StageRow:
-    """An artifact, or a stage that has none, in the table of stages."""
-
-    name: str
-    state: str  # fresh, stale, missing
-    why: str
-    finished: str = ""
-    seconds: float | None = None
-    n_bytes: int | None = None
-    digest: str = ""
-    reads: tuple[str, ...] = ()
-    configuration: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

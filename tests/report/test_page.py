@@ -15,9 +15,10 @@ from markupsafe import Markup
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.report.cards import make_card
 from ris_pipeline.report.charts import Score
-from ris_pipeline.report.page import Chart, Page, StageRow, render
+from ris_pipeline.report.page import Chart, Page, render
 from ris_pipeline.report.panels import STAGE_COLUMNS, TRUTH, Panel, Row
 from ris_pipeline.report.samples import Sample
+from ris_pipeline.report.stage_rows import StageRow
 from ris_pipeline.scoring.metrics import Estimate, Outcome
 
 EVIL = '<script>alert(1)</script> "><img src=x onerror=alert(2)> {{ 7 * 7 }} & \u201cquotes\u201d'
