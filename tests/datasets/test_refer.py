@@ -153,3 +153,14 @@ def test_faulty_records(save, content, message):
 def test_faults_of_other_splits_do_not_matter(save):
     refs = [*REFS[:2], REFS[2] | {"split": "val", "sentences": []}]
     assert load_dataset(CARD, save(refs), "train").n_expressions == 2
+
+
+def test_objects_of_the_same_kind_are_counted_in_the_image(save):
+    instances = copy.deepcopy(INSTANCES)
+    for annotation, category in zip(instances["annotations"], (1, 1, 1), strict=True):
+        annotation["category_id"] = category
+    instances["annotations"].append({"id": 52, "image_id": 5, "bbox": [0, 0, 1, 1], "category_id": 2})
+    # Two of kind 1 in image 5; the one in image 6 and the one of kind 2 are others.
+    dataset = load_dataset(CARD, save(instances=instances), "train")
+    assert [ref.n_same_kind for ref in dataset.refs] == [2, 2]
+    assert [ref.n_same_kind for ref in load_dataset(CARD, save(), "train").refs] == [None, None]
