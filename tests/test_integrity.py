@@ -121,12 +121,13 @@ def test_any_single_flipped_byte_is_found(runs, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_flipped_bytes_all_over_every_file_are_found(runs):
     rng = np.random.default_rng(0)
     n_flipped = 0
     for path in files_of(runs):
         size = path.stat().st_size
-        for offset in range(0, size, max(size // 150, 1)):
+        for offset in range(0, size, max(size // 40, 1)):
             found = flip_and_look(runs, path, offset, int(rng.integers(1, 256)))
             assert found == [path.relative_to(artifact_of(runs, path)).as_posix()], offset
             n_flipped += 1
