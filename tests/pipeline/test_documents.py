@@ -113,9 +113,10 @@ def test_a_command_of_a_block_runs(document, line, reader, call_ris, monkeypatch
         words = list(put_paths_in(words[1:], reader))
         places = {"--dataset": reader / "tiny.toml", "--data-root": reader / "data", "--runs": reader / "runs"}
         takes = {name for one in find_command(words).params for name in one.opts}
-        added = [str(x) for name, path in places.items() if name not in words for x in (name, path) if name in takes]
+        options = [*places.items(), ("--workers", 0), ("--device", "cpu")]
+        added = [str(x) for name, value in options if name in takes and name not in words for x in (name, value)]
         monkeypatch.chdir(reader)
-        assert call_ris(*words, *added, "--workers", 0, "--device", "cpu", "--quiet", "--debug") == 0
+        assert call_ris(*words, *added, *[one for one in ("--quiet", "--debug") if one in takes]) == 0
     elif words[0] == "make":
         printed = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert printed.returncode == 0, printed.stderr
