@@ -156,8 +156,10 @@ class ResponseStore:
                 raise ValueError(f"block {block} has {len(rows)} rows, not scores of shape {prms_score.shape}")
             self._check_finite(rows, prms_score)
             self._group["prms_score"][rows.start : rows.stop] = prms_score.astype(np.float32)
+            fsync_tree(self.path / "prms_score" / "c")
         # Last: a block counts as written when its logits are there.
         self._logits[rows.start : rows.stop] = logits.astype(np.float32)
+        fsync_tree(self.path / "logits" / "c" / str(block))
         self._last_read = None
 
     def _check_finite(self, rows: range, values: npt.NDArray[np.floating]) -> None:

@@ -17,6 +17,7 @@ BILATERAL_SIGMA_RGB = 5.0  # grey levels of 255
 BILATERAL_WEIGHT = 10.0
 LABEL_PROB = 0.7  # trust in the given hard label
 N_ITERATIONS = 10
+PROBLEMS_AT_ONCE = 16  # bounds the memory: an image of 480×640 takes 30 MB for two of them
 
 
 class DenseCrf:
@@ -43,6 +44,12 @@ class DenseCrf:
         by their difference: l = ±ln(p / (1−p)) + Σ_k w_k K_k tanh(l / 2) is the whole update. A pixel's
         message to itself is part of K, as in pydensecrf.
         """
+        odds = np.empty(hard_labels.shape, np.float32)
+        for start in range(0, len(odds), PROBLEMS_AT_ONCE):
+            odds[start : start + PROBLEMS_AT_ONCE] = self._mean_field(hard_labels[start : start + PROBLEMS_AT_ONCE])
+        return odds
+
+    def _mean_field(self, hard_labels: NDArray[np.uint8]) -> NDArray[np.float32]:
         n_problems = len(hard_labels)
         unary_odds = np.float32(np.log(LABEL_PROB / (1 - LABEL_PROB)))
         # (M, H, W) -> (HW, M): problems are columns
@@ -51,7 +58,7 @@ class DenseCrf:
         for _ in range(N_ITERATIONS):
             difference = np.tanh(odds / 2)
             odds = unary + sum(kernel.filter(difference) for kernel in self._kernels)
-        return np.ascontiguousarray(odds.T, dtype=np.float32).reshape(n_problems, *self.hw)
+        return odds.T.reshape(n_problems, *self.hw)
 
 
 def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Starts `ris` commands as forked processes of their own group, so that each need not import torch again.
 
 python launcher.py SECONDS reads lines of JSON, {"arguments": […], "stderr": path}, and answers each with two
-lines: the pid of the process, and its exit status when it has ended (negative: the signal that ended it).
+lines: the pid of the process, and when it has ended its exit status (negative: the signal that ended it) and
+the most memory that it had, in KiB (of it what it shares with this process).
 SECONDS lie between two checkpoints of a training. The small CLIP is a smaller one here.
 """
 
@@ -43,8 +44,8 @@ def serve(seconds: float) -> None:
             run(request["arguments"], Path(request["stderr"]))
         os.setpgid(pid, pid)
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        _, status, usage = os.wait4(pid, 0)
+        print(os.waitstatus_to_exitcode(status), usage.ru_maxrss, flush=True)
 
 
 def run(arguments: list[str], stderr: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ris_pipeline.artifacts import RECORDS
+from ris_pipeline.training.checkpoints import TrainingState
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see what still lives")
 
@@ -49,6 +50,7 @@ class Launcher:
 
     process: subprocess.Popen[str]
     root: Path
+    peak_kib: int = 0  # of the last command
 
     def start(self, command: list[str], *extra: str) -> int:
         """The pid of the command's process."""
@@ -63,6 +65,11 @@ class Launcher:
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
+    def read_status(self) -> int:
+        """The exit status of the command, when it has ended."""
+        status, self.peak_kib = map(int, self.read_line().split())
+        return status
+
     def has_ended(self, seconds: float) -> bool:
         """Whether the command ends within this time; its status can then be read."""
         return bool(select.select([self.process.stdout], [], [], max(seconds, 0))[0])
@@ -70,21 +77,18 @@ class Launcher:
     def run(self, command: list[str], *extra: str) -> None:
         """Run a command undisturbed."""
         self.start(command, *extra)
-        status = int(self.read_line())
+        status = self.read_status()
         assert status == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
 
     def run_and_kill(self, command: list[str], delay: float, *extra: str, whole_group: bool) -> bool:
         """Kill the command after `delay` seconds, alone or with its workers; False where it was done before."""
         pid = self.start(command, *extra)
         if self.has_ended(delay):
-            assert int(self.read_line()) == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
+            assert self.read_status() == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
             return False
         (os.killpg if whole_group else os.kill)(pid, signal.SIGKILL)
-        killed = int(self.read_line()) == -signal.SIGKILL
-        deadline = time.monotonic() + SETTLE
-        while living := living_of(pid):
-            assert time.monotonic() < deadline, (command, living)
-            time.sleep(0.05)
+        killed = self.read_status() == -signal.SIGKILL
+        wait_for_end_of(pid)
         return killed
 
 
@@ -100,6 +104,14 @@ def living_of(group: int) -> list[str]:
         if int(its_group) == group and state not in "ZX":
             found.append(name)
     return found
+
+
+def wait_for_end_of(group: int) -> None:
+    """Returns when no process of the group lives; fails where one does not end."""
+    deadline = time.monotonic() + SETTLE
+    while living := living_of(group):
+        assert time.monotonic() < deadline, living
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -183,6 +195,68 @@ def test_each_stage_killed_once(project, tmp_path, launch):
     launcher.root = calm
     launcher.run(COMMANDS["score"], "--workers", "0")
     check_same(calm, stormy)
+
+
+def wait_for(is_there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_signal_ends_a_command_with_a_line_that_says_how_to_go_on(copy_of_project, launch):
+    """Sent to all processes, as a terminal and a batch system do."""
+    launcher = launch(copy_of_project, 1000.0)
+    runs = copy_of_project / "runs" / "tiny"
+    long = ["--set", "epochs=100000", "--workers", "1"]
+
+    pid = launcher.start(["train-step1"], *long)
+    wait_for(lambda: any(path.stat().st_size > 200 for path in runs.glob("step1/*.partial/metrics.jsonl")))
+    os.killpg(pid, signal.SIGTERM)
+    assert launcher.has_ended(60)
+    assert launcher.read_status() == 128 + signal.SIGTERM
+    wait_for_end_of(pid)
+    errors = (copy_of_project / "errors.txt").read_text()
+    assert "Traceback" not in errors
+    places = f"--dataset {copy_of_project}/tiny.toml --data-root {copy_of_project}/data --runs {runs.parent}"
+    line = f"ris: stopped by SIGTERM; to go on: ris train-step1 {places} --device cpu {' '.join(long)}"
+    assert errors.splitlines()[-1] == line
+    (partial,) = runs.glob("step1/*.partial")
+    assert sorted(path.name for path in partial.iterdir()) == ["metrics.jsonl", "resume.pt"]
+    steps = [json.loads(line)["step"] for line in (partial / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(len(steps)))
+    assert TrainingState(partial, {}).load() == len(steps)
+    assert not list(runs.glob("step1/*.lock"))
+
+    pid = launcher.start(["make-pseudolabels", "--refine", "--force"], "--workers", "1")
+    wait_for(lambda: any(runs.glob("pseudolabels/*.partial/seeds/*.png")))
+    os.killpg(pid, signal.SIGINT)
+    assert launcher.has_ended(60)
+    assert launcher.read_status() == 128 + signal.SIGINT
+    wait_for_end_of(pid)
+    errors = (copy_of_project / "errors.txt").read_text()
+    assert "Traceback" not in errors
+    line = "ris: stopped by SIGINT; to go on: ris make-pseudolabels --refine --dataset"  # and not --force
+    assert errors.splitlines()[-1].startswith(line)
+    assert not list(runs.glob("pseudolabels/*.lock"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launch):
+    """Four times the images: less than 20 MiB more. Their pixels alone would take 35 MiB, the maps 100."""
+    peaks: dict[tuple[str, int], int] = {}
+    launcher = launch(tmp_path, 1000.0)
+    for n_images in (40, 160):
+        launcher.root = tmp_path / str(n_images)
+        launcher.root.mkdir()
+        write_tiny_card(launcher.root, train=n_images, val=1)
+        for name in [one for one in COMMANDS if one != "pretrain-clip"]:
+            launcher.run(COMMANDS[name], "--workers", "0", "--quiet")
+            peaks[name, n_images] = launcher.peak_kib
+    growth = {name: (peaks[name, 160] - peak) / 1024 for (name, n_images), peak in peaks.items() if n_images == 40}
+    print({name: f"{peaks[name, 40] / 1024:.0f} MiB, {more:+.1f}" for name, more in growth.items()})
+    assert max(growth.values()) < 20, growth
 
 
 @pytest.mark.slow
