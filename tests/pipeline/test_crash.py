@@ -151,7 +151,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
     yield start
     for process in processes:
         with process:
-            process.stdin.close()
+            process.kill()
 
 
 def checksums(folder: Path) -> dict[str, str]:
