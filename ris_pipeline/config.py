@@ -139,10 +139,10 @@ class ClipConfig:
     object_decay: Count = 1000  # steps that the cosine would need to reach 0; the phase ends before
     object_batch: Count = 128  # pictures
     object_lr: Rate = 1.5e-3  # AdamW, before the cosine decay
-    scene_steps: Count = 1500  # steps on 160 px pictures of one to six things, with their siblings
+    scene_steps: Count = 1200  # steps on 160 px pictures of one to six things, with their siblings
     scene_batch: Count = 96  # pictures, siblings counted
     scene_lr: Rate = 1e-3  # AdamW, before the cosine decay to 0
-    rehearsal_steps: Count = 2200  # steps on new pictures of the same kind, after a warm restart
+    rehearsal_steps: Count = 1500  # steps on new pictures of the same kind, after a warm restart
     rehearsal_lr: Rate = 8e-4  # AdamW, before the cosine decay to 0
 
 

@@ -117,10 +117,15 @@ class Clip(nn.Module):
         return hasattr(self.model.visual, "layer4")
 
     def _keep_last_resolution(self) -> None:
-        """Take the pooling out of layer4, where a ModifiedResNet has its stride."""
-        first = self._stages()[3][0]
-        first.avgpool = nn.Identity()
-        first.downsample[0] = nn.Identity()
+        """Take the pooling out of layer4, where a ModifiedResNet has its stride, and dilate its convolutions.
+
+        Dilated by two, they reach as far in the picture as they did at half the resolution.
+        """
+        layer4 = self._stages()[3]
+        layer4[0].avgpool = nn.Identity()
+        layer4[0].downsample[0] = nn.Identity()
+        for block in layer4:
+            block.conv2.dilation = block.conv2.padding = (2, 2)
 
     def _stages(self) -> tuple[Any, Any, Any, Any]:
         visual = self.model.visual

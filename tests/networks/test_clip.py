@@ -66,6 +66,25 @@ def test_levels_have_strides_4_to_32(clip: Clip, hw: tuple[int, int], grids: lis
     assert tuple(level.shape[1] for level in levels) == clip.level_channels == (32, 64, 128, 256)
 
 
+def reach(last_stride: int, hw: int = 256) -> int:
+    """Over how many columns of pixels the middle cell of c4 looks: those its gradient comes from."""
+    config = TINY | {"vision_cfg": TINY["vision_cfg"] | {"layers": [1, 1, 1, 2]}}
+    clip = Clip.from_config(config, last_stride=last_stride).double().eval()
+    with torch.no_grad():
+        for name, value in clip.model.visual.named_parameters():
+            value.fill_(1e-2 if "conv" in name or "downsample" in name else 1.0)
+    pixels = torch.rand(1, 3, hw, hw, dtype=torch.float64, requires_grad=True)
+    c4 = clip.levels(pixels)[3]
+    assert c4.shape[-2:] == (hw // last_stride, hw // last_stride)
+    c4[0, :, c4.shape[2] // 2, c4.shape[3] // 2].sum().backward()
+    columns = pixels.grad.abs().sum(dim=(0, 1, 2)).nonzero().flatten()
+    return int(columns.max() - columns.min()) + 1
+
+
+def test_without_its_last_stride_the_resnet_sees_as_far_as_with_it() -> None:
+    assert reach(16) >= reach(32)
+
+
 @torch.no_grad()
 def test_c4_is_what_the_attention_pooling_reads(clip: Clip) -> None:
     pixels, seen = torch.rand(2, 3, 64, 64), []
