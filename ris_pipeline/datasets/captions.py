@@ -117,7 +117,7 @@ def _caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[s
     said = None
     if len(things) > 1 and draw < 0.45:
         said = _say_relation(things, rng, p)
-    elif len(things) > 1 and draw < 0.8:
+    elif draw < 0.8:
         said = _say_position(things, rng, p)
     return said or _say_list(things, rng, p)
 
@@ -157,27 +157,36 @@ def _sibling(things: list[Thing], text: str, claim: Claim, rng: np.random.Genera
     return None
 
 
-def _draw(things: list[Thing], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    if rng.random() < 0.25:  # what a picture looks like behind a mask: all but the object gone to mean grey
-        background = np.full((side, side, 3), (124, 116, 104), np.float32)
-        background += (draw_background((side, side), rng) - background) * np.float32(rng.uniform(0, 0.4))
-    else:
-        background = draw_background((side, side), rng)
+def _draw(things: list[Thing], behind: list[Thing], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The picture of the things; what stands behind them, and a quarter of all backgrounds, is faded."""
+    background = draw_background((side, side), rng)
+    if behind or rng.random() < 0.25:
+        # As a picture looks behind a mask: the rest of it goes to mean grey.
+        grey = np.array((124, 116, 104), np.float32)
+        background = grey + (render(behind, background)[0] - grey) * np.float32(rng.uniform(0, 0.5))
     return render(things, background)[0]
 
 
 def generate_pairs(
-    rng: np.random.Generator, side: int, n_range: tuple[int, int], with_siblings: bool
+    rng: np.random.Generator, side: int, n_range: tuple[int, int], with_siblings: bool, with_faded: bool = False
 ) -> Iterator[Pair]:
-    """Endless pairs of side × side pictures with n_range things each; a sibling follows its scene."""
+    """Endless pairs of side × side pictures with n_range things each; a sibling follows its scene.
+
+    with_faded: in 60 % of the pictures some things, drawn by lot before the caption is, fade with the background,
+    and the caption is about those in front.
+    """
     zoom = SCENE_SIDE / side
     while True:
         things = _sample_things(rng, int(rng.integers(n_range[0], n_range[1] + 1)), zoom)
+        behind: list[Thing] = []
+        if with_faded and len(things) > 1 and rng.random() < 0.6:
+            n_front = 1 if rng.random() < 0.5 else int(rng.integers(1, len(things)))
+            things, behind = things[:n_front], things[n_front:]
         text, claim = _caption(things, rng, p=float(rng.choice((0.35, 0.7, 1.0))))
-        yield Pair(_draw(things, side, rng), text)
+        yield Pair(_draw(things, behind, side, rng), text)
         sibling = _sibling(things, text, claim, rng) if with_siblings else None
         if sibling is not None:
-            yield Pair(_draw(sibling[0], side, rng), sibling[1])
+            yield Pair(_draw(sibling[0], behind, side, rng), sibling[1])
 
 
 def vocabulary() -> list[str]:

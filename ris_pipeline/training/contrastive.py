@@ -47,15 +47,21 @@ class Phase:
     n_decay: int
     lr: float
     stream: int = 0  # phases of one picture size take different streams of pairs
+    with_faded: bool = False  # some things fade with the background, and the caption is about the others
 
 
 def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
-    """Small pictures of one or two things first: they are learned many times faster than crowded scenes."""
+    """Small pictures of one or two things first: they are learned many times faster than crowded scenes.
+
+    Last, scenes as they look behind a mask, which is how Step-1 and PRMS show them to this CLIP.
+    """
     c = config
     return (
         Phase("objects", 96, (1, 2), False, c.object_batch, c.object_steps, c.object_decay, c.object_lr),
         Phase("scenes", 160, (1, 6), True, c.scene_batch, c.scene_steps, c.scene_steps, c.scene_lr),
-        Phase("rehearsal", 160, (1, 6), True, c.scene_batch, c.rehearsal_steps, c.rehearsal_steps, c.rehearsal_lr, 1),
+        Phase(
+            "masks", 160, (1, 6), True, c.scene_batch, c.mask_steps, c.mask_steps, c.mask_lr, stream=1, with_faded=True
+        ),
     )
 
 
@@ -72,7 +78,8 @@ class PairBatches(TorchDataset[tuple[Tensor, list[str]]]):
 
     def __getitem__(self, k: int) -> tuple[Tensor, list[str]]:
         rng = np.random.default_rng([self.seed, self.phase.side, self.phase.stream, k])
-        pairs = generate_pairs(rng, self.phase.side, self.phase.n_things, self.phase.with_siblings)
+        p = self.phase
+        pairs = generate_pairs(rng, p.side, p.n_things, p.with_siblings, p.with_faded)
         batch = list(islice(pairs, self.phase.batch_size))
         mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         pixels = (np.stack([pair.picture for pair in batch]) - mean) / std

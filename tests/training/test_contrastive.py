@@ -111,7 +111,7 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
 
 def test_the_curriculum_follows_the_configuration():
     objects = {"object_steps": 7, "object_decay": 8, "object_batch": 5, "object_lr": 0.1}
-    scenes = {"scene_steps": 9, "scene_batch": 6, "scene_lr": 0.2, "rehearsal_steps": 3, "rehearsal_lr": 0.3}
+    scenes = {"scene_steps": 9, "scene_batch": 6, "scene_lr": 0.2, "mask_steps": 3, "mask_lr": 0.3}
     first, second, third = curriculum(ClipConfig(**objects, **scenes))
     assert (first.n_steps, first.n_decay, first.batch_size, first.lr) == (7, 8, 5, 0.1)
     assert (second.n_steps, second.n_decay, second.batch_size, second.lr) == (9, 9, 6, 0.2)
