@@ -113,13 +113,13 @@ def _is_same(out: Path, request: Request) -> bool:
 
 def _write(work: Work, file: Path, released: "Released") -> None:
     """Write the weights, and where they come from."""
-    from safetensors.torch import save_file
-
     from ris_pipeline.networks.irnet import WEIGHTS as IRNET_WEIGHTS
+    from ris_pipeline.training.checkpoints import save_weights
     from ris_pipeline.training.loop import WEIGHTS
 
-    tensors = {name: value.contiguous().clone() for name, value in released.tensors.items()}
-    save_file(tensors, work.path / (IRNET_WEIGHTS if released.kind == "irn" else WEIGHTS), metadata={"format": "pt"})
+    # Cloned: tensors of a checkpoint may share their memory, which safetensors refuses.
+    tensors = {name: value.clone() for name, value in released.tensors.items()}
+    save_weights(work.path / (IRNET_WEIGHTS if released.kind == "irn" else WEIGHTS), tensors)
     if released.clip_config is not None:
         write_json(work.path / "open_clip_config.json", {"model_cfg": released.clip_config})
     write_json(work.path / SOURCE, {"file": file.name, "kind": released.kind})

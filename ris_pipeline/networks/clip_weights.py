@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -26,9 +25,10 @@ from typing import IO, Any
 
 import open_clip
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from ris_pipeline.durable import write_bytes
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
 
@@ -161,12 +161,7 @@ def save_compact(clip: Clip, path: Path, rows: Iterable[int], *, half: bool = Fa
             name: value.half() if value.is_floating_point() and value.ndim > 1 else value
             for name, value in tensors.items()
         }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 import zipfile
@@ -14,11 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ris_pipeline import stops
-from ris_pipeline.durable import fsync_path, replacing
+from ris_pipeline.durable import fsync_path, replacing, write_bytes
 from ris_pipeline.errors import RisError
 from ris_pipeline.training.distributed import any_rank
 
@@ -105,17 +104,8 @@ class TrainingState:
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the tensors to `path` as safetensors: on the disk, all of them or nothing."""
-    # In a folder of its own: safetensors may write beside the name that it is given.
-    folder = path.with_name(f"{path.name}.new")
-    folder.mkdir(exist_ok=True)
-    try:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        save_file(tensors, folder / path.name)
-        fsync_path(folder / path.name)
-        (folder / path.name).replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    fsync_path(path.parent)
+    # Not safetensors' own save_file: its files can be read by their owner alone, on any shared disk.
+    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in weights.items()}))
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
@@ -130,6 +120,6 @@ def _read(path: Path) -> dict[str, Any]:
         if damaged is None:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
-    except (zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, NotImplementedError) as error:
         raise RisError(f"{path}: damaged checkpoint; begin anew with --force") from error
     raise RisError(f"{path}: damaged checkpoint ({damaged}); begin anew with --force")

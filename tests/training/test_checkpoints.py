@@ -155,12 +155,14 @@ def test_weights_are_whole_or_absent(tmp_path, monkeypatch):
     weights = {"a": torch.arange(6.0).view(2, 3).T}
     save_weights(tmp_path / "w.safetensors", weights)
     assert torch.equal(load_file(tmp_path / "w.safetensors")["a"], weights["a"])
+    (tmp_path / "w").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "w").stat().st_mode  # as any other file
+    (tmp_path / "w").unlink()
 
-    def run_out(_, path):
-        path.write_bytes(b"half")
+    def run_out(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", run_out)
+    monkeypatch.setattr("os.fsync", run_out)
     with pytest.raises(OSError, match="No space"):
         save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(2)})
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
