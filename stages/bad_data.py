@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.durable import make_folder, write_json
 from ris_pipeline.errors import RisError
-from stages.common import StageOptions, card_of, open_dataset, progress, say
+from stages.common import StageOptions, card_of, open_dataset, say
+from stages.progress import progress
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets import Image

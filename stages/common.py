@@ -1,19 +1,17 @@
-"""What the commands share: their options, configuration, artifacts, output and progress."""
+"""What the commands share: their options, configuration, artifacts and output."""
 
 import hashlib
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from ris_pipeline import stops
 from ris_pipeline.artifacts import (
     NO_ARTIFACTS,
     STAGES,
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from ris_pipeline.datasets import Card, Dataset, Image
 
 C = TypeVar("C")
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,101 +250,3 @@ def device_of(options: StageOptions) -> "torch.device":
     if options.precision == "fp16" and device.type != "cuda":
         raise RisError(f"--precision fp16 needs a CUDA device, and this one is {device.type}; use bf16 or fp32")
     return device
-
-
-@contextmanager
-def progress(options: StageOptions, label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A function `advance(n=1, **values)` that shows `n` more of `total` steps done, and the values.
-
-    `done` steps are of an earlier run. A bar on stderr in a terminal, elsewhere a line every ten seconds,
-    nothing with --quiet.
-    """
-    with _shown(options, label, total, done) as show_step:
-
-        def advance(n: int = 1, **values: float) -> None:
-            show_step(n, **values)
-            stops.check()
-
-        yield advance
-
-
-@contextmanager
-def _shown(options: StageOptions, label: str, total: int, done: int) -> Iterator[Callable[..., None]]:
-    if options.quiet or is_silent():
-        yield lambda n=1, **values: None
-    elif sys.stderr.isatty():
-        with _bar(label, total, done) as advance:
-            yield advance
-    else:
-        yield _Lines(label, total, done)
-
-
-def report_steps(advance: Callable[..., None]) -> Callable[[int, dict[str, float]], None]:
-    """A function report(step, values) that tells `advance` of the steps since the last report, resumed ones too."""
-    n_shown = 0
-
-    def report(step: int, values: dict[str, float]) -> None:
-        nonlocal n_shown
-        advance(step + 1 - n_shown, **values)
-        n_shown = step + 1
-
-    return report
-
-
-@contextmanager
-def _bar(label: str, total: int, done: int) -> Iterator[Callable[..., None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, completed=done, values="")
-        pace = _Pace(done)
-
-        def advance(n: int = 1, **values: float) -> None:
-            pace.done += n
-            bar.update(task, advance=n, values=f"{pace.rate(time.monotonic()):.3g}/s {_format(values)}")
-
-        yield advance
-
-
-class _Pace:
-    """How fast a run gets on: what an earlier run had done does not count."""
-
-    def __init__(self, done: int) -> None:
-        self.done, self.resumed_at = done, done
-        self.start = time.monotonic()
-
-    def rate(self, now: float) -> float:
-        """Steps a second."""
-        return (self.done - self.resumed_at) / max(now - self.start, 1e-9)
-
-
-class _Lines:
-    """Progress as lines: at most one every ten seconds, and one at the end."""
-
-    def __init__(self, label: str, total: int, done: int) -> None:
-        self.label, self.total, self.pace = label, total, _Pace(done)
-        self.last = self.pace.start
-
-    def __call__(self, n: int = 1, **values: float) -> None:
-        self.pace.done += n
-        done, now = self.pace.done, time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES and done < self.total:
-            return
-        self.last = now
-        rate = self.pace.rate(now)
-        left = _format_seconds((self.total - done) / rate if rate else float("inf"))
-        state = f"{self.label} {done}/{self.total}, {rate:.3g}/s, {left} left"
-        print(f"{state} {_format(values)}".rstrip(), file=sys.stderr, flush=True)
-
-
-def _format_seconds(seconds: float) -> str:
-    """Seconds as one would say it: 90 s, 45 min, 7.5 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _format(values: Mapping[str, float]) -> str:
-    return " ".join(f"{key} {value:.4g}" for key, value in values.items())

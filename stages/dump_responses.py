@@ -11,13 +11,13 @@ from stages.common import (
     due,
     input_of,
     open_dataset,
-    progress,
     request_of,
     resolve_config,
     say,
     show,
     splits_of,
 )
+from stages.progress import progress
 
 if TYPE_CHECKING:
     import torch

@@ -24,12 +24,12 @@ from stages.common import (
     emit,
     open_dataset,
     places_of,
-    progress,
     request_of,
     resolve_config,
     say,
     splits_of,
 )
+from stages.progress import progress
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets import Card, Dataset

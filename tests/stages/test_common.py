@@ -8,7 +8,7 @@ from ris_pipeline.artifacts import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
 from stages import common
-from stages.common import StageOptions, due, input_of, progress, request_of, resolve_config, show
+from stages.common import StageOptions, due, input_of, request_of, resolve_config, show
 
 
 def run_step1(options: StageOptions) -> None:
@@ -135,51 +135,6 @@ def test_missing_annotations_are_named(tiny):
     (tiny.data_root / "tiny" / "pairs.jsonl").unlink()
     with pytest.raises(RisError, match=r"put .*pairs\.jsonl in place"):
         common.data_digest(tiny)
-
-
-def test_progress_in_lines(tiny, capsys, monkeypatch):
-    clock = iter([0.0, 4.0, 11.0, 12.0, 13.0])
-    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock))
-    with progress(tiny, "step1", total=8, done=4) as advance:
-        for loss in (4.0, 3.0, 2.0, 1.0):
-            advance(loss=loss)
-    # After 11 s two of four steps are done; the last step always makes a line.
-    assert capsys.readouterr().err.splitlines() == [
-        "step1 6/8, 0.182/s, 11 s left loss 3",
-        "step1 8/8, 0.308/s, 0 s left loss 1",
-    ]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(119.4, "119 s"), (2700.0, "45 min"), (27000.0, "7.5 h")])
-def test_the_time_that_is_left(seconds, text):
-    assert common._format_seconds(seconds) == text
-
-
-def test_progress_as_a_bar(tiny, capsys, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(common.sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(common._Pace, "rate", lambda self, now: 0.5)  # rich looks at the clock, too
-    with progress(tiny, "step1", total=8, done=4) as advance:
-        advance(2, loss=3.0)
-        advance(2, loss=1.0)
-    last = [line for line in capsys.readouterr().err.splitlines() if "8/8" in line][-1]
-    assert "step1 " in last
-    assert "0.5/s loss 1" in last
-
-
-def test_progress_keeps_quiet(tiny, capsys):
-    with progress(dataclasses.replace(tiny, quiet=True), "step1", total=1) as advance:
-        advance()
-    assert capsys.readouterr().err == ""
-
-
-def test_steps_are_told_from_where_a_run_goes_on():
-    told = []
-    report = common.report_steps(lambda n, **values: told.append((n, values)))
-    report(7, {"loss": 1.0})
-    report(8, {"loss": 0.5})
-    assert told == [(8, {"loss": 1.0}), (1, {"loss": 0.5})]
 
 
 def test_an_unusable_device_is_named(tiny):
