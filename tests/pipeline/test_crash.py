@@ -21,7 +21,10 @@ import pytest
 from ris_pipeline.artifacts import RECORDS
 from ris_pipeline.training.checkpoints import TrainingState
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see what still lives")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see what still lives"),
+    pytest.mark.timeout(900),  # a minute on a free machine
+]
 
 CHECKOUT = Path(__file__).parents[2]
 SETTLE = 20.0  # seconds in which all processes of a killed command have to be gone; torch's readers look every 5 s
