@@ -64,7 +64,7 @@ class ResponsesConfig:
     """Response dump: the score grid of every sentence, and the one that PRMS selects for each ref."""
 
     prms: bool = True  # select one map per ref; TRIS, positive response map selection
-    prms_mask: Literal["relu", "sigmoid"] = "relu"  # of the image; TRIS released relu, trained with sigmoid
+    prms_mask: Literal["relu", "sigmoid", "normalised"] = "relu"  # of the image; TRIS released relu
     batch_size: Count = 48  # images encoded at once; changes the speed only
 
 

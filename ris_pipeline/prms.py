@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ris_pipeline.networks.clip import Clip
 
-Mask = Literal["relu", "sigmoid"]
+Mask = Literal["relu", "sigmoid", "normalised"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,14 @@ def encode_masked(logits: Tensor, pixels: Tensor, aux: Clip, mask: Mask) -> Tens
     """Return float (n, D) of length 1, the features of `aux` for what a map leaves of its image.
 
     `logits` float (n, h, w) at grid size, `pixels` float (n or 1, 3, H, W). The map M is the sigmoid of the
-    upsampled logits ("sigmoid", as the calibration loss has it), or their positive part, which is unbounded
-    ("relu", as the released PRMS has it). Encoded is M·I, both resized to the size that `aux` reads.
+    upsampled logits ("sigmoid", as the calibration loss has it), their positive part, which is unbounded ("relu",
+    as the released PRMS has it), or this divided by its maximum + 1e-5 ("normalised", in [0, 1]: the response map
+    as it is scored). Encoded is M·I, both resized to the size that `aux` reads.
     """
     upsampled = F.interpolate(logits[:, None], pixels.shape[-2:], mode="bilinear", align_corners=False)
     M = torch.sigmoid(upsampled) if mask == "sigmoid" else F.relu(upsampled)
+    if mask == "normalised":
+        M = M / (M.amax(dim=(2, 3), keepdim=True) + 1e-5)
     size = (aux.image_size, aux.image_size)
     M = F.interpolate(M, size, mode="bilinear", align_corners=True)
     image = F.interpolate(pixels, size, mode="bilinear", align_corners=True)

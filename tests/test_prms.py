@@ -38,6 +38,20 @@ def test_masks(mask, left, right):
     torch.testing.assert_close(features, expected / expected.norm(), atol=1e-6, rtol=0)
 
 
+class PaleClip(SumClip):
+    """Sees blue everywhere, so that the strength of the rest counts."""
+
+    def encode_image(self, pixels):
+        return super().encode_image(pixels) + torch.tensor([0.0, 0, 2])
+
+
+@pytest.mark.parametrize(("mask", "red"), [("relu", 5.0), ("normalised", 1.0)])
+def test_a_normalised_map_is_one_at_its_maximum(mask, red):
+    features = encode_masked(torch.tensor([[[5.0, -5], [0, -5]]]), PIXELS, PaleClip(), mask)
+    expected = torch.tensor([[red, 0, 2]])  # the upper left pixel, and the blue
+    torch.testing.assert_close(features, expected / expected.norm(), atol=1e-5, rtol=0)
+
+
 def test_map_is_upsampled_before_it_is_cut_at_zero():
     """Logits (1, −3) at 4 columns: 1, 0, −2, −3; cut: 1, 0, 0, 0; read at both ends by a 2×2 CLIP: 1, 0."""
     logits = torch.tensor([[[1.0, -3.0]]])
