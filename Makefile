@@ -12,7 +12,7 @@ OPTIONS   = --dataset $(DATASET) --data-root $(DATA_ROOT) --runs $(RUNS) $(if $(
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all install docs data oracle clip status check lint test test-slow test-gpu test-browser clean
+.PHONY: all install docs data oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
 
 # The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
@@ -60,6 +60,10 @@ test: $(READY)
 # The tests that take minutes.
 test-slow: $(READY)
 	.venv/bin/python -m pytest -m "slow and not gpu"
+
+# Kills at random moments, a quarter of an hour of them; CI does not run it.
+test-endurance: $(READY)
+	.venv/bin/python -m pytest -s -m endurance
 
 # The tests that need a CUDA device.
 test-gpu: $(READY)

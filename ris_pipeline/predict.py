@@ -57,9 +57,11 @@ class Prediction:
 class Segmenter:
     """A trained network, in evaluation mode, to be called with an image and sentences."""
 
-    def __init__(self, network: Step1 | Step2, input_size: int) -> None:
+    def __init__(self, network: Step1 | Step2, input_size: int, *, centred: bool = False) -> None:
+        """`centred`: of Step-1's scores, only what exceeds their mean over the image counts."""
         self.network = network
         self.input_size = input_size
+        self.centred = centred
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str | None = None) -> Self:
@@ -90,12 +92,14 @@ class Segmenter:
     def untrained(cls, config: Step1Config, device: torch.device | str | None = None) -> Self:
         """Return the Segmenter of a Step-1 before any training: its maps are those of its CLIP (MaskCLIP).
 
+        A cosine of CLIP's features is positive nearly everywhere; training is what gives the 0 its meaning. So the
+        map is what exceeds the mean over the image.
         Raises RisError where the configuration starts the projections at random values instead of CLIP's.
         """
         if not config.project_from_clip:
             raise RisError("an untrained Step-1 gives maps of CLIP only with project_from_clip; train it first")
         network = build_step1(config).requires_grad_(False).eval()
-        return cls(network.to(device), config.input_size)
+        return cls(network.to(device), config.input_size, centred=True)
 
     @overload
     def __call__(self, image: ImageLike, sentences: str) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -143,6 +147,8 @@ class Segmenter:
             # Each text alone with the image, as the official evaluation has it.
             V = network.encode_image(pixels)
             S = network.respond_each(V, texts.repeat(n_images, 1))
+            if self.centred:
+                S = S - S.mean(dim=(1, 2), keepdim=True)
             return S.view(n_images, n_texts, *S.shape[1:])
         c1, c2, c3, c4 = network.encode_image(pixels)
         logits = []

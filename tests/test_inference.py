@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from ris_pipeline import inference, responses
+from ris_pipeline import inference, responses, store_layout
 from ris_pipeline.config import ResponsesConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.images import load_image, to_pixels
@@ -104,10 +104,16 @@ def test_a_new_store_has_a_row_for_every_sentence(dataset, network, tmp_path):
     assert (store.attributes["dataset"], store.attributes["split"]) == ("tiny", "val")
 
 
+def set_block(monkeypatch, rows):
+    """Stores of so many rows a block, written and accepted."""
+    monkeypatch.setattr(responses, "BLOCK", rows)
+    monkeypatch.setattr(store_layout, "BLOCK", rows)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 @pytest.mark.parametrize("block", [4, 1024])
 def test_responses_equal_one_sentence_at_a_time(dataset, network, tmp_path, monkeypatch, batch_size, block):
-    monkeypatch.setattr(responses, "BLOCK", block)
+    set_block(monkeypatch, block)
     store = fill(network, None, dataset, tmp_path / "val.zarr", batch_size)
     assert store.missing_blocks() == []
     for ref in dataset.refs:
@@ -150,7 +156,7 @@ def test_prms_selects_by_the_cosines_of_each_ref_alone(dataset, network, aux, tm
 
 
 def test_an_interrupted_dump_goes_on_at_the_first_missing_block(dataset, network, aux, encoded, tmp_path, monkeypatch):
-    monkeypatch.setattr(responses, "BLOCK", 4)  # 11 rows: 3 blocks, the first two end inside image 0 and 1
+    set_block(monkeypatch, 4)  # 11 rows: 3 blocks, the first two end inside image 0 and 1
     calm = fill(network, aux, dataset, tmp_path / "calm.zarr", batch_size=1)
 
     seen = []

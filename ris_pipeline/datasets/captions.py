@@ -163,7 +163,8 @@ def _draw(things: list[Thing], behind: list[Thing], side: int, rng: np.random.Ge
     if behind or rng.random() < 0.25:
         # As a picture looks behind a mask: the rest of it goes to mean grey.
         grey = np.array((124, 116, 104), np.float32)
-        background = grey + (render(behind, background)[0] - grey) * np.float32(rng.uniform(0, 0.5))
+        rest = render(behind, background)[0] if behind else background
+        background = grey + (rest - grey) * np.float32(rng.uniform(0, 0.5))
     return render(things, background)[0]
 
 

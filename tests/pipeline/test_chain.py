@@ -43,8 +43,8 @@ def test_each_train_ref_has_a_pseudo_label_of_its_images_size(project, label):
     assert (folder / "contact-sheet.png").is_file()
 
 
-def test_scores_are_printed_for_every_stage(project, ris, capsys):
-    ris(project, "score", "--json")
+def test_scores_are_printed_for_every_stage(copy_of_project, ris, capsys):
+    ris(copy_of_project, "score", "--json")
     scored = {(row["scored"], row["split"]) for row in json.loads(capsys.readouterr().out)}
     assert {("step1", "train"), ("prms", "train"), ("step2", "val"), ("chance", "val")} <= scored
     assert {("pseudo-plain", "train"), ("pseudo-refined", "train")} <= scored
@@ -58,14 +58,14 @@ def test_a_second_run_does_nothing_and_says_why(project, ris, chain, capsys):
     assert capsys.readouterr().err.count("up to date") == len(chain) + 1  # two splits are dumped
 
 
-def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(project, ris, chain, capsys):
-    before = {path.parent for path in project.glob("runs/tiny/*/*/manifest.json")}
-    config = project / "lambda.toml"
+def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(copy_of_project, ris, chain, capsys):
+    before = {path.parent for path in copy_of_project.glob("runs/tiny/*/*/manifest.json")}
+    config = copy_of_project / "lambda.toml"
     config.write_text("[step1]\nweight_cls = 4\n")
-    ris(project, "data", "make-shapes", "--config", str(config))
+    ris(copy_of_project, "data", "make-shapes", "--config", str(config))
     assert "tiny: up to date" in capsys.readouterr().err
     for command in chain:
-        ris(project, *command, "--config", str(config))
+        ris(copy_of_project, *command, "--config", str(config))
     reasons = capsys.readouterr().err
     assert "step1: runs (configuration.weight_cls: 5.0 → 4.0)" in reasons
     assert reasons.count("configuration.") == 1  # for all others an input has changed, and only that
@@ -73,15 +73,15 @@ def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(project,
     assert reasons.count("runs (inputs.responses/train:") == 2
     assert reasons.count("runs (inputs.pseudolabels/refine:") == 1
     for command in chain:  # back to the first λ: all is still there
-        ris(project, *command)
+        ris(copy_of_project, *command)
     assert capsys.readouterr().err.count("up to date") == len(chain) + 1
-    assert before < {path.parent for path in project.glob("runs/tiny/*/*/manifest.json")}
+    assert before < {path.parent for path in copy_of_project.glob("runs/tiny/*/*/manifest.json")}
 
 
-def test_predict_writes_mask_overlay_and_map(project, ris, capsys):
+def test_predict_writes_mask_overlay_and_map(project, ris, tmp_path):
     image = next((project / "data/tiny/images").glob("*.jpg"))
-    ris(project, "predict", str(image), "the red star", "left circle", "--out", str(project / "out"))
-    assert len(list((project / "out").glob("*.png"))) == 6
+    ris(project, "predict", str(image), "the red star", "left circle", "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
 
 
 def test_prms_is_one_flag_away(project, ris, capsys):

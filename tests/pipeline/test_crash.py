@@ -283,7 +283,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launc
     assert max(growth.values()) < 20, growth
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("seed", range(4))
 def test_every_command_killed_four_times(seed, tmp_path, write_tiny_card, launch):
