@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.durable import make_folder, write_json
 from ris_pipeline.errors import RisError
-from stages.common import StageOptions, card_of, open_dataset, say
+from stages.options import StageOptions, card_of, say
 from stages.progress import progress
 
 if TYPE_CHECKING:
@@ -65,11 +65,12 @@ def find_bad_images(options: StageOptions) -> BadImages:
 
 def find_faults(options: StageOptions, splits: list[str]) -> list[str]:
     """A line for each image and mask of the splits that cannot be used, all of them opened anew."""
+    from ris_pipeline.datasets import load_dataset
     from ris_pipeline.datasets.deep import find_bad_masks
 
     faults = [fault for _, fault in find_bad_images(replace(options, force=True))]
     for split in splits:
-        dataset = open_dataset(replace(options, skip_bad=False), split)
+        dataset = load_dataset(card_of(options), options.data_root, split)
         n_masks = sum(ref.segmentation is not None for ref in dataset.refs)
         with progress(options, f"masks {split}", n_masks) as advance:
             faults += find_bad_masks(dataset, options.workers, advance).values()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from stages.common import StageOptions
+from stages.options import StageOptions
 from stages.register import METRICS, add_group, command, one_of, run_stage
 
 data_app = add_group("data", "List, check and generate data sets.")

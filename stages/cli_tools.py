@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stages.cli_chain import Splits
-from stages.common import StageOptions
+from stages.options import StageOptions
 from stages.register import METRICS, command, one_of, run_stage
 
 KINDS = ("tris-step1", "tris-step2", "irn", "clip")

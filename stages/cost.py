@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ris_pipeline.config import Step1Config, Step2Config, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.paper import load_paper_tables
-from stages.common import StageOptions, card_of, device_of, emit
+from stages.common import device_of
+from stages.options import StageOptions, card_of, emit
 from stages.progress import progress
 
 if TYPE_CHECKING:

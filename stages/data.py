@@ -10,7 +10,7 @@ from ris_pipeline.datasets import Card, check_dataset, describe_missing, load_ca
 from ris_pipeline.datasets.card import list_cards
 from ris_pipeline.errors import RisError
 from stages.bad_data import N_SHOWN, find_faults
-from stages.common import StageOptions, card_of, emit, say
+from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.errors import RisError
-from stages.common import StageOptions, card_of, emit, say
+from stages.options import StageOptions, card_of, emit, say
 from stages.predict import choose_checkpoint, load_segmenter
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.errors import DownloadError, RisError
-from stages.common import StageOptions, card_of, device_of, emit, resolve_config
+from stages.common import device_of, resolve_config
+from stages.options import StageOptions, card_of, emit
 
 REINSTALL = "rm -r .venv and make again, or: pip install -c constraints.txt -e . (torch and torchvision in one command)"
 GIGABYTE = 1e9

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ris_pipeline.errors import RisError
-from stages.common import StageOptions, card_of, emit, open_dataset, places_of
+from stages.common import open_dataset, places_of
+from stages.options import StageOptions, card_of, emit
 from stages.report import draw_samples
 from stages.report_inputs import LABELS_SPLIT, Found, find_artifacts, open_sources, read_curves, read_scores
 

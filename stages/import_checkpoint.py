@@ -11,7 +11,8 @@ from ris_pipeline.artifacts import CHECKPOINT, MANIFEST, Request, Work, publish
 from ris_pipeline.config import Step1Config, Step2Config, load_config_file, parse_assignments, resolve
 from ris_pipeline.durable import replace_folder, write_json
 from ris_pipeline.errors import RisError
-from stages.common import StageOptions, card_of, due, emit, resolve_config, say, show
+from stages.common import due, resolve_config, show
+from stages.options import StageOptions, card_of, emit, say
 
 if TYPE_CHECKING:
     from ris_pipeline.networks.released import Kind, Released

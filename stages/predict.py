@@ -12,7 +12,8 @@ from ris_pipeline.config import Step1Config
 from ris_pipeline.durable import replacing, write_json
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.integrity import check_whole
-from stages.common import StageOptions, card_of, device_of, emit, input_of, resolve_config, say
+from stages.common import device_of, input_of, resolve_config
+from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 from ris_pipeline.artifacts import Request, publish
 from ris_pipeline.config import ClipConfig
-from stages.common import StageOptions, device_of, due, resolve_config, show
+from stages.common import device_of, due, resolve_config, show
+from stages.options import StageOptions
 from stages.progress import progress, report_steps
 
 

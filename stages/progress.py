@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ris_pipeline import stops
-from stages.common import StageOptions, is_silent
+from stages.options import StageOptions, is_silent
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -16,7 +16,7 @@ import typer
 from ris_pipeline.errors import RisError
 from ris_pipeline.failures import explain_failure
 from ris_pipeline.stops import Stopped, watch_signals
-from stages.common import StageOptions
+from stages.options import StageOptions
 
 _SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,

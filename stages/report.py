@@ -13,7 +13,8 @@ from ris_pipeline.config import ReportConfig
 from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.stage_rows import StageRow
-from stages.common import StageOptions, card_of, due, emit, open_dataset, request_of, resolve_config, say
+from stages.common import due, open_dataset, request_of, resolve_config
+from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 from stages.report_inputs import Found, find_artifacts, open_sources, read_curves, read_outcomes, read_scores
 from stages.status import reasons_to_rerun

@@ -12,7 +12,8 @@ from ris_pipeline.config import PseudolabelConfig, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import Estimate
 from ris_pipeline.scoring.paper import paper_figure
-from stages.common import StageOptions, card_of, device_of, places_of, splits_of
+from stages.common import device_of, places_of, splits_of
+from stages.options import StageOptions, card_of
 from stages.score import OUTCOMES, SCORED, SCORES
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 from ris_pipeline.artifacts import Artifact, list_latest
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.variants import compare_identities, find_variant, list_variants, pair_scores
-from stages.common import StageOptions, align, card_of, emit, resolve_config, say
+from stages.common import resolve_config
+from stages.options import StageOptions, align, card_of, emit, say
 
 HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # of --metric all
 

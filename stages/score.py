@@ -16,19 +16,8 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import METRICS, Outcome, require_metric, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
 from ris_pipeline.scoring.paper import paper_figure
-from stages.common import (
-    StageOptions,
-    card_of,
-    device_of,
-    due,
-    emit,
-    open_dataset,
-    places_of,
-    request_of,
-    resolve_config,
-    say,
-    splits_of,
-)
+from stages.common import device_of, due, open_dataset, places_of, request_of, resolve_config, splits_of
+from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import list_artifacts
 from ris_pipeline.locks import holder_of
-from stages.common import StageOptions, align, card_of, data_digest, emit, resolve_config
+from stages.common import data_digest, resolve_config
+from stages.options import StageOptions, align, card_of, emit
 from stages.verify import Damages, find_damages
 from stages.verify import repair as mend
 

@@ -7,7 +7,7 @@ from typing import Any
 from ris_pipeline.artifacts import Artifact, find_latest
 from ris_pipeline.scoring.tables import Column, Row, Table, build_table
 from ris_pipeline.variants import find_scores
-from stages.common import StageOptions, align, emit
+from stages.options import StageOptions, align, emit
 
 
 def run(options: StageOptions, number: int) -> None:

@@ -2,7 +2,8 @@
 
 from ris_pipeline.artifacts import Request
 from ris_pipeline.config import Step1Config
-from stages.common import StageOptions, due, open_dataset, request_of, resolve_config, show
+from stages.common import due, open_dataset, request_of, resolve_config, show
+from stages.options import StageOptions
 
 
 def run(options: StageOptions) -> None:

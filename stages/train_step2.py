@@ -2,7 +2,8 @@
 
 from ris_pipeline.artifacts import Artifact, Request
 from ris_pipeline.config import Step2Config
-from stages.common import StageOptions, due, input_of, open_dataset, request_of, resolve_config, show
+from stages.common import due, input_of, open_dataset, request_of, resolve_config, show
+from stages.options import StageOptions
 
 
 def run(options: StageOptions, oracle: bool = False) -> None:

@@ -13,7 +13,8 @@ from ris_pipeline.training.distributed import Ranks, find_ranks, joined, wait
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Task
-from stages.common import StageOptions, device_of
+from stages.common import device_of
+from stages.options import StageOptions
 from stages.progress import progress, report_steps
 
 

@@ -36,7 +36,8 @@ from ris_pipeline.integrity import (
     restore_records,
 )
 from ris_pipeline.locks import hold
-from stages.common import StageOptions, card_of, data_digest, open_dataset, places_of, say
+from stages.common import data_digest, open_dataset, places_of
+from stages.options import StageOptions, card_of, say
 from stages.progress import progress
 
 Damages = dict[Path, list[Damage]]

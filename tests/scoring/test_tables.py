@@ -7,7 +7,7 @@ import pytest
 from ris_pipeline.artifacts import Artifact, Request, find, publish
 from ris_pipeline.scoring.tables import ENCODERS, build_table
 from stages import table
-from stages.common import StageOptions
+from stages.options import StageOptions
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from stages.common import StageOptions
+from stages.options import StageOptions
 
 CARD = """
 name = "tiny"

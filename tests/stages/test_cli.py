@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from ris_pipeline.errors import RisError
 from stages import register
 from stages.cli import app
-from stages.common import StageOptions
+from stages.options import StageOptions
 
 
 def list_commands(group: Any, *names: str) -> Iterator[list[str]]:

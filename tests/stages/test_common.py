@@ -8,7 +8,8 @@ from ris_pipeline.artifacts import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
 from stages import common
-from stages.common import StageOptions, due, input_of, request_of, resolve_config, show
+from stages.common import due, input_of, request_of, resolve_config, show
+from stages.options import StageOptions
 
 
 def run_step1(options: StageOptions) -> None:

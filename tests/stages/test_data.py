@@ -6,7 +6,7 @@ import pytest
 
 from ris_pipeline.errors import RisError
 from stages import data
-from stages.common import StageOptions
+from stages.options import StageOptions
 
 SHAPES_CARD = """
 name = "few"

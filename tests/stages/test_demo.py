@@ -21,7 +21,8 @@ from ris_pipeline.artifacts import find, publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
 from stages import demo
-from stages.common import StageOptions, request_of
+from stages.common import request_of
+from stages.options import StageOptions
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ris_pipeline.errors import RisError
 from stages import doctor
-from stages.common import StageOptions
+from stages.options import StageOptions
 
 
 @pytest.fixture

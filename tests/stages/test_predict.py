@@ -13,7 +13,7 @@ from ris_pipeline import predict as library
 from ris_pipeline.artifacts import Request, publish
 from ris_pipeline.errors import RisError
 from ris_pipeline.predict import Prediction
-from stages.common import StageOptions
+from stages.options import StageOptions
 from stages.predict import run
 
 LEFT = np.array([[True, False], [True, False]])

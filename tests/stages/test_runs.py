@@ -9,7 +9,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.scoring import Outcome
 from ris_pipeline.scoring.outcomes import save_outcomes
 from stages import runs
-from stages.common import StageOptions
+from stages.options import StageOptions
 
 
 def make(options: StageOptions, stage: str, *inputs: Artifact, flags=None, points=(), **configuration) -> Artifact:

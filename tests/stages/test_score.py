@@ -23,7 +23,8 @@ from ris_pipeline.responses import ResponseStore
 from ris_pipeline.scoring.outcomes import load_outcomes
 from ris_pipeline.training.loop import WEIGHTS
 from stages import score
-from stages.common import StageOptions, open_dataset
+from stages.common import open_dataset
+from stages.options import StageOptions
 
 TINY_CLIP = {
     "embed_dim": 6,

@@ -9,7 +9,8 @@ from ris_pipeline.artifacts import publish
 from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
 from stages import status
-from stages.common import StageOptions, input_of, request_of, resolve_config
+from stages.common import input_of, request_of, resolve_config
+from stages.options import StageOptions
 
 
 def make(options: StageOptions, stage: str, cls: type, *inputs, flags=None, **own):
