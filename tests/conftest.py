@@ -28,6 +28,9 @@ epochs = 1
 batch_size = 6
 refs_per_image = 3
 
+[config.responses]
+batch_size = 8
+
 [config.pseudolabels]
 irn_backbone = "{clip}"
 irn_weights = "none"
