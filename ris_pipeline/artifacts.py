@@ -61,7 +61,7 @@ STAGES = {
     "step1": Stage("ris train-step1", 1, ("batch_size", "refs_per_image")),
     "responses": Stage("ris dump-responses", 1, ("batch_size",)),
     "pseudolabels": Stage("ris make-pseudolabels", 1, ("irn_batch",)),
-    "step2": Stage("ris train-step2", 1, ("batch_size", "refs_per_image")),
+    "step2": Stage("ris train-step2", 2, ("batch_size", "refs_per_image")),
     "scores": Stage("ris score", 1),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
     "report": Stage("ris report", 2),

@@ -39,8 +39,7 @@ class PixelAttention(nn.Module):
         Padding takes part, as in the released code: what follows the end token has seen the whole sentence.
         """
         Q, M = self.ins_q(self.Wq(V)).flatten(2).transpose(1, 2), F.relu(self.Wm(V))  # (B, hw, C), (B, C, h, w)
-        if image_of is not None:
-            Q, M = Q[image_of], M[image_of]
+        Q, M = of_sentences(Q, image_of), of_sentences(M, image_of)
         words = words.transpose(1, 2)  # (N, word_width, T)
         A = torch.softmax(Q @ self.Wk(words) / math.sqrt(V.shape[1]), dim=-1)  # (N, hw, T)
         # W_w (A values) = A (W_w values): T words to multiply instead of hw positions; A's rows sum to 1, so the
@@ -48,3 +47,10 @@ class PixelAttention(nn.Module):
         values = F.conv1d(self.Wv(words), self.Ww.weight.flatten(2), self.Ww.bias)  # (N, C, T)
         looked_up = (values @ A.transpose(1, 2)).reshape(len(words), *V.shape[1:])  # (N, C, h, w)
         return F.relu(self.Wo(M * self.ins_w(looked_up)))
+
+
+def of_sentences(values: Tensor, image_of: Tensor | None) -> Tensor:
+    """Return the row of `values` (B, …) for each of N sentences, (N, …): `values` itself where `image_of` is None."""
+    # Not values[image_of]: on several threads its gradient is added up in a varying order, and a training that is
+    # repeated ends in other weights.
+    return values if image_of is None else values.index_select(0, image_of)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.pixel_attention import PixelAttention
+from ris_pipeline.networks.pixel_attention import PixelAttention, of_sentences
 from ris_pipeline.networks.referring import Levels, ReferringNetwork
 
 if TYPE_CHECKING:
@@ -75,18 +75,17 @@ class Step2(ReferringNetwork):
     def attend(self, levels: Levels, words: Tensor, image_of: Tensor | None = None) -> Levels:
         """Return the levels with what the words add to c2, c3, c4: c1 of B images, the others of N sentences."""
         c1, c2, c3, c4 = levels
-        every = slice(None) if image_of is None else image_of
         return (
             c1,
-            self.attention2(c2, words, image_of) + c2[every],
-            self.attention3(c3, words, image_of) + c3[every],
-            self.attention4(c4, words, image_of) + c4[every],
+            self.attention2(c2, words, image_of) + of_sentences(c2, image_of),
+            self.attention3(c3, words, image_of) + of_sentences(c3, image_of),
+            self.attention4(c4, words, image_of) + of_sentences(c4, image_of),
         )
 
     def decode(self, levels: Levels, image_of: Tensor | None = None) -> Tensor | Levels:
         """Return the logits of the heads, as `segment`, of what `attend` returns."""
         c1, c2, c3, c4 = levels
-        d1 = self.reduced_c1(c1)[slice(None) if image_of is None else image_of]
+        d1 = of_sentences(self.reduced_c1(c1), image_of)
         d2, d3, d4 = self.reduced_c2(c2), self.reduced_c3(c3), self.reduced_c4(c4)
 
         p4 = _resize(self.output4(d4), d3.shape[-2:])

@@ -9,7 +9,7 @@ import torch
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.pixel_attention import PixelAttention
+from ris_pipeline.networks.pixel_attention import PixelAttention, of_sentences
 from ris_pipeline.networks.step2 import Step2
 
 TINY = {
@@ -142,3 +142,15 @@ def test_size_is_that_of_the_released_network():
 def test_a_size_that_the_levels_do_not_divide(step2):
     with pytest.raises(RisError, match="64×100"):
         step2.encode_image(torch.zeros(1, 3, 64, 100))
+
+
+def test_the_gradient_of_shared_images_is_the_same_each_time() -> None:
+    values = torch.randn(8, 64, 20, 20).contiguous(memory_format=torch.channels_last).requires_grad_()
+    image_of, gradient = torch.randint(8, (16,)), torch.randn(16, 64, 20, 20)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [torch.autograd.grad(of_sentences(values, image_of), values, gradient)[0] for _ in range(10)]
+    finally:
+        torch.set_num_threads(n_threads)
+    assert all(torch.equal(found[0], one) for one in found)

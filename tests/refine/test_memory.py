@@ -20,7 +20,7 @@ edge = rng.random((120, 160), np.float32)
 displacement = rng.normal(size=(2, 120, 160)).astype(np.float32)
 folder = Path(sys.argv[1])
 write_seeds(folder, range(12), maps, image, 0.3, 0.1)
-write_refined(folder, range(12), maps, edge, displacement, (480, 640), 0.25, 10.0, 256)
+write_refined(folder, range(12), maps, edge, displacement, (480, 640), 0.25, 10.0, 256, 5)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
