@@ -124,6 +124,7 @@ def test_a_compared_method_is_a_column(copy_of_project, ris):
 
 
 def test_without_scores_all_samples_are_random(copy_of_project, ris):
+    shutil.rmtree(copy_of_project / "runs" / "tiny" / "scores", ignore_errors=True)
     ris(copy_of_project, "report", "--samples", 6)
     page = (copy_of_project / "runs/tiny/report/latest/report.html").read_text(encoding="utf-8")
     assert set(re.findall(r'data-drawn="(\w+)"', page)) == {"random"}
