@@ -142,7 +142,7 @@ class ClipConfig:
     scene_steps: Count = 1200  # steps on 160 px pictures of one to six things, with their siblings
     scene_batch: Count = 96  # pictures, siblings counted
     scene_lr: Rate = 1e-3  # AdamW, before the cosine decay to 0
-    mask_steps: Count = 1100  # steps on new scenes in which a part is faded, after a warm restart
+    mask_steps: Count = 1500  # steps on new scenes in which a part is faded, after a warm restart
     mask_lr: Rate = 8e-4  # AdamW, before the cosine decay to 0
 
 
