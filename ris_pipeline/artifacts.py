@@ -1,4 +1,4 @@
-"""Artifacts: what a stage leaves on disk, and how that is named, found, explained and published.
+"""Artifacts: what a stage leaves on disk, and how that is named, found and explained.
 
     runs/<dataset>/<stage>/<digest>/          a finished artifact: it holds a manifest.json
     runs/<dataset>/<stage>/<digest>.partial/  being written, or left by a broken run for the next to resume
@@ -13,31 +13,13 @@ is the manifest once more, so that a damaged byte in it does not cost what took 
 
 import hashlib
 import json
-import os
-import platform
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.durable import (
-    describe_files,
-    fsync_path,
-    make_folder,
-    remove_unfinished,
-    render_json,
-    replace_folder,
-    restore_folder,
-    write_json,
-)
+from ris_pipeline.durable import render_json
 from ris_pipeline.errors import RisError
-from ris_pipeline.failures import explained
-from ris_pipeline.locks import hold
 
 MANIFEST, MANIFEST_COPY = "manifest.json", "manifest.copy.json"
 FILES = "files.json"
@@ -67,18 +49,6 @@ STAGES = {
     "report": Stage("ris report", 2),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
-_N_LISTED = 100  # skipped images that a manifest names
-_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "timm",
-    "zarr",
-    "numpy",
-    "scipy",
-    "opencv-python",
-    "pillow",
-)
 
 
 def digest(value: Any) -> str:
@@ -152,26 +122,6 @@ class Request:
         return self.path.with_name(f"{self.path.name}.partial")
 
 
-@dataclass(slots=True)
-class Work:
-    """An artifact being written; its stage fills `counts`, `timings` and `host`, which the manifest keeps."""
-
-    path: Path
-    resumed: bool  # the folder holds what an earlier run left
-    counts: dict[str, int] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)  # seconds
-    host: dict[str, Any] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds that the block takes to `timings[name]`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - start, 3)
-
-
 def find(request: Request) -> Artifact | None:
     """The finished artifact of exactly this request, or None."""
     return load_artifact(request.path)
@@ -241,93 +191,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-@contextmanager
-def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
-    """The folder to write the artifact of `request` in; whole and found under its own name after the block.
-
-    An exception leaves the folder as it is, for the next run to resume, unless it is empty; `force` starts with an
-    empty one.
-    Raises RisError where another process writes the same artifact.
-    """
-    with hold(_lock_of(request.path)):
-        if force:
-            shutil.rmtree(request.partial, ignore_errors=True)
-        resumed = request.partial.exists()
-        with explained(request.partial, _memory_settings(request)):
-            make_folder(request.partial)
-            remove_unfinished(request.partial)
-            for name in RECORDS:  # of a run that died just before its last step
-                (request.partial / name).unlink(missing_ok=True)
-            work = Work(request.partial, resumed)
-            started = datetime.now(UTC).isoformat(timespec="seconds")
-            try:
-                with work.timed("total"):
-                    yield work
-            except BaseException:
-                with suppress(OSError):  # it holds something
-                    request.partial.rmdir()
-                raise
-            _seal(request, work, started)
-            replace_folder(request.path, request.partial)
-    point_latest(Artifact(request.path, request.identity))
-
-
-def remove_leftovers(request: Request) -> None:
-    """Clears what killed runs left beside the artifacts of the stage: locks, half-made links, replaced artifacts.
-
-    What can be resumed stays, and what a living process holds.
-    """
-    folder = request.path.parent
-    for link in folder.glob(".latest*"):
-        link.unlink(missing_ok=True)
-    for lock in folder.glob("*.lock"):
-        with suppress(RisError), hold(lock):
-            restore_folder(lock.with_suffix(""))
-            shutil.rmtree(lock.with_suffix(".repair"), ignore_errors=True)
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
-
-
-def _memory_settings(request: Request) -> str:
-    values = [f"{key} (now {request.configuration.get(key)})" for key in STAGES[request.stage].memory]
-    return " or ".join([*values, "--workers"])
-
-
-def point_latest(artifact: Artifact) -> None:
-    """Makes the links `latest` and `latest-<label>` lead to `artifact`."""
-    label = label_of(artifact.manifest["flags"])
-    for name in {"latest", f"latest-{label}" if label else "latest"}:
-        link = artifact.path.with_name(name)
-        # Left alone where it is right: runs that are up to date may lie where nobody may write.
-        if link.is_symlink() and link.readlink() == Path(artifact.path.name):
-            continue
-        _replace_link(link, artifact.path.name)
-
-
-def _replace_link(link: Path, target: str) -> None:
-    # A rename is atomic, a symlink over an existing one is not possible.
-    new = link.with_name(f".{link.name}.{os.getpid()}")
-    for is_last in (False, False, True):
-        new.unlink(missing_ok=True)
-        new.symlink_to(target)
-        try:
-            new.rename(link)
-            break
-        except FileNotFoundError:  # another process took it for a leftover
-            if is_last:
-                raise
-    fsync_path(link.parent)
-
-
 def parse_manifest(data: bytes) -> dict[str, Any]:
     """The manifest in the bytes of its file. Raises ValueError where they are not those that were published."""
     manifest = json.loads(data)
     if not isinstance(manifest, dict) or "stage" not in manifest:
         raise ValueError("not a manifest")
     # Rendered again, not only parsed: a byte between the values may have changed as well.
-    if CHECKSUM in manifest and data != render_json(_with_checksum(manifest)).encode():
+    if CHECKSUM in manifest and data != render_json(with_checksum(manifest)).encode():
         raise ValueError("its checksum differs")
     return manifest
 
@@ -337,33 +207,10 @@ def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key: manifest.get(key) for key in IDENTITY}
 
 
-def _with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the SHA-256 of all else in it under "checksum"."""
     rest = {key: value for key, value in manifest.items() if key != CHECKSUM}
     return {**rest, CHECKSUM: hashlib.sha256(render_json(rest).encode()).hexdigest()}
-
-
-def _seal(request: Request, work: Work, started: str) -> None:
-    remove_unfinished(work.path)
-    files = describe_files(work.path, leave_out=RECORDS, fsync=True)
-    write_json(work.path / FILES, files)
-    sha256 = hashlib.sha256((work.path / FILES).read_bytes()).hexdigest()
-    host = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}
-    manifest: dict[str, Any] = {
-        **request.identity,
-        "counts": work.counts,
-        "timings": work.timings,
-        "started": started,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "resumed": work.resumed,
-        "host": {**host, "cpus": os.cpu_count(), **work.host},
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values()), "sha256": sha256},
-    }
-    if request.skipped_images:
-        manifest["counts"] = work.counts | {"skipped_images": len(request.skipped_images)}
-        manifest["skipped_images"] = list(request.skipped_images[:_N_LISTED])
-    for name in (MANIFEST_COPY, MANIFEST):
-        write_json(work.path / name, _with_checksum(manifest))
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

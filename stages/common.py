@@ -16,12 +16,11 @@ from ris_pipeline.artifacts import (
     find,
     find_latest,
     label_of,
-    point_latest,
-    remove_leftovers,
 )
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.integrity import check_whole
+from ris_pipeline.publishing import point_latest, remove_leftovers
 from stages.bad_data import images_to_skip
 from stages.options import StageOptions, card_of, emit, is_silent, say
 

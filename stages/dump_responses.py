@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ris_pipeline.artifacts import Artifact, Request, Work, publish
+from ris_pipeline.artifacts import Artifact, Request
 from ris_pipeline.config import ResponsesConfig, Step1Config
+from ris_pipeline.publishing import Work, publish
 from stages.common import device_of, due, input_of, open_dataset, request_of, resolve_config, show, splits_of
 from stages.options import StageOptions, say
 from stages.progress import progress

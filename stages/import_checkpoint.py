@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import CHECKPOINT, MANIFEST, Request, Work, publish
+from ris_pipeline.artifacts import CHECKPOINT, MANIFEST, Request
 from ris_pipeline.config import Step1Config, Step2Config, load_config_file, parse_assignments, resolve
 from ris_pipeline.durable import replace_folder, write_json
 from ris_pipeline.errors import RisError
+from ris_pipeline.publishing import Work, publish
 from stages.common import due, resolve_config, show
 from stages.options import StageOptions, card_of, emit, say
 

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from ris_pipeline.artifacts import Artifact, Request, Work, publish
+from ris_pipeline.artifacts import Artifact, Request
 from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.publishing import Work, publish
 from stages.common import device_of, due, input_of, open_dataset, request_of, resolve_config, show
 from stages.options import StageOptions
 from stages.progress import progress, report_steps

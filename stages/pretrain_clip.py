@@ -3,8 +3,9 @@
 import json
 from dataclasses import asdict
 
-from ris_pipeline.artifacts import Request, publish
+from ris_pipeline.artifacts import Request
 from ris_pipeline.config import ClipConfig
+from ris_pipeline.publishing import publish
 from stages.common import device_of, due, resolve_config, show
 from stages.options import StageOptions
 from stages.progress import progress, report_steps

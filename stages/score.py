@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import Artifact, Request, Work, find, find_latest, publish
+from ris_pipeline.artifacts import Artifact, Request, find, find_latest
 from ris_pipeline.config import ScoreConfig, Step2Config
 from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
+from ris_pipeline.publishing import Work, publish
 from ris_pipeline.scoring.metrics import METRICS, Outcome, require_metric, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
 from ris_pipeline.scoring.paper import paper_figure

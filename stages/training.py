@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from ris_pipeline.artifacts import Request, Work, publish
+from ris_pipeline.artifacts import Request
 from ris_pipeline.config import Step1Config, Step2Config
+from ris_pipeline.publishing import Work, publish
 from ris_pipeline.training.batches import Labels
 from ris_pipeline.training.distributed import Ranks, find_ranks, joined, wait
 from ris_pipeline.training.draws import Plan

@@ -12,17 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import (
-    CHECKPOINT,
-    IDENTITY,
-    NO_ARTIFACTS,
-    RECORDS,
-    STAGES,
-    Artifact,
-    Request,
-    Work,
-    differences,
-)
+from ris_pipeline.artifacts import CHECKPOINT, IDENTITY, NO_ARTIFACTS, RECORDS, STAGES, Artifact, Request, differences
 from ris_pipeline.durable import write_bytes
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import (
@@ -36,6 +26,7 @@ from ris_pipeline.integrity import (
     restore_records,
 )
 from ris_pipeline.locks import hold
+from ris_pipeline.publishing import Work
 from stages.common import data_digest, open_dataset, places_of
 from stages.options import StageOptions, card_of, say
 from stages.progress import progress

@@ -8,21 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts import (
-    Request,
-    differences,
-    digest,
-    explain,
-    find,
-    find_latest,
-    label_of,
-    list_latest,
-    point_latest,
-    publish,
-    remove_leftovers,
-)
+from ris_pipeline.artifacts import Request, differences, digest, explain, find, find_latest, label_of, list_latest
 from ris_pipeline.errors import RisError
 from ris_pipeline.locks import hold
+from ris_pipeline.publishing import point_latest, publish, remove_leftovers
 
 
 def request_in(runs: Path, stage: str = "step1", **changes) -> Request:
@@ -245,7 +234,8 @@ def test_two_processes_on_one_artifact(tmp_path):
     request = request_in(tmp_path)
     code = f"""
 from pathlib import Path
-from ris_pipeline.artifacts import Request, publish
+from ris_pipeline.artifacts import Request
+from ris_pipeline.publishing import publish
 with publish(Request(Path({str(tmp_path)!r}), "shapes", "step1", {{"lr": 1e-4}}, {{"data": "d0"}})) as work:
     print("held", flush=True)
     (work.path / "result.txt").write_text(input())

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from ris_pipeline.artifacts import Request, publish
+from ris_pipeline.artifacts import Request
 from ris_pipeline.errors import RisError
 from ris_pipeline.failures import explain_failure
+from ris_pipeline.publishing import publish
 
 HUGE = 10**15
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ris_pipeline.artifacts import Request, publish
+from ris_pipeline.artifacts import Request
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import check_whole, find_damage, list_artifacts, restore_records
+from ris_pipeline.publishing import publish
 
 KINDS = ("step1", "responses", "pseudolabels", "scores")
 N_SENTENCES = 1030  # two blocks

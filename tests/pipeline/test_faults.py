@@ -331,7 +331,7 @@ def test_nothing_is_made_of_what_is_damaged(name, copy_of_project, call_ris, cap
 
 
 def test_a_clock_that_goes_backwards(stand, monkeypatch):
-    from ris_pipeline import artifacts
+    from ris_pipeline import publishing
 
     class Backwards(datetime):
         calls = 0
@@ -344,7 +344,7 @@ def test_a_clock_that_goes_backwards(stand, monkeypatch):
     one = stand("labels")
     contents = one.contents
     one.forget()
-    monkeypatch.setattr(artifacts, "datetime", Backwards)
+    monkeypatch.setattr(publishing, "datetime", Backwards)
     start = time.time()
     monkeypatch.setattr(time, "time", lambda: start - 3600 * next(hours))
     hours = iter(range(10**6))

@@ -17,9 +17,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ris_pipeline.artifacts import find, publish
+from ris_pipeline.artifacts import find
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
+from ris_pipeline.publishing import publish
 from stages import demo
 from stages.common import request_of
 from stages.options import StageOptions
