@@ -40,13 +40,13 @@ class Stage:
 
 STAGES = {
     "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch")),
-    "step1": Stage("ris train-step1", 1, ("batch_size", "refs_per_image")),
+    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image")),
     "responses": Stage("ris dump-responses", 1, ("batch_size",)),
     "pseudolabels": Stage("ris make-pseudolabels", 1, ("irn_batch",)),
-    "step2": Stage("ris train-step2", 2, ("batch_size", "refs_per_image")),
+    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image")),
     "scores": Stage("ris score", 1),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
-    "report": Stage("ris report", 2),
+    "report": Stage("ris report", 3),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
 

@@ -27,6 +27,7 @@ ROW_LABELS = {
     "pseudo-refined": "Labels, refined", "step2": "Step-2", "step2-oracle": "Oracle",
     "oracle, stored": "Oracle, stored",
 }  # fmt: skip
+RATE = "lr"  # the curve that is a learning rate: much smaller than a loss
 _FONT: dict[str, Any] = {"size": 9}
 _MAX_POINTS = 240  # of a curve: more could not be told apart
 
@@ -97,7 +98,7 @@ def draw_intervals(scores: Sequence[Score], metric: str, theme: Theme) -> Figure
 
 
 def draw_curves(curves: Curves, theme: Theme) -> Figure:
-    """The losses over the steps: each as recorded, faint, and as a running mean."""
+    """The losses over the steps, each as recorded, faint, and as a running mean; the learning rate on an own axis."""
     figure, axes = new_figure(theme, 5.0, 2.9)
     plot_curves(axes, curves, theme)
     return figure
@@ -105,14 +106,32 @@ def draw_curves(curves: Curves, theme: Theme) -> Figure:
 
 def plot_curves(axes: Axes, curves: Curves, theme: Theme) -> None:
     """Draws what draw_curves shows into axes of prepare_axes."""
-    for (name, (steps, values)), colour in zip(curves.items(), _cycle(theme, len(curves)), strict=True):
+    losses = {name: curve for name, curve in curves.items() if name != RATE}
+    for (name, (steps, values)), colour in zip(losses.items(), _cycle(theme, len(losses)), strict=True):
         x, y = _thin(steps, values)
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
         axes.plot(x, _running_mean(y), color=colour, linewidth=1.8, label=name)
     axes.set_xlabel("step", color=theme.muted, **_FONT)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.grid(color=theme.grid, linewidth=0.8)
+    if RATE in curves:
+        _plot_rate(axes, *curves[RATE], theme)
     axes.legend(frameon=False, labelcolor=theme.ink, prop=_FONT)
+
+
+def _plot_rate(axes: Axes, steps: NDArray[np.float64], rates: NDArray[np.float64], theme: Theme) -> None:
+    """Draws the learning rate as a dashed line on an axis of its own, to the right; the legend of `axes` names it."""
+    right = axes.twinx()
+    prepare_axes(right, theme)
+    right.spines["left"].set_visible(False)
+    right.spines["right"].set_visible(True)
+    right.tick_params(colors=theme.muted)
+    right.yaxis.get_offset_text().set(color=theme.muted, size=_FONT["size"])
+    right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    style: dict[str, Any] = {"color": theme.muted, "linewidth": 1.2, "linestyle": "--"}
+    right.plot(*_thin(steps, rates), **style)
+    right.set_ylim(bottom=0)
+    axes.plot([], [], label=f"{RATE} (right)", **style)
 
 
 def draw_breakdown(groups: Sequence[Group], rows: Sequence[str], metric: str, theme: Theme) -> Figure:

@@ -1,4 +1,4 @@
-"""The losses that a training wrote, by step."""
+"""The losses and the learning rate that a training wrote, by step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_curves(path: Path) -> Curves:
 
 
 def summarise_curves(curves: Curves) -> str:
-    """In words: each loss at the beginning and at the end, as the mean of the first and the last tenth."""
+    """In words: each curve at the beginning and at the end, as the mean of the first and the last tenth."""
     parts = []
     for name, (_, values) in curves.items():
         tenth = max(1, len(values) // 10)

@@ -40,7 +40,8 @@ def train(
     """Train the task's network and leave folder/model.safetensors; returns the number of steps taken in all.
 
     A run that broke off is taken up at its last checkpoint and ends in the same weights. Every step is logged
-    in folder/metrics.jsonl; report(step, losses) is called after it. fp16 scales the loss so that small
+    in folder/metrics.jsonl: its losses, and as lr the learning rate of what is new; report(step, losses) is called
+    after it. fp16 scales the loss so that small
     gradients do not vanish. Raises RisError at a loss that is not finite; the last checkpoint stays.
     """
     n_steps = config.epochs * plan.n_steps
@@ -72,7 +73,7 @@ def train(
             scaler.update()
             values = {name: value.item() for name, value in losses.items()}
             report(step, values)
-            state.step_done(**values)
+            state.step_done(**values, lr=optimizer.param_groups[-1]["lr"])
     state.finish(folder / WEIGHTS, task.network.state_dict())
     return n_steps
 

@@ -61,6 +61,15 @@ def test_a_long_curve_is_thinned_and_keeps_its_mean():
     assert np.mean(axes.lines[0].get_ydata()) == pytest.approx(steps.mean(), rel=0.01)
 
 
+def test_the_learning_rate_has_an_axis_of_its_own():
+    steps = np.arange(3.0)
+    losses, rate = draw_curves({"loss": (steps, 4 - steps), "lr": (steps, 1e-5 * (3 - steps))}, PRINT).axes
+    assert losses.get_ylim()[1] > 3
+    assert rate.get_ylim()[1] < 1e-4
+    np.testing.assert_allclose(rate.lines[0].get_ydata(), [3e-5, 2e-5, 1e-5])
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["loss", "lr (right)"]
+
+
 def test_the_graph_leaves_out_arrows_that_others_imply():
     nodes = [Node("a", ("1 s",), (), True), Node("b", (), ("a",), True), Node("c", (), ("a", "b", "data"), False)]
     axes = draw_graph(nodes, PRINT).axes[0]

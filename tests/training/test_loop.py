@@ -1,5 +1,6 @@
 """The training loop: exact resume with the real networks, schedule and errors with a network of two numbers."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -189,6 +190,8 @@ def test_the_learning_rate_falls_by_the_polynomial(plan, tmp_path):
     config = Step1Config(epochs=2, lr=0.1, backbone_lr=0.01, weight_decay=0.5, poly_power=0.9)
     seen = {}
     run(task := Sum(), plan, tmp_path / "run", config, report=seen.__setitem__)
+    logged = [json.loads(line) for line in (tmp_path / "run" / checkpoints.METRICS).read_text().splitlines()]
+    assert [line["lr"] for line in logged] == pytest.approx([0.1 * (1 - step / 6) ** 0.9 for step in range(6)])
     for name, value, lr in (("backbone", 2.0, 0.01), ("head", 3.0, 0.1)):
         for step in range(6):
             assert seen[step][name] == pytest.approx(value, abs=1e-5)
