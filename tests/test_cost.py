@@ -14,12 +14,7 @@ from ris_pipeline.networks.pixel_attention import PixelAttention
 from ris_pipeline.networks.pooling import attention_pool
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
-
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
+from tiny import TINY
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,8 @@ from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.responses import ResponseStore
+from tiny import TINY
 
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
 CPU = torch.device("cpu")
 # (image, sentences) of each ref, in the data set's order: the refs of image 0 and 1 are apart.
 REFS = [

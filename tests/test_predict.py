@@ -23,12 +23,8 @@ from ris_pipeline.networks.clip_weights import save_compact
 from ris_pipeline.predict import Prediction, Segmenter, resize_logits
 from ris_pipeline.responses import compute_map
 from ris_pipeline.training.loop import WEIGHTS
+from tiny import TINY
 
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
 SENTENCES = ["red ball", "the left one", "dog"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

@@ -17,12 +17,8 @@ from ris_pipeline.networks.build import (
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import save_compact
 from ris_pipeline.networks.irnet import ClipStages, ResNetStages
+from tiny import TINY
 
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
 PIXELS = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
 
 

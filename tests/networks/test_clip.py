@@ -11,6 +11,7 @@ import torch
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import load_clip
+from tiny import build_random
 
 START, END = 49406, 49407
 TINY: dict[str, Any] = {
@@ -22,22 +23,9 @@ TINY: dict[str, Any] = {
 TINY_VIT = TINY | {"vision_cfg": {"image_size": 32, "layers": 1, "width": 8, "head_width": 4, "patch_size": 16}}
 
 
-def build_random(config: dict[str, Any] = TINY) -> Clip:
-    """CLIP starts with zeros in some scales; random values everywhere let no part go unnoticed."""
-    torch.manual_seed(0)
-    clip = Clip.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in clip.parameters():
-            parameter.normal_(std=0.1)
-        for name, buffer in clip.named_buffers():
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 2)
-    return clip
-
-
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    return build_random()
+    return build_random(TINY)
 
 
 def activation_of_one(clip: Clip) -> float:
@@ -156,7 +144,7 @@ def test_a_long_sentence_keeps_its_end_token(clip: Clip) -> None:
 
 
 def test_gradients_reach_both_encoders() -> None:
-    clip = build_random()
+    clip = build_random(TINY)
     sentence = clip.encode_text(clip.tokenize(["red"]))
     (sentence.sum() + clip.levels(torch.rand(1, 3, 64, 64))[3].sum()).backward()
     for parameter in (clip.model.token_embedding.weight, clip.model.visual.conv1.weight):

@@ -19,6 +19,7 @@ from torch import Tensor
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.clip_weights import load_clip, read_weights, save_compact
+from tiny import build_random
 
 START, END = 49406, 49407
 may_trace = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
@@ -30,22 +31,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def build_random(config: dict[str, Any] = TINY) -> Clip:
-    """CLIP starts with zeros in some scales; random values everywhere let no part go unnoticed."""
-    torch.manual_seed(0)
-    clip = Clip.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in clip.parameters():
-            parameter.normal_(std=0.1)
-        for name, buffer in clip.named_buffers():
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 2)
-    return clip
-
-
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    return build_random()
+    return build_random(TINY)
 
 
 @pytest.fixture
@@ -83,7 +71,7 @@ def write_safetensors(clip: Clip, path: Path) -> None:
 
 def write_archive(clip: Clip, path: Path, half: bool = False) -> None:
     """What OpenAI released: the traced model, whose sizes are entries of the state dict."""
-    model = build_random().model
+    model = build_random(TINY).model
     model.load_state_dict(clip.model.state_dict())
     for name, value in {"input_resolution": 64, "context_length": 32, "vocab_size": 49408}.items():
         if hasattr(model, name):  # open_clip's are plain numbers
@@ -158,7 +146,7 @@ def test_a_directory_with_a_compact_file(tmp_path: Path) -> None:
     config = {"model_cfg": TINY, "preprocess_cfg": {"size": 64}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     path = tmp_path / "model.safetensors"
-    clip = build_random().to(memory_format=torch.channels_last)
+    clip = build_random(TINY).to(memory_format=torch.channels_last)
     save_compact(clip, path, rows=[END, 320, START, 0, 320])
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, "open_clip_config.json"]
     stored = load_file(path)

@@ -8,36 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from by_hand import softmax, unit
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.bilateral_prompt import BilateralPrompt
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
-
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-
-
-class Pyramid(nn.Module):
-    """An image encoder that is not CLIP, laid out as a ResNet: conv1, layer1 to layer4."""
-
-    level_channels = (2, 3, 4, 5)
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 2, 2, stride=2)
-        self.bn1 = nn.BatchNorm2d(2)
-        sizes = (2, *self.level_channels)
-        for i in range(1, 5):
-            setattr(self, f"layer{i}", nn.Conv2d(sizes[i - 1], sizes[i], 2, stride=2))
-
-    def levels(self, pixels):
-        c1 = self.layer1(self.bn1(self.conv1(pixels)))
-        c2 = self.layer2(c1)
-        c3 = self.layer3(c2)
-        return c1, c2, c3, self.layer4(c3)
+from tiny import TINY, Pyramid
 
 
 @pytest.fixture
@@ -59,15 +35,6 @@ def randomise(module):
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_()
-
-
-def unit(x, axis):
-    return x / np.sqrt((x**2).sum(axis=axis, keepdims=True))
-
-
-def softmax(x, axis):
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
 
 
 def reference_score(network, V, T):

@@ -11,12 +11,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.pixel_attention import PixelAttention, of_sentences
 from ris_pipeline.networks.step2 import Step2
-
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
+from tiny import TINY
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import zarr
 from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 
+from by_hand import resize_matrix
 from ris_pipeline.artifacts import Request, find_latest
 from ris_pipeline.config import Step1Config
 from ris_pipeline.networks.build import build_step1
@@ -54,18 +55,6 @@ def scored(request, tmp_path_factory, tiny_clip, tiny_stages, call_ris):
     assert call_ris("dump-responses", *places, *quick) == 0
     assert call_ris("score", *places, *quick) == 0
     return data / "refer" / "refcoco", root / "runs"
-
-
-def resize_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
-    """(n_out, n_in) of linear interpolation, clamped at the border."""
-    matrix = np.zeros((n_out, n_in))
-    for i in range(n_out):
-        x = i * (n_in - 1) / (n_out - 1) if align_corners else (i + 0.5) * n_in / n_out - 0.5
-        x = min(max(x, 0), n_in - 1)
-        left = min(int(x), n_in - 2)
-        matrix[i, left] += 1 - (x - left)
-        matrix[i, left + 1] += x - left
-    return matrix
 
 
 def make_map(grid: np.ndarray, height: int, width: int) -> np.ndarray:

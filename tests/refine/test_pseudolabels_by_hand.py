@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from by_hand import resize_matrix
 from ris_pipeline.refine.instances import compute_pseudolabels, instance_map
 
 HW = (10, 14)
@@ -86,18 +87,6 @@ def walk_by_hand(start, edge, n_steps, radius):
             affinity[i, j] = affinity[j, i] = (1 - max(near)) ** 10
     T = affinity / affinity.sum(axis=0)
     return (start.reshape(1, -1) @ np.linalg.matrix_power(T, n_steps)).reshape(edge.shape)
-
-
-def resize_matrix(n_in, n_out, align_corners):
-    """(n_out, n_in) of linear interpolation, clamped at the border."""
-    matrix = np.zeros((n_out, n_in))
-    for i in range(n_out):
-        x = i * (n_in - 1) / (n_out - 1) if align_corners else (i + 0.5) * n_in / n_out - 0.5
-        x = min(max(x, 0), n_in - 1)
-        left = min(math.floor(x), n_in - 2)
-        matrix[i, left] += 1 - (x - left)
-        matrix[i, left + 1] += x - left
-    return matrix
 
 
 @pytest.mark.parametrize("radius", [5, 2])

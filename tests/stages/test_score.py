@@ -26,12 +26,8 @@ from ris_pipeline.training.loop import WEIGHTS
 from stages import score
 from stages.common import open_dataset
 from stages.options import StageOptions
+from tiny import TINY
 
-TINY_CLIP = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
 CARD = 'name = "{name}"\nformat = "pairs"\nannotations = "tiny"\nimages = "tiny"\n[splits]\ntrain = 2\nval = 1\n'
 LINES = [
     {"image": "a.png", "ref": "dog", "sentence": "the dog"},
@@ -91,8 +87,8 @@ def make_step2(options: StageOptions, folder: Path, labels: str, sign: float) ->
     """A Step-2 of random values whose logits all have the sign given."""
     folder.mkdir()
     torch.manual_seed(0)
-    save_compact(Clip.from_config(TINY_CLIP), folder / "model.safetensors", range(10))
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP}))
+    save_compact(Clip.from_config(TINY), folder / "model.safetensors", range(10))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
     config = Step2Config(clip=str(folder), clip_weights=None, input_size=64)
     network = build_step2(config)
     with torch.no_grad():

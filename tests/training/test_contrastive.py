@@ -18,12 +18,7 @@ from ris_pipeline.training.contrastive import (
     curriculum,
     train_clip,
 )
-
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
+from tiny import TINY
 
 
 def phase(n_steps=3, **changes):

@@ -9,13 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Picture
 from safetensors.torch import load_file
 from torch import nn
 
 from ris_pipeline import stops
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.failures import explain_failure
 from ris_pipeline.networks.clip import Clip
@@ -27,31 +25,15 @@ from ris_pipeline.training.checkpoints import TrainingState
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Step1Task, Step2Task, Task
+from tiny import TINY, make_noise
 
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
 LEFT_HALF = {"size": [40, 40], "counts": [0, 800, 800]}
 CONFIG = Step1Config(epochs=2, lr=1e-2, backbone_lr=1e-3)
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three images of noise, 40×40, two refs each."""
-    rng = np.random.default_rng(0)
-    images, refs = {}, []
-    for i in range(3):
-        path = tmp_path / f"{i}.png"
-        Picture.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-        images[i] = Image(i, path, (40, 40))
-        for colour in ("red", "blue"):
-            expressions = tuple(
-                Expression(2 * len(refs) + k, f"{colour} thing {word} of {i}") for k, word in enumerate(("left", "top"))
-            )
-            refs.append(Ref(50 + len(refs), i, "train", expressions, None, LEFT_HALF))
-    return Dataset("tiny", "train", images, tuple(refs))
+    return make_noise(tmp_path, LEFT_HALF)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from by_hand import resize_matrix
 from ris_pipeline.training.losses import calibration_loss, classification_loss, poly_lr, step2_loss
 
 
@@ -78,18 +79,6 @@ class LinearClip:
     def encode_image(self, pixels):
         assert pixels.shape[1:] == (3, 4, 4)
         return pixels.flatten(1) @ torch.tensor(self.matrix)
-
-
-def resize_matrix(n_in, n_out, align_corners):
-    """(n_out, n_in) of linear interpolation, clamped at the border."""
-    matrix = np.zeros((n_out, n_in))
-    for i in range(n_out):
-        x = i * (n_in - 1) / (n_out - 1) if align_corners else (i + 0.5) * n_in / n_out - 0.5
-        x = min(max(x, 0), n_in - 1)
-        left = min(math.floor(x), n_in - 2)
-        matrix[i, left] += 1 - (x - left)
-        matrix[i, left + 1] += x - left
-    return matrix
 
 
 def reference_calibration(S, pixels, matrix, positive, negative):

@@ -11,45 +11,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Picture
 from torch import nn
 
+from by_hand import resize_matrix, softmax, unit
 from ris_pipeline.config import Step1Config
-from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.training.batches import read_batches
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Step1Task
+from tiny import TINY, Pyramid, make_noise
 
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
 SIZE, HIDDEN, AUX_SIZE = 64, 5, 4
 CONFIG = Step1Config(epochs=1, lr=1e-2, backbone_lr=1e-3, weight_decay=0.1)
-
-
-class Pyramid(nn.Module):
-    """Five 2×2 convolutions of stride 2, a BatchNorm behind the first: c1 to c4 at strides 4 to 32."""
-
-    level_channels = (2, 3, 4, 5)
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 2, 2, stride=2)
-        self.bn1 = nn.BatchNorm2d(2)
-        sizes = (2, *self.level_channels)
-        for i in range(1, 5):
-            setattr(self, f"layer{i}", nn.Conv2d(sizes[i - 1], sizes[i], 2, stride=2))
-
-    def levels(self, pixels):
-        c1 = self.layer1(self.bn1(self.conv1(pixels)))
-        c2 = self.layer2(c1)
-        c3 = self.layer3(c2)
-        return c1, c2, c3, self.layer4(c3)
 
 
 class LinearClip(nn.Module):
@@ -75,19 +50,8 @@ class LinearClip(nn.Module):
 
 @pytest.fixture
 def plan(tmp_path):
-    """Three images of noise with two refs each; three steps of two refs."""
-    rng = np.random.default_rng(0)
-    images, refs = {}, []
-    for i in range(3):
-        path = tmp_path / f"{i}.png"
-        Picture.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-        images[i] = Image(i, path, (40, 40))
-        for colour in ("red", "blue"):
-            expressions = tuple(
-                Expression(2 * len(refs) + k, f"{colour} thing {word} of {i}") for k, word in enumerate(("left", "top"))
-            )
-            refs.append(Ref(50 + len(refs), i, "train", expressions, None, None))
-    return Plan(Dataset("tiny", "train", images, tuple(refs)), 2, 1, 3, seed=4)
+    """Three steps of two refs."""
+    return Plan(make_noise(tmp_path), 2, 1, 3, seed=4)
 
 
 @pytest.fixture
@@ -104,30 +68,9 @@ def task():
 # The step in numpy. P: the network's values by name.
 
 
-def unit(x, axis=-1):
-    return x / np.sqrt((x**2).sum(axis=axis, keepdims=True))
-
-
-def softmax(x, axis):
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
-
-
 def layer_norm(x, weight, bias):
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5) * weight + bias
-
-
-def resize_matrix(n_in, n_out, align_corners):
-    """(n_out, n_in) of linear interpolation, clamped at the border."""
-    matrix = np.zeros((n_out, n_in))
-    for i in range(n_out):
-        x = i * (n_in - 1) / (n_out - 1) if align_corners else (i + 0.5) * n_in / n_out - 0.5
-        x = min(max(x, 0), n_in - 1)
-        left = min(math.floor(x), n_in - 2)
-        matrix[i, left] += 1 - (x - left)
-        matrix[i, left + 1] += x - left
-    return matrix
 
 
 def convolve(x, weight, bias):

@@ -1,0 +1,67 @@
+"""Small stand-ins for what is too large to test with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Picture
+from torch import nn
+
+from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.networks.clip import Clip
+
+TINY: dict[str, Any] = {
+    "embed_dim": 6,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+
+
+def build_random(config: dict[str, Any]) -> Clip:
+    """CLIP starts with zeros in some scales; random values everywhere let no part go unnoticed."""
+    torch.manual_seed(0)
+    clip = Clip.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in clip.parameters():
+            parameter.normal_(std=0.1)
+        for name, buffer in clip.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+    return clip
+
+
+class Pyramid(nn.Module):
+    """An image encoder that is not CLIP, laid out as a ResNet: c1 to c4 by 2×2 convolutions at strides 4 to 32."""
+
+    level_channels = (2, 3, 4, 5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 2, 2, stride=2)
+        self.bn1 = nn.BatchNorm2d(2)
+        sizes = (2, *self.level_channels)
+        for i in range(1, 5):
+            setattr(self, f"layer{i}", nn.Conv2d(sizes[i - 1], sizes[i], 2, stride=2))
+
+    def levels(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        c1 = self.layer1(self.bn1(self.conv1(pixels)))
+        c2 = self.layer2(c1)
+        c3 = self.layer3(c2)
+        return c1, c2, c3, self.layer4(c3)
+
+
+def make_noise(folder: Path, mask: dict[str, Any] | None = None) -> Dataset:
+    """Three images of noise, 40×40, with two refs of two sentences each, 50 to 55; `mask` is the mask of each."""
+    rng = np.random.default_rng(0)
+    images, refs = {}, []
+    for i in range(3):
+        path = folder / f"{i}.png"
+        Picture.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+        images[i] = Image(i, path, (40, 40))
+        for colour in ("red", "blue"):
+            expressions = tuple(
+                Expression(2 * len(refs) + k, f"{colour} thing {word} of {i}") for k, word in enumerate(("left", "top"))
+            )
+            refs.append(Ref(50 + len(refs), i, "train", expressions, None, mask))
+    return Dataset("tiny", "train", images, tuple(refs))
