@@ -1,10 +1,11 @@
-"""The arrows of the house: tests → stages → ris_pipeline, never backwards."""
+"""The arrows of the house: tests → stages → ris_pipeline, never backwards, and the rows of its drawing."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -20,7 +21,12 @@ def imported_modules(source: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             # A relative import stays inside its package, unless it climbs out of it: absolute ones only.
-            yield (f"<relative import {'.' * node.level}{node.module or ''}>" if node.level else str(node.module))
+            if node.level:
+                yield f"<relative import {'.' * node.level}{node.module or ''}>"
+            elif "." in str(node.module):
+                yield str(node.module)
+            else:
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -33,8 +39,23 @@ def test_no_backward_import(path):
 
 
 def test_a_backward_import_would_be_seen():
-    source = "def f():\n    from stages.cli import main\n    import tests.conftest\n"
-    assert list(imported_modules(source)) == ["stages.cli", "tests.conftest"]
+    source = "def f():\n    from stages.cli import main\n    from stages import cost\n    import tests.conftest\n"
+    assert list(imported_modules(source)) == ["stages.cli", "stages.cost", "tests.conftest"]
+
+
+def test_rooms_import_from_their_own_row_of_the_drawing_and_from_those_below():
+    drawing = ElementTree.parse(ROOT / "docs" / "architecture.svg")
+    rows = [one for one in drawing.iter("{http://www.w3.org/2000/svg}g") if one.get("id", "").startswith("row-")]
+    row_of = {str(text.text): k for k, row in enumerate(rows) for text in row}
+    folder = ROOT / "ris_pipeline"
+    rooms = {path.stem: [path] for path in folder.glob("[!_]*.py")}
+    rooms |= {path.parent.name: sorted(path.parent.glob("*.py")) for path in folder.glob("*/__init__.py")}
+    assert set(row_of) == set(rooms)
+    for room, paths in rooms.items():
+        for module in (one for path in paths for one in imported_modules(path.read_text(encoding="utf-8"))):
+            package, _, rest = module.partition(".")
+            if package == "ris_pipeline" and rest:
+                assert row_of[rest.partition(".")[0]] >= row_of[room], f"{room} imports {module}"
 
 
 def test_the_command_line_imports_nothing_heavy():
