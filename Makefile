@@ -86,7 +86,7 @@ $(READY): pyproject.toml constraints.txt
 	    || { echo "$(PYTHON) is missing or older than 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv \
 	    || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)"; exit 1; }
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,demo]'
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,demo,tensorboard]'
 	@touch $@
 
 # The reference of the library, from its docstrings: build/docs/index.html.
