@@ -69,7 +69,7 @@ test-endurance: $(READY)
 test-gpu: $(READY)
 	.venv/bin/python -m pytest -m gpu
 
-# The report in a headless Chromium, which has to be installed already; skipped where it is not.
+# Report and demo in a headless Chromium, which has to be installed already; skipped where it is not.
 test-browser: .venv/browser
 	.venv/bin/python -m pytest -m browser
 

@@ -58,7 +58,7 @@ def build_server(
     except ImportError as error:
         raise RisError("the demo is an extra: pip install -c constraints.txt -e '.[demo]'") from error
     segmenter = load_segmenter(options, checkpoint)
-    network = str(checkpoint or f"the CLIP of {card_of(options).name}, nothing trained")
+    network = str(checkpoint or f"the CLIP of {card_of(options).name} alone, as nothing is trained yet")
     app = build_app(segmenter, network, LOOPBACK if _is_loopback(host) else ("*",))
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

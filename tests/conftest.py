@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,18 @@ variant = "shapes"
 seed = 0
 n_images = {{ train = {train}, val = {val} }}
 """
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+)  # fmt: skip
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+VIEWS = {
+    "desktop, light": (DESKTOP, "light"),
+    "desktop, dark": (DESKTOP, "dark"),
+    "phone, light": (PHONE, "light"),
+    "phone, dark": (PHONE, "dark"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +130,46 @@ def call_ris() -> Callable[..., int]:
         return int(stop.value.code or 0)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of the system, driven by Playwright; skips where one of them is missing."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install -e '.[browser]'")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(BROWSER_FLAGS), headless=True)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=VIEWS)
+def view(request: pytest.FixtureRequest) -> str:
+    """Each of VIEWS: the size of the window, and whether light or dark is asked for."""
+    return str(request.param)
+
+
+@pytest.fixture
+def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """A function (is_own, view) that gives an empty page in a new window, as one of VIEWS.
+
+    The test fails if any of them writes to the console or asks for a URL that is_own(url) denies.
+    """
+    faults: list[str] = []
+    contexts = []
+
+    def new_page(is_own: Callable[[str], bool], view: str = "desktop, light") -> Any:
+        size, scheme = VIEWS[view]
+        contexts.append(browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce"))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: None if is_own(request.url) else faults.append(request.url))
+        return page
+
+    yield new_page
+    for context in contexts:
+        context.close()
+    assert faults == []

@@ -101,8 +101,8 @@ def test_the_page_loads_what_it_names_and_nothing_from_elsewhere(address, checkp
     assert str(checkpoint) in text
     assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
     names = re.findall(r'(?:src|href)="([^"]+)"', text)
-    assert names == ["/page.css", "/page.js"]
-    for name in names:
+    assert names == ["data:,", "/page.css", "/page.js"]  # an empty icon: browsers would ask for one
+    for name in names[1:]:
         assert ask(address + name)[0] == 200
     assert "//" not in re.sub(r"^\s*//.*|; //.*", "", ask(address + "/page.js")[1], flags=re.MULTILINE)
 
