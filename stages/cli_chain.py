@@ -10,7 +10,9 @@ from stages.register import METRICS, add_group, command, one_of, run_stage
 data_app = add_group("data", "List, check and generate data sets.")
 
 SCORED = ("chance", "step1", "prms", "pseudolabels", "step2")
-Splits = Annotated[list[str] | None, typer.Option("--split", help="Repeatable; every split of the card if left out.")]
+Splits = Annotated[
+    list[str] | None, typer.Option("--split", metavar="<str>", help="Repeatable; every split of the card if left out.")
+]
 
 
 @command("train-step1")

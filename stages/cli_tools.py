@@ -18,7 +18,9 @@ def predict(
     options: StageOptions,
     image: Annotated[Path, typer.Argument(help="An image file, or a folder of images.")],
     text: Annotated[list[str], typer.Argument(help="Sentences, each in quotes.")],
-    more: Annotated[list[Path] | None, typer.Option("--image", help="A further image or folder; repeatable.")] = None,
+    more: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="<path>", help="A further image or folder; repeatable.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint that TRIS released (.pth), or the folder of an artifact.")
     ] = None,
@@ -62,7 +64,7 @@ def report(
     samples: Annotated[int | None, typer.Option(min=0, help="Sentences in the gallery; 200 if left out.")] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for a copy of it.")] = None,
 ) -> None:
-    """Show in one HTML file what each stage made of each sentence.
+    """Show in one HTML file what the stages made and scored.
 
     Reads:    all that the stages left in runs/<dataset>/; images, boxes, masks
     Writes:   runs/<dataset>/report/: report.html
@@ -77,9 +79,9 @@ def figure(
     kind: Annotated[str, one_of(FIGURES, "What to draw.", typer.Argument)],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File to write, .png or .pdf.")],
     split: Splits = None,
-    ref: Annotated[list[int] | None, typer.Option(help="Id of a ref to show; repeatable.")] = None,
+    ref: Annotated[list[int] | None, typer.Option(metavar="<int>", help="Id of a ref to show; repeatable.")] = None,
 ) -> None:
-    """Draw sample rows, loss curves or the score table for a paper.
+    """Draw sample rows, curves or the scores for a paper.
 
     Reads:    what the stages left in runs/<dataset>/; images, boxes, masks
     Writes:   the file of --out
@@ -105,7 +107,7 @@ def status(
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare checksums.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Verify, and make anew exactly what is damaged.")] = False,
 ) -> None:
-    """Show what reads what, and what is fresh, stale and why, running or missing.
+    """Show what is fresh, stale and why, running or missing.
 
     Reads:    the manifests of runs/<dataset>/; with --verify every file
     Writes:   stdout: a tree; with --repair the damaged files
@@ -116,9 +118,9 @@ def status(
 
 @command("doctor")
 def doctor(options: StageOptions) -> None:
-    """Diagnose: installation, device, weights, data, disk; what to do about each fault.
+    """Find what is wrong here, and say what to do about it.
 
-    Reads:    the card's weights and data set, the caches of open_clip and timm
+    Reads:    installation, device, disk; the card's weights and data set
     Writes:   stdout: a line per finding; exit status 1 where something is broken
     Example:  ris doctor --dataset refcoco --data-root /path/to/data
     """
@@ -132,7 +134,7 @@ def runs(
     metric: Annotated[str, one_of(METRICS, "What to compare.")] = "all",
     tensorboard: Annotated[Path | None, typer.Option(help="Write the training curves there instead.")] = None,
 ) -> None:
-    """List all variants of the artifacts, or compare two: settings and scores.
+    """List all runs, or compare two: settings and scores.
 
     Reads:    runs/<dataset>/: the manifests; of two runs their outcomes.csv
     Writes:   stdout: a table; with --tensorboard event files of metrics.jsonl
@@ -148,7 +150,7 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     checkpoint: Annotated[Path | None, typer.Option(help="Instead of the latest Step-2.")] = None,
 ) -> None:
-    """Serve a page to try the network: drop an image, write sentences, compare.
+    """Serve a page: drop an image, write sentences, compare.
 
     Reads:    step2, or step1 where there is no step2, or --checkpoint
     Writes:   stdout: the page's address; nothing on the disk
@@ -159,7 +161,7 @@ def demo(
 
 @command("cost")
 def cost(options: StageOptions) -> None:
-    """Count and time Step-1, Step-2 and their parts, beside the paper's Table 2.
+    """Count and time the networks, beside Table 2.
 
     Reads:    the card's configuration; no weights: values are random
     Writes:   stdout: parameters, multiplications (three counts), milliseconds
@@ -173,7 +175,7 @@ def table(
     options: StageOptions,
     number: Annotated[int, typer.Argument(min=1, max=7, metavar="N", help="Which one, 1 to 7.")],
 ) -> None:
-    """Print a table of the paper, with our latest scores beside its figures.
+    """Print a table of the paper, with our latest scores.
 
     Reads:    scores of the paper's data sets below runs/, where there are any
     Writes:   stdout: the table

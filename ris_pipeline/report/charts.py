@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ris_pipeline.report.breakdown import Group
@@ -112,11 +113,18 @@ def plot_curves(axes: Axes, curves: Curves, theme: Theme) -> None:
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
         axes.plot(x, _running_mean(y), color=colour, linewidth=1.8, label=name)
     axes.set_xlabel("step", color=theme.muted, **_FONT)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    if all(values.min() >= 0 for _, values in losses.values()):
+        axes.set_ylim(bottom=0)
     axes.grid(color=theme.grid, linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if RATE in curves:
         _plot_rate(axes, *curves[RATE], theme)
-    axes.legend(frameon=False, labelcolor=theme.ink, prop=_FONT)
+    # Above the axes: inside, some curve runs behind it.
+    columns = 3 if max(map(len, curves), default=0) < 12 else 2
+    place = (-0.02, 1.0)
+    axes.legend(
+        frameon=False, labelcolor=theme.ink, prop=_FONT, loc="lower left", bbox_to_anchor=place, ncols=columns
+    )
 
 
 def _plot_rate(axes: Axes, steps: NDArray[np.float64], rates: NDArray[np.float64], theme: Theme) -> None:

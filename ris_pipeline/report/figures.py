@@ -89,11 +89,11 @@ def _show_panel(axes: Axes, row: Row, column: Column) -> None:
 
 def draw_all_curves(curves: Mapping[str, Curves]) -> Figure:
     """The losses of each training, side by side, {title: curves}."""
-    figure = Figure(figsize=(3.4 * len(curves), 2.6), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(4.0 * len(curves), 3.0), layout="constrained", facecolor="white")
     for axes, (title, own) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         prepare_axes(axes, PRINT)
         plot_curves(axes, own, PRINT)
-        axes.set_title(title, fontsize=10, color=PRINT.ink)
+        axes.set_title(title, fontsize=10, color=PRINT.ink, loc="left", pad=36)  # above two lines of legend
     return figure
 
 

@@ -52,7 +52,8 @@
     found.sort((a, b) => orderKey(b, chosen) - orderKey(a, chosen) || a.index - b.index);
     const shown = found.slice(0, limit).map((card) => card.element);
     list.replaceChildren(...shown);
-    const all = found.length === 1 ? "1 sentence" : `${found.length} sentences`;
+    let all = found.length === 1 ? "1 sentence" : `${found.length} sentences`;
+    if (!found.length) all = "No sentence passes all filters; “Show all” lifts them.";
     count.textContent = found.length > limit ? `${all}, the first ${limit} shown` : all;
     more.hidden = found.length <= limit;
   }
