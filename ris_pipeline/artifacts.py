@@ -46,7 +46,7 @@ STAGES = {
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image")),
     "scores": Stage("ris score", 1),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
-    "report": Stage("ris report", 3),
+    "report": Stage("ris report", 4),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
 

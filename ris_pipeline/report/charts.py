@@ -122,9 +122,7 @@ def plot_curves(axes: Axes, curves: Curves, theme: Theme) -> None:
     # Above the axes: inside, some curve runs behind it.
     columns = 3 if max(map(len, curves), default=0) < 12 else 2
     place = (-0.02, 1.0)
-    axes.legend(
-        frameon=False, labelcolor=theme.ink, prop=_FONT, loc="lower left", bbox_to_anchor=place, ncols=columns
-    )
+    axes.legend(frameon=False, labelcolor=theme.ink, prop=_FONT, loc="lower left", bbox_to_anchor=place, ncols=columns)
 
 
 def _plot_rate(axes: Axes, steps: NDArray[np.float64], rates: NDArray[np.float64], theme: Theme) -> None:
