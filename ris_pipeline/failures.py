@@ -14,6 +14,7 @@ _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MEMORY_WORDS = ("can't allocate memory", "out of memory", "Insufficient memory", "Failed to allocate", "bad alloc")
 _SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
 _LOADER_WORDS = ("DataLoader worker",)
+_PEER_WORDS = ("/gloo/", "NCCL")
 
 
 @contextmanager
@@ -42,6 +43,8 @@ def explain_failure(error: Exception, folder: Path | None = None, lower: str = "
     if _has(text, _LOADER_WORDS):
         cause = "shared memory (/dev/shm) is full" if "shared memory" in text else "most likely for want of memory"
         return f"a process that reads images was killed, {cause}; lower --workers or free memory, {again}"
+    if _has(text, _PEER_WORDS):
+        return f"another process of this training ended; if nothing above says why, look for what killed it, {again}"
     if _has(text, _SPACE_WORDS) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
         return f"{_place(error, folder)}: the disk is full; free some space, {again}"
     if isinstance(error, OSError) and error.errno in _NO_ACCESS:

@@ -20,6 +20,7 @@ class Stopped(KeyboardInterrupt):
 class _Asked:
     number: int | None = None  # of the signal that came
     is_deferred = False
+    keeps_waiting = False  # at a second signal as well
 
 
 _asked = _Asked()
@@ -42,13 +43,14 @@ def watch_signals() -> Iterator[None]:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """A signal waits for the end of the block, which looks at `asked`; a second one does not wait."""
-    before, _asked.is_deferred = _asked.is_deferred, True
+def deferred(*, second_too: bool = False) -> Iterator[None]:
+    """A signal waits for the end of the block, which looks at `asked`; a second one waits only for `second_too`."""
+    before = _asked.is_deferred, _asked.keeps_waiting
+    _asked.is_deferred, _asked.keeps_waiting = True, second_too
     try:
         yield
     finally:
-        _asked.is_deferred = before
+        _asked.is_deferred, _asked.keeps_waiting = before
     check()
 
 
@@ -77,7 +79,7 @@ def blocked() -> Iterator[None]:
 
 
 def _ask(number: int, _: FrameType | None) -> None:
-    waits = _asked.is_deferred and _asked.number is None
+    waits = _asked.is_deferred and (_asked.number is None or _asked.keeps_waiting)
     _asked.number = number
     if not waits:
         raise Stopped(number)

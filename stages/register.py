@@ -16,7 +16,7 @@ import typer
 from ris_pipeline.errors import RisError
 from ris_pipeline.failures import explain_failure
 from ris_pipeline.stops import Stopped, watch_signals
-from stages.options import StageOptions
+from stages.options import StageOptions, is_silent
 
 _SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -86,7 +86,8 @@ def with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
     except RisError as error:
         _stop(f"ris: {error}", 1, debug)
     except Stopped as stop:
-        _stop(f"ris: stopped by {stop}; to go on: {_same_command()}", 128 + stop.number, debug)
+        line = f"ris: stopped by {stop}; to go on: {_same_command()}"
+        _stop(None if is_silent() else line, 128 + stop.number, debug)
     except KeyboardInterrupt:
         _stop(f"ris: interrupted; to go on: {_same_command()}", 130, debug)
     except Exception as error:
@@ -102,8 +103,9 @@ def _same_command() -> str:
     return shlex.join(["ris", *(word for word in sys.argv[1:] if word != "--force")])
 
 
-def _stop(line: str, code: int, debug: bool) -> None:
+def _stop(line: str | None, code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(line, file=sys.stderr)
+    if line is not None:
+        print(line, file=sys.stderr)
     raise typer.Exit(code)

@@ -51,6 +51,22 @@ def test_a_second_signal_does_not_wait():
     assert stop.value.number == signal.SIGINT
 
 
+def test_a_second_signal_waits_where_signals_come_twice():
+    seen = []
+
+    def step():
+        ask()
+        ask()
+        seen.append(stops.asked())
+
+    with pytest.raises(Stopped), watch_signals(), deferred(second_too=True):
+        step()
+    assert seen == [signal.SIGTERM]
+    with pytest.raises(Stopped), watch_signals(), deferred():
+        step()  # not for ever
+    assert seen == [signal.SIGTERM]
+
+
 def test_a_stop_that_python_dropped_is_raised_by_the_next_check(monkeypatch):
     class Noisy:
         def __del__(self):

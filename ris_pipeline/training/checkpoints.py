@@ -19,7 +19,7 @@ from torch import Tensor
 from ris_pipeline import stops
 from ris_pipeline.durable import fsync_path, replacing, write_bytes
 from ris_pipeline.errors import RisError
-from ris_pipeline.training.distributed import any_rank
+from ris_pipeline.training.distributed import any_rank, is_orphaned, wait
 
 RESUME = "resume.pt"
 METRICS = "metrics.jsonl"
@@ -41,21 +41,28 @@ class TrainingState:
     state, they are drawn from seed and step (`seed_step`, `Plan`).
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, Stateful], *, is_writer: bool = True) -> None:
-        """Of several processes on one training all load, and one writes."""
-        self.folder, self.parts, self.is_writer = folder, parts, is_writer
+    def __init__(
+        self, folder: Path, parts: Mapping[str, Stateful], *, is_writer: bool = True, n_ranks: int = 1
+    ) -> None:
+        """Of several processes (n_ranks) on one training all load, and one writes."""
+        self.folder, self.parts, self.is_writer, self.n_ranks = folder, parts, is_writer, n_ranks
         self.n_done = 0
         self._saved_at = time.monotonic()
 
     def load(self) -> int:
         """Bring the parts to the last checkpoint, if there is one; returns the number of steps done.
 
-        Raises RisError for a checkpoint that is damaged or of other networks.
+        Raises RisError for a checkpoint that is damaged, of other networks or of another number of processes.
         """
         path = self.folder / RESUME
         log_bytes = 0
         if path.exists():
             state = _read(path)
+            if state.get("n_ranks", self.n_ranks) != self.n_ranks:  # their batches are others
+                raise RisError(
+                    f"{path}: begun by {state['n_ranks']} processes, not {self.n_ranks}; go on with as many, "
+                    "or begin anew with --force"
+                )
             try:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
@@ -75,10 +82,11 @@ class TrainingState:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.n_done, **values}) + "\n")
         self.n_done += 1
-        is_stopping = any_rank(stops.asked() is not None)
+        is_stopping = any_rank(stops.asked() is not None or is_orphaned())
         if is_stopping or time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS:
             self.save()
         if is_stopping:
+            wait()  # torchrun kills all when the first one ends, and it may be the one that writes
             # Where it was another of the processes that was asked, it was by a batch system.
             raise stops.Stopped(stops.asked() or signal.SIGTERM)
 
@@ -93,7 +101,7 @@ class TrainingState:
             log_bytes = (self.folder / METRICS).stat().st_size
         state = {name: part.state_dict() for name, part in self.parts.items()}
         with replacing(self.folder / RESUME) as file:
-            torch.save({**state, "n_done": self.n_done, "log_bytes": log_bytes}, file)
+            torch.save({**state, "n_done": self.n_done, "n_ranks": self.n_ranks, "log_bytes": log_bytes}, file)
 
     def finish(self, path: Path, weights: Mapping[str, Tensor]) -> None:
         """Leave the finished `weights` at `path` (safetensors) and remove the checkpoint."""

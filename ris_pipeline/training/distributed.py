@@ -11,6 +11,9 @@ import torch
 import torch.distributed
 
 
+_LAUNCHER = os.getppid()
+
+
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """Which of n_ranks processes this one is; rank 0 writes."""
@@ -45,6 +48,11 @@ def wait() -> None:
     """Returns when all processes are here."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def is_orphaned() -> bool:
+    """Whether this is one of several processes and torchrun, which would end them, is gone."""
+    return torch.distributed.is_initialized() and os.getppid() != _LAUNCHER
 
 
 def any_rank(value: bool) -> bool:

@@ -52,13 +52,14 @@ def train(
     optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     parts: dict[str, Stateful] = {"network": task.network, "optimizer": optimizer, "scaler": scaler}
-    state = TrainingState(folder, parts, is_writer=plan.rank == 0)
+    state = TrainingState(folder, parts, is_writer=plan.rank == 0, n_ranks=plan.n_ranks)
     if (folder / WEIGHTS).exists():  # a run that was killed between its last step and its manifest
         return n_steps
     start = state.load()
     model = _distribute(task, device)
     batches = read_batches(plan, range(start, n_steps), input_size, workers, labels)
-    with stops.deferred():
+    # Under torchrun a signal may come twice, from a batch system and passed on; torchrun itself kills who is too slow.
+    with stops.deferred(second_too=plan.n_ranks > 1):
         for step, batch in zip(range(start, n_steps), batches, strict=True):
             seed_step(plan.seed, step, plan.rank)
             for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
