@@ -24,6 +24,8 @@ from ris_pipeline.errors import RisError
 MANIFEST, MANIFEST_COPY = "manifest.json", "manifest.copy.json"
 FILES = "files.json"
 RECORDS = (MANIFEST, MANIFEST_COPY, FILES)  # what an artifact holds beside its stage's files
+RESUME = "resume.pt"  # the checkpoint of a training; removed when its artifact has been published
+UNLISTED = (*RECORDS, RESUME)  # what files.json does not list
 CHECKSUM = "checksum"  # of the manifest without it
 CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
 NO_ARTIFACTS = ("data", CHECKPOINT)  # the names of inputs that are files from elsewhere

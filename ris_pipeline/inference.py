@@ -107,7 +107,7 @@ def fill_responses(
     grow with the data set: a block is written as soon as its last row is there.
     """
     all_groups = group_by_image(dataset)
-    for block in store.missing_blocks():
+    for block in store.missing_blocks(scored=aux is not None):
         rows = store.rows_of_block(block)
         logits = np.empty((len(rows), *store.grid_hw), np.float32)
         scores = np.empty(len(rows), np.float32)
@@ -146,9 +146,7 @@ def segment(network: Step2, pixels: Tensor, group: Sequence[ImageGroup]) -> list
 
 @torch.inference_mode()
 def open_store(path: Path, dataset: Dataset, network: Step1, input_size: int, step1_digest: str) -> ResponseStore:
-    """The response store of a data set, one row per sentence: as an earlier run left it, or a new one."""
-    if path.exists():
-        return ResponseStore.open(path, writable=True)
+    """The response store of a data set, one row per sentence: with the blocks of an earlier run, or without any."""
     device = next(network.parameters()).device
     grid = network.encode_image(torch.zeros(1, 3, input_size, input_size, device=device)).shape[-2:]
     expressions = [

@@ -18,7 +18,7 @@ from ris_pipeline.artifacts import (
     FILES,
     MANIFEST,
     MANIFEST_COPY,
-    RECORDS,
+    UNLISTED,
     digest,
     identity_of,
     parse_manifest,
@@ -68,7 +68,7 @@ def find_damage(folder: Path, *, contents: bool = True) -> list[Damage]:
     recorded = _load_files_json(folder, manifest)
     if recorded is None:
         return [*damages, Damage(FILES, CHANGED if (folder / FILES).exists() else MISSING)]
-    found = describe_files(folder, leave_out=RECORDS, tolerant=True)
+    found = describe_files(folder, leave_out=UNLISTED, tolerant=True)
     for file in sorted(recorded.keys() | found.keys()):
         if recorded.get(file) != found.get(file):
             fault = SURPLUS if file not in recorded else MISSING if file not in found else CHANGED
@@ -112,7 +112,7 @@ def restore_records(folder: Path) -> list[str]:
     contents = {MANIFEST: whole[0], MANIFEST_COPY: whole[0]}
     manifest = json.loads(whole[0])
     if _load_files_json(folder, manifest) is None:
-        table = render_json(describe_files(folder, leave_out=RECORDS, tolerant=True)).encode()
+        table = render_json(describe_files(folder, leave_out=UNLISTED, tolerant=True)).encode()
         if hashlib.sha256(table).hexdigest() == manifest["files"]["sha256"]:
             contents[FILES] = table
     restored = [name for name, data in contents.items() if _read(folder / name) != data]

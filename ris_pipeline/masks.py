@@ -1,5 +1,6 @@
 """Masks as files and pictures: pseudo-label PNGs, COCO run lengths, overlays and contact sheets."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -19,6 +20,7 @@ BACKGROUND, FOREGROUND, IGNORE = 0, 1, 255
 BoolMask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
+_PNG = b"\x89PNG\r\n\x1a\n"  # a PNG begins so; parts follow: length, kind, contents, checksum
 _CAPTION_PX = 18
 _GAP_PX = 4
 
@@ -48,6 +50,20 @@ def load_label(path: Path) -> Pixels:
     except (RisError, ValueError) as error:
         raise RisError(f"{path}: not a pseudo-label ({error}); run `ris make-pseudolabels` again") from error
     return label
+
+
+def has_right_checksums(path: Path) -> bool:
+    """Whether the file is a PNG whose every part has its checksum: decoders pass over that of the pixels."""
+    data = path.read_bytes()
+    at, kind = len(_PNG), b""
+    while kind != b"IEND":
+        size = int.from_bytes(data[at : at + 4])
+        kind = data[at + 4 : at + 8]
+        end = at + 8 + size
+        if data[end : end + 4] != zlib.crc32(data[at + 4 : end]).to_bytes(4):
+            return False
+        at = end + 4
+    return data.startswith(_PNG) and at == len(data)
 
 
 def _check_label(label: npt.NDArray[np.generic]) -> None:

@@ -22,7 +22,7 @@ from ris_pipeline.datasets.images import load_image, normalise, size_of
 from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.inference import ImageGroup
-from ris_pipeline.masks import load_label
+from ris_pipeline.masks import has_right_checksums, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.pools import process_pool
 from ris_pipeline.refine.write import write_labels, write_refined, write_seeds
@@ -99,7 +99,7 @@ def _ids(refs: Sequence[Ref]) -> list[int]:
 
 
 def _missing(group: ImageGroup, dataset: Dataset, folder: Path) -> list[Ref]:
-    """The refs of the image without a whole label: after a power cut a name may be there without its contents."""
+    """The refs of the image without a whole label: since a crash there may be a name without its contents."""
     return [ref for ref in group.refs if not _is_whole(folder / f"{ref.ref_id}.png", dataset, group)]
 
 
@@ -107,7 +107,7 @@ def _is_whole(path: Path, dataset: Dataset, group: ImageGroup) -> bool:
     if not path.exists():
         return False
     try:
-        return load_label(path).shape == size_of(dataset.images[group.image_id])
+        return has_right_checksums(path) and load_label(path).shape == size_of(dataset.images[group.image_id])
     except RisError:
         return False
 

@@ -18,7 +18,9 @@ from ris_pipeline.artifacts import (
     MANIFEST,
     MANIFEST_COPY,
     RECORDS,
+    RESUME,
     STAGES,
+    UNLISTED,
     Artifact,
     Request,
     label_of,
@@ -99,17 +101,21 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
                 raise
             _seal(request, work, started)
             replace_folder(request.path, request.partial)
+            # Not before: until then a run that is killed goes on from it.
+            (request.path / RESUME).unlink(missing_ok=True)
     point_latest(Artifact(request.path, request.identity))
 
 
 def remove_leftovers(request: Request) -> None:
-    """Clears what killed runs left beside the artifacts of the stage: locks, half-made links, replaced artifacts.
+    """Clears what killed runs left of the stage: locks, half-made links, replaced artifacts, used checkpoints.
 
     What can be resumed stays, and what a living process holds.
     """
     folder = request.path.parent
     for link in folder.glob(".latest*"):
         link.unlink(missing_ok=True)
+    for checkpoint in folder.glob(f"{'[0-9a-f]' * 12}/{RESUME}"):
+        checkpoint.unlink(missing_ok=True)
     for lock in folder.glob("*.lock"):
         with suppress(RisError), hold(lock):
             restore_folder(lock.with_suffix(""))
@@ -153,7 +159,7 @@ def _replace_link(link: Path, target: str) -> None:
 
 def _seal(request: Request, work: Work, started: str) -> None:
     remove_unfinished(work.path)
-    files = describe_files(work.path, leave_out=RECORDS, fsync=True)
+    files = describe_files(work.path, leave_out=UNLISTED, fsync=True)
     write_json(work.path / FILES, files)
     sha256 = hashlib.sha256((work.path / FILES).read_bytes()).hexdigest()
     host = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}

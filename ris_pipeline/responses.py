@@ -82,12 +82,11 @@ class ResponseStore:
         input_size: int,
         attributes: Mapping[str, Any],
     ) -> Self:
-        """Return a new, empty store open for writing; `attributes`: JSON values kept with it (digests).
+        """Return a store open for writing: an empty one, or with the blocks that a broken run left at `path`.
 
-        Raises RisError where `path` exists, where sentences repeat and where those of a ref are apart.
+        Ids and metadata are written anew in any case. `attributes`: JSON values kept with it (digests).
+        Raises RisError where sentences repeat and where those of a ref are apart.
         """
-        if path.exists():
-            raise RisError(f"{path}: exists already; open it to go on, or delete it")
         sentences, refs = np.asarray(sent_id, np.int64), np.asarray(ref_id, np.int64)
         _rows_by_ref(path, refs)
         if len(np.unique(sentences)) < len(sentences):
@@ -108,7 +107,10 @@ class ResponseStore:
         _add_array(group, "ref_id", (n,), n, "int64", 0)[:] = refs
         _add_array(group, "image_hw", (n, 2), n, "int32", 0)[:] = np.asarray(image_hw, np.int32).reshape(n, 2)
         fsync_tree(unfinished)
-        unfinished.rename(path)
+        if path.exists():
+            _renew(path, unfinished)
+        else:
+            unfinished.rename(path)
         return cls.open(path, writable=True)
 
     @classmethod
@@ -168,13 +170,17 @@ class ResponseStore:
             sent_id = self.sent_id[rows.start + int(np.argmax(bad))]
             raise RisError(f"{self.path}: sentence {sent_id} has a score that is not finite; check the checkpoint")
 
-    def missing_blocks(self) -> list[int]:
-        """Return the blocks still to be written, ascending; one that cannot be decoded counts as missing."""
+    def missing_blocks(self, *, scored: bool = False) -> list[int]:
+        """Return the blocks still to be written, ascending; one that cannot be decoded counts as missing.
+
+        scored: so does one without PRMS scores.
+        """
+        arrays = [self._logits, self._group["prms_score"]] if scored else [self._logits]
 
         def is_whole(block: int) -> bool:
             rows = self.rows_of_block(block)
             try:
-                return not np.isnan(self._logits[rows.start : rows.stop]).any()
+                return not any(np.isnan(array[rows.start : rows.stop]).any() for array in arrays)
             except _UNDECODABLE:
                 return False
 
@@ -259,6 +265,17 @@ class ResponseStore:
         if not len(chosen):
             raise RisError(f"{self.path}: ref {ref_id} has no selected map; dump the responses with PRMS")
         return int(chosen[0])
+
+
+def _renew(path: Path, fresh: Path) -> None:
+    """Put the files of the empty store `fresh` into the store at `path`, whose blocks stay."""
+    shutil.rmtree(path / "selected" / "c", ignore_errors=True)  # follows from the scores
+    for file in [one for one in fresh.rglob("*") if one.is_file()]:
+        target = path / file.relative_to(fresh)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(fresh)
+    fsync_tree(path)
 
 
 def _add_array(group: Any, name: str, shape: tuple[int, ...], rows: int, dtype: str, fill: float) -> Any:

@@ -1,6 +1,5 @@
 """`ris dump-responses`: Step-1's score grid of every sentence, and the one that PRMS selects for each ref."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ris_pipeline.artifacts import Artifact, Request
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from ris_pipeline.datasets import Dataset
     from ris_pipeline.networks.clip import Clip
     from ris_pipeline.networks.step1 import Step1
-    from ris_pipeline.responses import ResponseStore
 
 
 def run(options: StageOptions, splits: list[str] | None, prms: bool | None = None) -> None:
@@ -66,20 +64,15 @@ def load_networks(options: StageOptions, config: ResponsesConfig, step1: Artifac
     return Networks(network, aux, step1_config.input_size, step1.digest, device)
 
 
-def open_responses(path: Path, dataset: "Dataset", networks: Networks) -> "ResponseStore":
-    """The responses at `path` as an earlier run left them, or new ones without any block."""
-    from ris_pipeline.inference import open_store
-
-    return open_store(path, dataset, networks.step1, networks.input_size, networks.digest)
-
-
 def fill(options: StageOptions, work: Work, dataset: "Dataset", networks: Networks, config: ResponsesConfig) -> None:
     """Write the blocks that are missing in the work folder, and the selection."""
-    from ris_pipeline.inference import fill_responses
+    from ris_pipeline.inference import fill_responses, open_store
 
     label = f"responses {dataset.split}"
-    store = open_responses(work.path / f"{dataset.split}.zarr", dataset, networks)
-    left = sum(len(store.rows_of_block(block)) for block in store.missing_blocks())
+    path = work.path / f"{dataset.split}.zarr"
+    store = open_store(path, dataset, networks.step1, networks.input_size, networks.digest)
+    missing = store.missing_blocks(scored=networks.aux is not None)
+    left = sum(len(store.rows_of_block(block)) for block in missing)
     if left < len(store):
         say(options, f"{label}: {len(store) - left} of {len(store)} sentences are there already")
     with progress(options, label, len(store), len(store) - left) as advance:

@@ -27,7 +27,6 @@ def _train(options: StageOptions, request: Request, config: ClipConfig) -> None:
 
     from ris_pipeline.datasets.captions import vocabulary
     from ris_pipeline.networks.clip_weights import CONFIG_NAME, WEIGHTS_NAME, save_compact
-    from ris_pipeline.training.checkpoints import RESUME
     from ris_pipeline.training.contrastive import LAST_STRIDE, MODEL_CONFIG, build_small_clip, curriculum, train_clip
 
     device = device_of(options)
@@ -45,5 +44,4 @@ def _train(options: StageOptions, request: Request, config: ClipConfig) -> None:
         (work.path / CONFIG_NAME).write_text(json.dumps(card, indent=2) + "\n")
         rows = {int(token) for token in clip.tokenize(vocabulary()).flatten()}
         save_compact(clip, work.path / WEIGHTS_NAME, rows, half=True)
-        (work.path / RESUME).unlink(missing_ok=True)
         work.host |= {"device": str(device)}

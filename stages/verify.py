@@ -5,7 +5,6 @@ What it makes goes into the artifact only where it has the checksums that were p
 """
 
 import hashlib
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -165,25 +164,11 @@ def _remake_responses(
 ) -> None:
     from ris_pipeline.config import ResponsesConfig
     from ris_pipeline.networks.build import config_from_manifest
-    from stages.dump_responses import fill, load_networks, open_responses
+    from stages.dump_responses import fill, load_networks
 
-    split = manifest["flags"]["split"]
     config = config_from_manifest(ResponsesConfig, manifest)
     networks = load_networks(options, config, sources_of(folder, manifest)["step1"])
-    dataset = open_dataset(options, split)
-    path = work.path / f"{split}.zarr"
-    blocks = {file.partition("/c/")[2].partition("/")[0] for file in files if _BLOCK_FILE.search(file)}
-    for block in blocks:  # its logits and its scores come together
-        shutil.rmtree(path / "logits" / "c" / block, ignore_errors=True)
-    if any(not _BLOCK_FILE.search(file) for file in files):
-        # Ids, sizes and metadata follow from the data set: a new store has them. The blocks are kept.
-        old = path.rename(path.with_suffix(".old"))
-        open_responses(path, dataset, networks)
-        for array in ("logits", "prms_score"):
-            if (old / array / "c").is_dir():
-                shutil.copytree(old / array / "c", path / array / "c", dirs_exist_ok=True)
-        shutil.rmtree(old)
-    fill(options, work, dataset, networks, config)
+    fill(options, work, open_dataset(options, manifest["flags"]["split"]), networks, config)
 
 
 def _remake_pseudolabels(
@@ -219,8 +204,6 @@ def _remake_scores(
     job = Job(scored, manifest["flags"]["split"], source, request)
     fill(options, job, open_scored(options, job.split, config), config, work)
 
-
-_BLOCK_FILE = re.compile(r"/(?:logits|prms_score)/c/")
 
 Remake = Callable[[StageOptions, Path, dict[str, Any], Sequence[str], Work], None]
 _REMAKE: dict[str, Remake] = {

@@ -171,7 +171,7 @@ def test_an_interrupted_dump_goes_on_at_the_first_missing_block(dataset, network
     done = []
     again = fill(network, aux, dataset, tmp_path / "broken.zarr", batch_size=1, advance=done.append)
     assert sum(done) == 7  # of 11 sentences
-    assert len(encoded) == 4  # images 0 and 1 for the second block, 1 and 2 for the third
+    assert len(encoded) == 1 + 4  # for the grid's size; images 0 and 1 for the second block, 1 and 2 for the third
     assert again.missing_blocks() == []
     for block in range(3):
         np.testing.assert_array_equal(again.read_block(block), calm.read_block(block))
@@ -183,7 +183,7 @@ def test_a_whole_store_is_not_computed_again(dataset, network, aux, encoded, tmp
     before = fill(network, aux, dataset, tmp_path / "val.zarr").selected_rows
     encoded.clear()
     store = fill(network, aux, dataset, tmp_path / "val.zarr")
-    assert encoded == []
+    assert encoded == [1]  # for the grid's size
     np.testing.assert_array_equal(store.selected_rows, before)
 
 

@@ -47,6 +47,26 @@ def test_what_is_no_label_is_not_saved(tmp_path, label):
     assert not list(tmp_path.iterdir())
 
 
+def test_any_flipped_bit_of_a_label_is_found(tmp_path):
+    """Not by decoding it, which passes over the checksum of the pixels."""
+    path = tmp_path / "1.png"
+    masks.save_label(path, np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (20, 30)))
+    assert masks.has_right_checksums(path)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert not masks.has_right_checksums(path), bit
+    for size in (0, 5, 8, 20, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert not masks.has_right_checksums(path), size
+    path.write_bytes(whole + b"x")
+    assert not masks.has_right_checksums(path)
+    path.write_bytes(whole)
+    assert masks.has_right_checksums(path)
+
+
 def test_failed_write_leaves_the_old_label(tmp_path, monkeypatch):
     path = tmp_path / "17.png"
     masks.save_label(path, LABEL)

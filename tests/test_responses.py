@@ -321,7 +321,7 @@ def test_a_split_without_sentences(tmp_path):
     assert (len(store), store.n_blocks, store.missing_blocks(), list(store.iter_refs())) == (0, 0, [], [])
 
 
-def test_create_refuses_what_it_cannot_look_up(tmp_path, whole_path):
+def test_create_refuses_what_it_cannot_look_up(tmp_path):
     path = tmp_path / "val.zarr"
     small = {"image_hw": [(4, 4)] * 3}
     with pytest.raises(RisError, match="side by side"):
@@ -329,8 +329,25 @@ def test_create_refuses_what_it_cannot_look_up(tmp_path, whole_path):
     with pytest.raises(RisError, match="one sent_id"):
         create(path, sent_id=[1, 2, 1], ref_id=[1, 1, 2], **small)
     assert not path.exists()
-    with pytest.raises(RisError, match="exists already"):
-        create(whole_path)
+
+
+def test_create_keeps_the_blocks_of_a_broken_run_and_nothing_else(copy_of_whole, whole_path):
+    """Whatever is damaged beside them: names, ids and choice are written anew."""
+    store = ResponseStore.open(copy_of_whole, writable=True)
+    for block in (0, 1):
+        rows = store.rows_of_block(block)
+        store.write_block(block, logits_of_block(block), prms_score=np.ones(len(rows), np.float32))
+    for file in [*copy_of_whole.rglob("zarr.json"), *copy_of_whole.glob("*_id/c/*"), copy_of_whole / "image_hw/c/0/0"]:
+        file.write_bytes(file.read_bytes()[:-7])
+    store = create(copy_of_whole)
+    assert store.missing_blocks() == []
+    assert store.missing_blocks(scored=True) == [2]
+    for block in range(3):
+        np.testing.assert_array_equal(store.read_block(block), logits_of_block(block))
+    np.testing.assert_array_equal(store.sent_id, SENT_IDS)
+    for file in [one for one in whole_path.rglob("*") if one.is_file()]:
+        assert (copy_of_whole / file.relative_to(whole_path)).read_bytes() == file.read_bytes(), file
+    assert [one.name for one in copy_of_whole.parent.iterdir()] == [copy_of_whole.name]
 
 
 def test_create_clears_what_a_crashed_create_left(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 import zipfile
@@ -17,11 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ris_pipeline import stops
-from ris_pipeline.durable import fsync_path, replacing, write_bytes
+from ris_pipeline.artifacts import RESUME as RESUME
+from ris_pipeline.durable import replacing, write_bytes
 from ris_pipeline.errors import RisError
 from ris_pipeline.training.distributed import any_rank, is_orphaned, wait
 
-RESUME = "resume.pt"
 METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
@@ -36,9 +35,9 @@ class Stateful(Protocol):
 class TrainingState:
     """All that a training needs to go on, kept in folder/resume.pt; and its log, folder/metrics.jsonl.
 
-    The file holds the state of each of the named parts, the number of steps done and the length of the log:
-    what was logged after the checkpoint is cut off when the training goes on there. Random numbers need no
-    state, they are drawn from seed and step (`seed_step`, `Plan`).
+    The file holds the state of each of the named parts, the number of steps done, and the log up to there, which
+    is written anew when the training goes on. Random numbers need no state, they are drawn from seed and step
+    (`seed_step`, `Plan`).
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class TrainingState:
         """Of several processes (n_ranks) on one training all load, and one writes."""
         self.folder, self.parts, self.is_writer, self.n_ranks = folder, parts, is_writer, n_ranks
         self.n_done = 0
+        self.is_finished = False  # as `finish` left it
         self._saved_at = time.monotonic()
 
     def load(self) -> int:
@@ -55,7 +55,7 @@ class TrainingState:
         Raises RisError for a checkpoint that is damaged, of other networks or of another number of processes.
         """
         path = self.folder / RESUME
-        log_bytes = 0
+        log = ""
         if path.exists():
             state = _read(path)
             if state.get("n_ranks", self.n_ranks) != self.n_ranks:  # their batches are others
@@ -66,12 +66,16 @@ class TrainingState:
             try:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
+                self.n_done, self.is_finished, log = state["n_done"], state["is_finished"], state["log"]
             except (KeyError, RuntimeError, ValueError) as error:
                 raise RisError(f"{path}: a checkpoint of something else; begin anew with --force") from error
-            self.n_done, log_bytes = int(state["n_done"]), int(state["log_bytes"])
-        if self.is_writer and (self.folder / METRICS).exists():
-            os.truncate(self.folder / METRICS, log_bytes)
+        if self.is_writer and (log or self._log.exists()):
+            write_bytes(self._log, log.encode())
         return self.n_done
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / METRICS
 
     def step_done(self, **values: float) -> None:
         """Log the step's values; leave a checkpoint when it is time.
@@ -79,7 +83,7 @@ class TrainingState:
         Inside `stops.deferred` a signal is heeded here: a checkpoint, then Stopped is raised.
         """
         if self.is_writer:
-            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.n_done, **values}) + "\n")
         self.n_done += 1
         is_stopping = any_rank(stops.asked() is not None or is_orphaned())
@@ -95,19 +99,25 @@ class TrainingState:
         self._saved_at = time.monotonic()
         if not self.is_writer:
             return
-        log_bytes = 0
-        if (self.folder / METRICS).exists():
-            fsync_path(self.folder / METRICS)
-            log_bytes = (self.folder / METRICS).stat().st_size
-        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state = {
+            **{name: part.state_dict() for name, part in self.parts.items()},
+            "n_done": self.n_done,
+            "n_ranks": self.n_ranks,
+            "is_finished": self.is_finished,
+            "log": self._log.read_text(encoding="utf-8") if self._log.exists() else "",
+        }
         with replacing(self.folder / RESUME) as file:
-            torch.save({**state, "n_done": self.n_done, "n_ranks": self.n_ranks, "log_bytes": log_bytes}, file)
+            torch.save(state, file)
 
     def finish(self, path: Path, weights: Mapping[str, Tensor]) -> None:
-        """Leave the finished `weights` at `path` (safetensors) and remove the checkpoint."""
+        """Leave the finished `weights` at `path` (safetensors), and a checkpoint from which they are written again.
+
+        A run that is killed before it publishes them need not trust what lies there: a checkpoint has checksums.
+        """
+        self.is_finished = True
+        self.save()
         if self.is_writer:
             save_weights(path, weights)
-            (self.folder / RESUME).unlink(missing_ok=True)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import WEIGHTS, IRNet
 from ris_pipeline.refine.affinity import PathIndex
 from ris_pipeline.training.batches import loader_settings, read_loader
-from ris_pipeline.training.checkpoints import TrainingState, seed_step
+from ris_pipeline.training.checkpoints import RESUME, TrainingState, seed_step
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 from ris_pipeline.training.losses import poly_lr
 
@@ -95,12 +95,12 @@ def train_irnet(
     """Train the heads in place, store the mean displacement over cuts of the training images; leave folder/WEIGHTS.
 
     SGD without momentum, polynomial decay, one rate for boundaries and one for displacements (IRNet). A run
-    that broke off goes on at its last checkpoint; where the weights are there, they are loaded. Every step is
+    that broke off goes on at its last checkpoint; published weights, without one, are loaded. Every step is
     logged in folder/metrics.jsonl; report(step, losses) is called after it. Raises RisError at a loss that is
     not finite; the last checkpoint stays.
     """
     net.to(device)
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).exists() and not (folder / RESUME).exists():  # a repair of the labels
         net.load_state_dict(load_file(folder / WEIGHTS))
         return
     n_steps = count_steps(len(files), config)
@@ -133,8 +133,10 @@ def train_irnet(
             values = {name: value.item() for name, value in losses._asdict().items()}
             report(step, values)
             state.step_done(**values)
-    # A mean of two numbers needs no whole pass.
-    _store_mean_displacement(net.eval(), _read_cuts(cuts, range(min(n_steps, 64)), config.irn_batch, workers), device)
+    if not state.is_finished:
+        # A mean of two numbers needs no whole pass.
+        first = _read_cuts(cuts, range(min(n_steps, 64)), config.irn_batch, workers)
+        _store_mean_displacement(net.eval(), first, device)
     state.finish(folder / WEIGHTS, net.state_dict())
 
 

@@ -53,8 +53,6 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     parts: dict[str, Stateful] = {"network": task.network, "optimizer": optimizer, "scaler": scaler}
     state = TrainingState(folder, parts, is_writer=plan.rank == 0, n_ranks=plan.n_ranks)
-    if (folder / WEIGHTS).exists():  # a run that was killed between its last step and its manifest
-        return n_steps
     start = state.load()
     model = _distribute(task, device)
     batches = read_batches(plan, range(start, n_steps), input_size, workers, labels)

@@ -330,6 +330,60 @@ def test_nothing_is_made_of_what_is_damaged(name, copy_of_project, call_ris, cap
         one.recovers(contents)
 
 
+# A run ends where it would write the first of these; then a byte of each of the others is flipped.
+HALF_MADE = {
+    "labels": ("contact-sheet.png", ["*.png"]),
+    "refined labels": ("contact-sheet.png", ["*.png", "seeds/*.png", "irnet.safetensors", "metrics.jsonl"]),
+    "dump": (
+        "selected/c",
+        ["*/zarr.json", "*/*/zarr.json", "*/sent_id/c/0", "*/image_hw/c/0/0", "*/logits/c/0/0/0"],
+    ),
+    "step1": ("files.json", ["model.safetensors", "metrics.jsonl"]),
+}
+
+
+def break_off(one: Stand, file: str) -> Path:
+    """The folder that a run leaves which cannot write the file."""
+    one.forget()
+    with faulty(one.root / "runs") as disk:
+        disk.forbidden = lambda path, writing: writing and f"/{file}" in path
+        one.fails()
+    return one.artifact.with_name(f"{one.artifact.name}.partial")
+
+
+@pytest.mark.parametrize("stage", HALF_MADE)
+def test_a_flipped_byte_in_what_a_broken_run_left(stage, stand):
+    one = stand(stage)
+    contents = one.contents
+    last, patterns = HALF_MADE[stage]
+    partial = break_off(one, last)
+    for pattern in patterns:
+        path = min(partial.glob(pattern))
+        whole = path.read_bytes()
+        flip(path)
+        assert path.read_bytes() != whole
+    one.recovers(contents)
+
+
+def test_a_flipped_byte_in_the_scores_of_a_block(stand):
+    one = stand("dump")
+    contents = one.contents
+    flip(next(break_off(one, "selected/c").glob("*/prms_score/c/0")))
+    one.recovers(contents)
+
+
+@pytest.mark.parametrize("stage", ["refined labels", "step1"])
+def test_a_flipped_byte_in_a_checkpoint(stage, stand):
+    one = stand(stage)
+    contents = one.contents
+    flip(break_off(one, HALF_MADE[stage][0]) / "resume.pt")
+    line = one.fails()
+    assert "resume.pt: damaged checkpoint" in line
+    assert "begin anew with --force" in line
+    assert one.run(*one.command, "--force") == (0, "")
+    one.recovers(contents)
+
+
 def test_a_clock_that_goes_backwards(stand, monkeypatch):
     from ris_pipeline import publishing
 

@@ -185,14 +185,24 @@ def test_an_interrupted_training_ends_in_the_same_weights(broken_at, files, tmp_
         assert (broken / name).read_bytes() == (calm / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (broken / checkpoints.METRICS).read_text().splitlines()]
     assert steps == [0, 1, 2, 3]
-    assert sorted(path.name for path in broken.iterdir()) == [WEIGHTS, checkpoints.METRICS]
+    assert sorted(path.name for path in broken.iterdir()) == [WEIGHTS, checkpoints.METRICS, checkpoints.RESUME]
 
 
-def test_finished_weights_are_loaded(files, tmp_path):
+@pytest.mark.parametrize("published", [False, True])
+def test_a_finished_training_is_not_repeated(published, files, tmp_path):
+    """A run that broke off later takes the weights from the checkpoint, whatever lies there; a repair has no other."""
     expected = trained(files, tmp_path)[0].state_dict()
+    if published:
+        (tmp_path / checkpoints.RESUME).unlink()
+    else:
+        whole = (tmp_path / WEIGHTS).read_bytes()
+        (tmp_path / WEIGHTS).write_bytes(whole[:-1] + b"x")
     seen = {}
-    found = trained(files, tmp_path, report=seen.__setitem__, net_seed=1)[0].state_dict()
+    net, _, shifted = trained(files, tmp_path, report=seen.__setitem__, net_seed=1)
+    found = net.state_dict()
     assert not seen
+    assert not shifted
+    assert published or (tmp_path / WEIGHTS).read_bytes() == whole
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 

@@ -87,7 +87,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(build, labels, broken_at, p
     # From other initial values: all that counts is in the checkpoint.
     assert run(build(1), plan, broken, report=again.__setitem__, labels=labels) == 6
     assert again == {step: losses[step] for step in range(broken_at, 6)}
-    assert names_in(broken) == [checkpoints.METRICS, loop.WEIGHTS]
+    assert names_in(broken) == [checkpoints.METRICS, loop.WEIGHTS, checkpoints.RESUME]
     assert (broken / checkpoints.METRICS).read_bytes() == (tmp_path / "calm" / checkpoints.METRICS).read_bytes()
     found = load_file(broken / loop.WEIGHTS)
     assert list(found) == list(expected)
@@ -236,13 +236,15 @@ def test_random_numbers_and_gradient_scale_survive_a_stop(plan, tmp_path, worker
     assert (broken / checkpoints.METRICS).read_bytes() == (calm / checkpoints.METRICS).read_bytes()
 
 
-def test_what_a_killed_run_had_finished_is_not_trained_again(plan, tmp_path):
+def test_what_a_killed_run_had_finished_is_not_trained_again_and_not_trusted(plan, tmp_path):
     run(Sum(), plan, tmp_path / "run")
-    before = (tmp_path / "run" / loop.WEIGHTS).read_bytes()
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in (loop.WEIGHTS, checkpoints.METRICS)}
+    for name, data in before.items():
+        (tmp_path / "run" / name).write_bytes(data[:-1] + b"x")
     seen = {}
     assert run(Sum(), plan, tmp_path / "run", report=seen.__setitem__) == 6
     assert not seen
-    assert (tmp_path / "run" / loop.WEIGHTS).read_bytes() == before
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
 
 def test_a_killed_reader_is_told_in_one_line(plan, tmp_path):
