@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ris_pipeline.artifacts import differences
-from ris_pipeline.datasets import Card, check_dataset, describe_missing, load_card
+from ris_pipeline.datasets import Card, check_dataset, describe_missing, find_faulty_records, load_card
 from ris_pipeline.datasets.card import list_cards
 from ris_pipeline.errors import RisError
 from stages.bad_data import N_SHOWN, find_faults
@@ -28,9 +28,11 @@ def run_list(options: StageOptions) -> None:
 def run_check(options: StageOptions, *, deep: bool = False) -> None:
     """Prints what is there of each split; RisError where files are missing or counts differ from the card.
 
-    `deep` opens every image and mask, and lists those that cannot be used.
+    `deep` lists all records that cannot be used; where there are none, it opens every image and mask.
     """
     card = card_of(options)
+    if deep:
+        _check_records(options, card)
     checks = check_dataset(card, options.data_root)
     missing = list(dict.fromkeys(path for one in checks for path in one.missing))
     if missing:
@@ -50,11 +52,24 @@ def run_check(options: StageOptions, *, deep: bool = False) -> None:
                 f"{one.n_expected:,}; other annotation files?"
             )
     if faults:
-        shown = f" (the first {N_SHOWN} above)" if len(faults) > N_SHOWN else ""
         raise RisError(
-            f"{card.name}: {len(faults):,} images and masks cannot be used{shown}; fetch them again, or leave the "
-            "images out with --skip-bad"
+            f"{card.name}: {len(faults):,} images and masks cannot be used{_shown(faults)}; fetch them again, or "
+            "leave the images out with --skip-bad"
         )
+
+
+def _check_records(options: StageOptions, card: Card) -> None:
+    faults = find_faulty_records(card, options.data_root)
+    if faults:
+        emit(options, "\n".join(faults[:N_SHOWN]), {"splits": [], "unusable": faults})
+        raise RisError(
+            f"{card.name}: {len(faults):,} faults in the annotations{_shown(faults)}; mend them, then check again: "
+            "images and masks were not opened"
+        )
+
+
+def _shown(faults: list[str]) -> str:
+    return f" (the first {N_SHOWN} above)" if len(faults) > N_SHOWN else ""
 
 
 def run_make_shapes(options: StageOptions) -> None:

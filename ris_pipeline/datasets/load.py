@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from ris_pipeline.datasets import pairs, refer, referit
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.records import Dataset, Image
+from ris_pipeline.datasets.records import Dataset, Image, noting
 from ris_pipeline.errors import RisError, suggest_path
 
 
 class _Reader(NamedTuple):
     list_files: Callable[[Card, Path], list[Path]]
-    load_split: Callable[[Card, Path, str], Dataset]
+    load_split: Callable[[Card, Path, str, list[str] | None], Dataset]
 
 
 _READERS = {
@@ -96,6 +96,19 @@ def check_dataset(card: Card, data_root: Path) -> list[SplitCheck]:
     return [_check_split(card, data_root, split) for split in card.splits]
 
 
+def find_faulty_records(card: Card, data_root: Path) -> list[str]:
+    """What is wrong with each record that cannot be used, and with whole files; each told once.
+
+    Raises RisError where files are missing.
+    """
+    list_files(card, data_root)
+    faults: list[str] = []
+    for split in card.splits:
+        with noting(faults):
+            _read_split(card, data_root, split, faults)
+    return list(dict.fromkeys(faults))
+
+
 def _check_split(card: Card, data_root: Path, split: str) -> SplitCheck:
     dataset = _read_split(card, data_root, split)
     needed = [image.path for image in dataset.images.values()]
@@ -104,9 +117,9 @@ def _check_split(card: Card, data_root: Path, split: str) -> SplitCheck:
     return SplitCheck(split, len(dataset.images), len(dataset.refs), dataset.n_expressions, card.splits[split], missing)
 
 
-def _read_split(card: Card, data_root: Path, split: str) -> Dataset:
+def _read_split(card: Card, data_root: Path, split: str, faults: list[str] | None = None) -> Dataset:
     with _collector_paused():
-        return _READERS[card.format].load_split(card, data_root, split)
+        return _READERS[card.format].load_split(card, data_root, split, faults)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 from ris_pipeline.datasets.card import Card, suggest
 from ris_pipeline.datasets.files import check_bytes, read_size, resolve_inside
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, noting, parse_box
 from ris_pipeline.errors import RisError
 
 _KEYS = ("image", "ref", "sentence", "split", "box", "mask")
@@ -27,9 +27,10 @@ def list_files(card: Card, data_root: Path) -> list[Path]:
     return [data_root / card.annotations / "pairs.jsonl"]
 
 
-def load_split(card: Card, data_root: Path, split: str) -> Dataset:
-    """The refs of the split in the file's order. Raises RisError, with the line, on any faulty line.
+def load_split(card: Card, data_root: Path, split: str, faults: list[str] | None = None) -> Dataset:
+    """The refs of the split in the file's order.
 
+    Raises RisError, with the line, on any faulty line; where `faults` gather what is wrong, these are left out.
     An id is a hash of the names (of the image; of image and ref; of these and the sentence), so it does not
     change when lines are added or moved.
     """
@@ -42,16 +43,17 @@ def load_split(card: Card, data_root: Path, split: str) -> Dataset:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            record = _parse_line(line, card, where)
-            image_path = resolve_inside(data_root / card.images, record["image"], where)
-            image_id, ref_id = _hash_names(record["image"]), _hash_names(record["image"], record["ref"])
-            if ref_id not in refs:
-                refs[ref_id] = _Draft(record, image_id, _read_hw(record, image_path), path.parent, where)
-            elif where_differs := refs[ref_id].conflict(record):
-                raise RisError(f"{where}: {where_differs} differs from the first line of ref {record['ref']!r}")
-            refs[ref_id].sentences.append(record["sentence"])
-            if record["split"] == split and (image_id not in images or refs[ref_id].hw):
-                images[image_id] = Image(image_id, image_path, refs[ref_id].hw)
+            with noting(faults):
+                record = _parse_line(line, card, where)
+                image_path = resolve_inside(data_root / card.images, record["image"], where)
+                image_id, ref_id = _hash_names(record["image"]), _hash_names(record["image"], record["ref"])
+                if ref_id not in refs:
+                    refs[ref_id] = _Draft(record, image_id, _read_hw(record, image_path), path.parent, where)
+                elif where_differs := refs[ref_id].conflict(record):
+                    raise RisError(f"{where}: {where_differs} differs from the first line of ref {record['ref']!r}")
+                refs[ref_id].sentences.append(record["sentence"])
+                if record["split"] == split and (image_id not in images or refs[ref_id].hw):
+                    images[image_id] = Image(image_id, image_path, refs[ref_id].hw)
     return Dataset(card.name, split, images, tuple(d.finish(i) for i, d in refs.items() if d.record["split"] == split))
 
 

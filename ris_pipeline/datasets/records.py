@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,6 +118,17 @@ class Dataset:
         for ref in self.refs:
             refs_of_image[ref.image_id].append(ref)
         return dict(refs_of_image)
+
+
+@contextmanager
+def noting(faults: list[str] | None) -> Iterator[None]:
+    """Around the reading of one record: a RisError is added to `faults` and the record left out; None: it is raised."""
+    try:
+        yield
+    except RisError as error:
+        if faults is None:
+            raise
+        faults.append(str(error))
 
 
 def parse_box(values: Any, hw: tuple[int, int] | None, where: str) -> Box:

@@ -9,7 +9,7 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.files import load_json, resolve_inside
 from ris_pipeline.datasets.pickles import load_plain_pickle
-from ris_pipeline.datasets.records import Box, Dataset, Expression, Image, Ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import Box, Dataset, Expression, Image, Ref, noting, parse_box, parse_hw
 from ris_pipeline.datasets.segmentations import is_coordinate
 from ris_pipeline.errors import RisError
 
@@ -20,8 +20,11 @@ def list_files(card: Card, data_root: Path) -> list[Path]:
     return [folder / f"refs({card.partition}).p", folder / "instances.json"]
 
 
-def load_split(card: Card, data_root: Path, split: str) -> Dataset:
-    """The refs of the split in the file's order, with their images. Raises RisError on any faulty record."""
+def load_split(card: Card, data_root: Path, split: str, faults: list[str] | None = None) -> Dataset:
+    """The refs of the split in the file's order, with their images.
+
+    Raises RisError on any faulty record; where `faults` gather what is wrong, these records are left out.
+    """
     refs_path, instances_path = list_files(card, data_root)
     records = load_plain_pickle(refs_path)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -32,15 +35,16 @@ def load_split(card: Card, data_root: Path, split: str) -> Dataset:
     refs = []
     for position, record in enumerate(records):
         where = f"{refs_path}: ref {record.get('ref_id', f'number {position}')}"
-        ref_split = _get(record, "split", str, where)
-        if not is_in_split(ref_split, split):
-            continue
-        image_id = _get(record, "image_id", int, where)
-        if image_id not in chosen:
-            if image_id not in images:
-                raise RisError(f"{where}: its image {image_id} is not in {instances_path}")
-            chosen[image_id] = _parse_image(images[image_id], data_root / card.images, instances_path)
-        refs.append(_parse_ref(record, chosen[image_id], annotations, n_of_kind, where))
+        with noting(faults):
+            ref_split = _get(record, "split", str, where)
+            if not is_in_split(ref_split, split):
+                continue
+            image_id = _get(record, "image_id", int, where)
+            if image_id not in chosen:
+                if image_id not in images:
+                    raise RisError(f"{where}: its image {image_id} is not in {instances_path}")
+                chosen[image_id] = _parse_image(images[image_id], data_root / card.images, instances_path)
+            refs.append(_parse_ref(record, chosen[image_id], annotations, n_of_kind, where))
     return Dataset(card.name, split, chosen, tuple(refs))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.files import load_json
 from ris_pipeline.datasets.pickles import load_plain_pickle
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, noting, parse_box, parse_hw
 from ris_pipeline.errors import RisError
 
 # The paper trains on ReferIt's train and val sentences together: 54,134 + 5,842 = 59,976.
@@ -35,17 +35,22 @@ def list_files(card: Card, data_root: Path) -> list[Path]:
     return [*queries, folder / "referit_bbox.json", folder / "referit_imsize.json"]
 
 
-def load_split(card: Card, data_root: Path, split: str) -> Dataset:
-    """The refs of the split; only the pickles have masks. Raises RisError on any faulty record."""
+def load_split(card: Card, data_root: Path, split: str, faults: list[str] | None = None) -> Dataset:
+    """The refs of the split; only the pickles have masks.
+
+    Raises RisError on any faulty record; where `faults` gather what is wrong, these records are left out.
+    """
     if split not in _QUERY_FILES:
         raise RisError(f"ReferIt has no split {split!r}; it has {', '.join(_QUERY_FILES)} (val is part of train)")
     folder = data_root / card.annotations
     read = _read_pickle if (folder / "annotations").is_dir() else _read_json
-    images, refs = read(folder, data_root / card.images, split)
+    images, refs = read(folder, data_root / card.images, split, faults)
     return Dataset(card.name, split, images, tuple(refs))
 
 
-def _read_json(folder: Path, images_folder: Path, split: str) -> tuple[dict[int, Image], list[Ref]]:
+def _read_json(
+    folder: Path, images_folder: Path, split: str, faults: list[str] | None
+) -> tuple[dict[int, Image], list[Ref]]:
     boxes_path = folder / "referit_bbox.json"
     boxes, sizes = _load_table(boxes_path), _load_table(folder / "referit_imsize.json")
     images: dict[int, Image] = {}
@@ -53,24 +58,27 @@ def _read_json(folder: Path, images_folder: Path, split: str) -> tuple[dict[int,
     for part in _QUERY_FILES[split]:
         path = folder / f"referit_query_{part}.json"
         for key, sentences in _load_table(path).items():
-            where = f"{path}: ref {key}"
-            match = _KEY.fullmatch(key)
-            if match is None:
-                raise RisError(f"{where}: expected <image>_<crop>, crop below {_PER_IMAGE}")
-            image_id, crop = int(match[1]), int(match[2])
-            if image_id not in images:
-                hw = _parse_size(sizes.get(f"{image_id}.jpg"), where)
-                images[image_id] = Image(image_id, images_folder / f"{image_id}.jpg", hw)
-            if key not in boxes:
-                raise RisError(f"{where}: {boxes_path.name} has no box for it")
-            # Its right and bottom are the last pixels inside, which is how PointIt reads them.
-            box = parse_box(boxes[key], images[image_id].hw, f"{boxes_path}: ref {key}, image {image_id}.jpg")
-            ref_id = image_id * _PER_IMAGE + crop
-            refs.append(Ref(ref_id, image_id, part, _number(ref_id, sentences, where), box, None))
+            with noting(faults):
+                where = f"{path}: ref {key}"
+                match = _KEY.fullmatch(key)
+                if match is None:
+                    raise RisError(f"{where}: expected <image>_<crop>, crop below {_PER_IMAGE}")
+                image_id, crop = int(match[1]), int(match[2])
+                if image_id not in images:
+                    hw = _parse_size(sizes.get(f"{image_id}.jpg"), where)
+                    images[image_id] = Image(image_id, images_folder / f"{image_id}.jpg", hw)
+                if key not in boxes:
+                    raise RisError(f"{where}: {boxes_path.name} has no box for it")
+                # Its right and bottom are the last pixels inside, which is how PointIt reads them.
+                box = parse_box(boxes[key], images[image_id].hw, f"{boxes_path}: ref {key}, image {image_id}.jpg")
+                ref_id = image_id * _PER_IMAGE + crop
+                refs.append(Ref(ref_id, image_id, part, _number(ref_id, sentences, where), box, None))
     return images, refs
 
 
-def _read_pickle(folder: Path, images_folder: Path, split: str) -> tuple[dict[int, Image], list[Ref]]:
+def _read_pickle(
+    folder: Path, images_folder: Path, split: str, faults: list[str] | None
+) -> tuple[dict[int, Image], list[Ref]]:
     path = folder / "annotations" / f"{split}.pickle"
     table = load_plain_pickle(path)
     if not isinstance(table, dict):
@@ -79,14 +87,17 @@ def _read_pickle(folder: Path, images_folder: Path, split: str) -> tuple[dict[in
     refs = []
     for name, entry in table.items():
         where = f"{path}: image {name}"
-        if not str(name).isdecimal() or not isinstance(entry, dict):
-            raise RisError(f"{where}: expected a number and its annotations")
-        objects = _group_annotations(entry.get("annotations"), where)
-        if not objects:
-            continue
-        image = Image(int(name), images_folder / f"{int(name)}.jpg", _mask_hw(objects[0][0], where))
-        images[image.image_id] = image
-        refs += [_parse_object(image, n, annotations, split, where) for n, annotations in enumerate(objects)]
+        with noting(faults):
+            if not str(name).isdecimal() or not isinstance(entry, dict):
+                raise RisError(f"{where}: expected a number and its annotations")
+            objects = _group_annotations(entry.get("annotations"), where)
+            if not objects:
+                continue
+            image = Image(int(name), images_folder / f"{int(name)}.jpg", _mask_hw(objects[0][0], where))
+            images[image.image_id] = image
+            for n, annotations in enumerate(objects):
+                with noting(faults):
+                    refs.append(_parse_object(image, n, annotations, split, where))
     return images, refs
 
 

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.load import load_dataset
+from ris_pipeline.datasets.load import find_faulty_records, load_dataset
 from ris_pipeline.errors import RisError
 
 CARD = Card("pairs", "pairs", "pairs", "pairs/images", {"train": None, "val": None})
@@ -115,3 +115,16 @@ def test_boxes_and_masks_have_to_fit_their_image(save):
     save({**LINES[3], "box": [0, 0, 4, 7]})
     with pytest.raises(RisError, match=r"pairs\.jsonl:1: ref 'dog', image b\.jpg: .* outside the image of 4×5 pixels"):
         load_dataset(CARD, root, "val")
+
+
+def test_all_faulty_lines_are_listed(save):
+    root = save(
+        {**DOG, "sentence": ""}, *LINES[:2], "{", {**DOG, "split": "test"}, {**DOG, "box": [4, 2, 3, 4]}, *LINES[2:]
+    )
+    path = root / "pairs" / "pairs.jsonl"
+    empty, json_fault, split, box = find_faulty_records(CARD, root)
+    assert empty == f"{path}:1: 'sentence' must be given, as text"
+    assert json_fault.startswith(f"{path}:4: not valid JSON: ")
+    assert split == f"{path}:5: the card pairs has no split 'test', only train, val"
+    assert box == f"{path}:6: box differs from the first line of ref 'dog'"
+    assert find_faulty_records(CARD, save(*LINES)) == []

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.load import load_dataset
+from ris_pipeline.datasets.load import find_faulty_records, load_dataset
 from ris_pipeline.datasets.refer import is_in_split
 from ris_pipeline.errors import RisError
 
@@ -164,3 +164,29 @@ def test_objects_of_the_same_kind_are_counted_in_the_image(save):
     dataset = load_dataset(CARD, save(instances=instances), "train")
     assert [ref.n_same_kind for ref in dataset.refs] == [2, 2]
     assert [ref.n_same_kind for ref in load_dataset(CARD, save(), "train").refs] == [None, None]
+
+
+def test_all_faulty_records_are_listed(save):
+    refs = [
+        make_ref(1, 5, 50, "train", {10: "red cup"}),
+        make_ref(2, 6, 999, "val", {20: "dog"}),
+        make_ref(3, 5, 51, "train", {}),
+        make_ref(4, 7, 50, "train", {40: "no image"}),
+        make_ref(5, 5, 51, 3, {50: "of no split"}),
+    ]
+    root = save(refs)
+    path = root / "refer" / "toy" / "refs(unc).p"
+    assert sorted(find_faulty_records(CARD, root)) == [
+        f"{path}: ref 2: its annotation 999 is not in instances.json",
+        f"{path}: ref 3: its list of sentences is empty",
+        f"{path}: ref 4: its image 7 is not in {root / 'refer' / 'toy' / 'instances.json'}",
+        f"{path}: ref 5: 'split' must be of type str, not int",
+    ]
+    assert find_faulty_records(CARD, save()) == []
+
+
+def test_ids_that_occur_twice_are_a_fault_of_the_split(save):
+    root = save([*REFS, make_ref(3, 5, 50, "train", {31: "again"}), make_ref(4, 5, 51, "train", {})])
+    empty, twice = find_faulty_records(CARD, root)
+    assert "ref 4: its list of sentences is empty" in empty
+    assert twice == "toy train: ref_id 3 occurs twice; ids must be unique"

@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.load import load_dataset
+from ris_pipeline.datasets.load import find_faulty_records, load_dataset
 from ris_pipeline.errors import RisError
 
 CARD = Card("referit", "referit", "referit", "referit/images", {"train": None, "test": None}, "berkeley")
@@ -75,6 +75,21 @@ def test_faulty_json(save_json, changes, message):
         load_dataset(CARD, save_json(**changes), "train")
 
 
+def test_all_faulty_json_records_are_listed(save_json):
+    bbox = {key: box for key, box in JSON["referit_bbox.json"].items() if key != "12_10"}
+    root = save_json(
+        query_train={"12_3": "no list", "12_10": ["sky"], "12": ["no crop"]}, bbox={**bbox, "40689_39": [0, 0, 99, 5]}
+    )
+    folder = root / "referit"
+    assert find_faulty_records(CARD, root) == [
+        f"{folder / 'referit_query_train.json'}: ref 12_3: expected a list of sentences",
+        f"{folder / 'referit_query_train.json'}: ref 12_10: referit_bbox.json has no box for it",
+        f"{folder / 'referit_query_train.json'}: ref 12: expected <image>_<crop>, crop below 100",
+        f"{folder / 'referit_bbox.json'}: ref 40689_39, image 40689.jpg: the box [0, 0, 99, 5] lies outside the image "
+        "of 10×6 pixels",
+    ]
+
+
 def make_rle(*pixels):
     mask = np.zeros((6, 10), np.uint8, order="F")
     for y, x in pixels:
@@ -138,6 +153,23 @@ def test_pickle(save_pickle, ref_ids):
 def test_faulty_pickles(save_pickle, annotations, name, message):
     with pytest.raises(RisError, match=message):
         load_dataset(CARD, save_pickle(annotations, name), "train")
+
+
+def test_all_faulty_pickled_records_are_listed(save_pickle):
+    annotations = [
+        annotate(["a"], [0, 0, 1, 1], TWO_PARTS),
+        annotate("good", [0, 0, 2, 2], TWO_PARTS),
+        annotate("b", [0, 0, 11.5, 1], TWO_PARTS),
+        annotate("c", [0, 0, 3, 3], TWO_PARTS) | {"bbox": []},
+    ]
+    root = save_pickle(annotations)
+    train = root / "referit" / "annotations" / "train.pickle"
+    (root / "referit" / "annotations" / "test.pickle").write_bytes(pickle.dumps({"../7": {}}, 2))
+    sentence, box, no_box, name = find_faulty_records(CARD, root)
+    assert sentence == f"{train}: image 12: object 0: expected a list of sentences"
+    assert box.startswith(f"{train}: image 12: object 2: the box [0, 0, 11.5, 1] lies outside the image")
+    assert no_box == f"{train}: image 12: object 3 must have one box [[x1, y1, x2, y2]], not []"
+    assert name == f"{train.with_name('test.pickle')}: image ../7: expected a number and its annotations"
 
 
 def test_missing_files_name_both_forms(tmp_path):

@@ -50,6 +50,22 @@ def test_a_deep_check_lists_what_cannot_be_used(tiny, capsys, workers):
     assert "broken.png is not a readable picture" in broken
 
 
+def test_a_deep_check_lists_all_faulty_records(tiny, capsys):
+    path = tiny.data_root / "tiny" / "pairs.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, "{", '{"image": "a.png"}', *['{"image": "../b.png"}'] * 12]) + "\n")
+    with pytest.raises(RisError, match=r"pairs\.jsonl:4: not valid JSON"):
+        data.run_check(tiny)
+    message = r"tiny: 14 faults in the annotations \(the first 10 above\); mend them, then check again"
+    with pytest.raises(RisError, match=message):
+        data.run_check(tiny, deep=True)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in shown] == [f"{path}:{number}" for number in range(4, 14)]
+    with pytest.raises(RisError, match=message):
+        data.run_check(replace(tiny, json=True), deep=True)
+    assert len(json.loads(capsys.readouterr().out)["unusable"]) == 14
+
+
 def test_a_picture_of_another_size_than_its_record_is_unusable(tiny):
     add_refs_with_masks(tiny)  # from now on a.png has a size on record
 
