@@ -10,6 +10,7 @@ import pytest
 
 from ris_pipeline.artifacts import Request, differences, digest, explain, find, find_latest, label_of, list_latest
 from ris_pipeline.errors import RisError
+from ris_pipeline.integrity import find_damage
 from ris_pipeline.locks import hold
 from ris_pipeline.publishing import point_latest, publish, remove_leftovers
 
@@ -268,6 +269,22 @@ def test_leftovers_of_killed_runs_are_removed(tmp_path):
         names = [request.path.name, f"{request.path.name}.partial", f"{other.path.name}.lock", "latest"]
         assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     assert find(request) is not None
+
+
+def test_a_checkpoint_goes_when_the_artifact_is_there(tmp_path):
+    request = request_in(tmp_path)
+    with publish(request) as work:
+        (work.path / "resume.pt").touch()
+    assert not (request.path / "resume.pt").exists()
+    assert find_damage(request.path) == []
+
+    (request.path / "resume.pt").touch()  # killed in between
+    assert find_damage(request.path) == []
+    request.partial.mkdir()
+    (request.partial / "resume.pt").touch()
+    remove_leftovers(request)
+    assert not (request.path / "resume.pt").exists()
+    assert (request.partial / "resume.pt").exists()
 
 
 def test_manifest_is_plain_json_with_letters_as_they_are(tmp_path):

@@ -384,6 +384,41 @@ def test_a_flipped_byte_in_a_checkpoint(stage, stand):
     one.recovers(contents)
 
 
+def test_a_loss_that_is_not_finite(stand, monkeypatch):
+    from ris_pipeline.training import checkpoints
+    from ris_pipeline.training.tasks import Step1Task
+
+    forward, n_steps = Step1Task.forward, 0
+
+    def overflow(task: Step1Task, batch: Any) -> Any:
+        nonlocal n_steps
+        n_steps += 1
+        bad = n_steps == n_good + 1
+        return {name: loss * float("nan") if bad else loss for name, loss in forward(task, batch).items()}
+
+    one = stand("step1")
+    contents = one.contents
+    one.forget()
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(Step1Task, "forward", overflow)
+    n_good = 2
+    line = one.fails()
+    assert line.startswith("ris: step 2: the loss is not finite; refs of the batch: [")
+    partial = one.artifact.with_name(f"{one.artifact.name}.partial")
+    assert checkpoints.TrainingState(partial, {}).load() == 2
+    n_steps, n_good = 0, 0
+    assert one.fails() == line  # the first step of this run
+
+    n_steps, n_good = 0, 10**9
+    assert one.run(*one.command, "--set", "lr=1e-6") == (0, "")
+    other = (one.artifact.parent / "latest").resolve()
+    assert other.name != one.artifact.name
+    assert n_steps == (other / "metrics.jsonl").read_text().count("\n")  # from the beginning
+    assert partial.exists()
+    monkeypatch.undo()
+    one.recovers(contents)
+
+
 def test_a_clock_that_goes_backwards(stand, monkeypatch):
     from ris_pipeline import publishing
 

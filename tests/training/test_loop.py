@@ -200,6 +200,9 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_refs(plan, tmp_pat
     # The last good state stays, and what would come next fails again at the same step.
     assert names_in(tmp_path / "run") == [checkpoints.METRICS, checkpoints.RESUME]
     assert TrainingState(tmp_path / "run", {}).load() == 4
+    with pytest.raises(RisError, match=r"step 4: the loss is not finite"):
+        run(Sum(bad_step=0), plan, tmp_path / "run")
+    assert TrainingState(tmp_path / "run", {}).load() == 4
 
 
 class Drawing(Sum):
