@@ -107,7 +107,12 @@ class TrainingState:
             "log": self._log.read_text(encoding="utf-8") if self._log.exists() else "",
         }
         with replacing(self.folder / RESUME) as file:
-            torch.save(state, file)
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # of the archive that was cut short: what cut it short is behind it
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def finish(self, path: Path, weights: Mapping[str, Tensor]) -> None:
         """Leave the finished `weights` at `path` (safetensors), and a checkpoint from which they are written again.

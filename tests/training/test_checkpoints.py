@@ -1,8 +1,11 @@
 """The file that a training goes on from: what is in it, what damage does, and when it is written."""
 
+import errno
+import io
 import json
 import os
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -183,3 +186,25 @@ def test_random_numbers_are_of_seed_step_and_process():
 
     assert draw(0, 5, 1) == draw(0, 5, 1)
     assert len({tuple(draw(*key)) for key in ((0, 5, 1), (1, 5, 1), (0, 6, 1), (0, 5, 0))}) == 4
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch, n):
+    """torch's archive has an error of its own for being cut short; that of the disk is what a user can mend."""
+    state = state_in(tmp_path)
+    state.save()
+    whole = (tmp_path / RESUME).read_bytes()
+
+    class Full(io.BytesIO):
+        n_writes = 0
+
+        def write(self, data):
+            self.n_writes += 1
+            if self.n_writes >= n:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr(checkpoints, "replacing", lambda path: nullcontext(Full()))
+    with pytest.raises(OSError, match="No space left"):
+        state.save()
+    assert (tmp_path / RESUME).read_bytes() == whole
