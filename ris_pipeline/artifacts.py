@@ -48,7 +48,7 @@ STAGES = {
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image")),
     "scores": Stage("ris score", 1),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
-    "report": Stage("ris report", 4),
+    "report": Stage("ris report", 5),
 }
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
 
