@@ -51,7 +51,10 @@ def emit(options: StageOptions, text: str, value: Any) -> None:
     """Prints a result on stdout: `text`, or `value` as one line of JSON with --json."""
     if is_silent():
         return
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False) if options.json else text, flush=True)
+    try:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False) if options.json else text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough, as `head` has; what is left must not fail at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -176,6 +177,18 @@ def test_the_process_exits_with_the_code_too():
     assert process.stdout == ""
     assert "did you mean 'refcoco'" in process.stderr
     assert process.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """As `head` behind a pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "stages.cli", "data", "list"]
+    result = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_data_list_names_every_card():
