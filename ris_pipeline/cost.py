@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ris_pipeline.networks.pixel_attention import PixelAttention
+from ris_pipeline.networks.parts.pixel_attention import PixelAttention
 from ris_pipeline.networks.referring import ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2

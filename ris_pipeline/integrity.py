@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import (
+from ris_pipeline.artifacts.files import describe_files, render_json, write_bytes
+from ris_pipeline.artifacts.identity import (
     CHECKSUM,
     FILES,
     MANIFEST,
@@ -23,7 +24,6 @@ from ris_pipeline.artifacts import (
     identity_of,
     parse_manifest,
 )
-from ris_pipeline.durable import describe_files, render_json, write_bytes
 from ris_pipeline.errors import RisError
 
 MISSING, UNREADABLE, CHANGED = "missing", "cannot be read", "not the bytes that were published"
@@ -190,7 +190,7 @@ def _describe_block(store: Path, block: int) -> str:
     """Block, sentences and refs; the block alone where the ids themselves are damaged."""
     import zarr
 
-    from ris_pipeline.store_layout import BLOCK
+    from ris_pipeline.maps.store_layout import BLOCK
 
     rows = slice(block * BLOCK, (block + 1) * BLOCK)
     try:
@@ -216,7 +216,7 @@ def _check_contents(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Damag
 
 
 def _check_responses(folder: Path, counts: Mapping[str, int]) -> Iterator[Damage]:
-    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.maps.store import ResponseStore
 
     for path in sorted(folder.glob("*.zarr")):
         try:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from ris_pipeline.datasets.files import load_picture
-from ris_pipeline.durable import replacing
+from ris_pipeline.artifacts.files import replacing
+from ris_pipeline.datasets.io.files import load_picture
 from ris_pipeline.errors import RisError
 
 BACKGROUND, FOREGROUND, IGNORE = 0, 1, 255

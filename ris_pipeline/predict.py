@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ris_pipeline.artifacts import MANIFEST
+from ris_pipeline.artifacts.identity import MANIFEST
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.datasets.files import load_json
-from ris_pipeline.datasets.images import load_image, to_pixels
+from ris_pipeline.datasets.io.files import load_json
+from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.errors import RisError
-from ris_pipeline.networks.build import build_released, build_step1, build_step2, config_from_manifest
-from ris_pipeline.networks.released import read_released
+from ris_pipeline.maps.store import compute_map
+from ris_pipeline.networks.load import build_released, build_step1, build_step2, config_from_manifest
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
-from ris_pipeline.responses import compute_map
+from ris_pipeline.networks.weights.released import read_released
 from ris_pipeline.training.loop import WEIGHTS
 
 MAP_FOREGROUND = 1e-9  # a response map's mask is where it exceeds this; TRIS, released evaluation

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ris_pipeline.artifacts import STAGES, Artifact, differences, find_named, identity_of, load_artifact
+from ris_pipeline.artifacts.identity import STAGES, Artifact, differences, find_named, identity_of, load_artifact
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import list_artifacts
 

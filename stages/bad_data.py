@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.durable import make_folder, write_json
+from ris_pipeline.artifacts.files import make_folder, write_json
 from ris_pipeline.errors import RisError
 from stages.options import StageOptions, card_of, say
 from stages.progress import progress
@@ -41,8 +41,9 @@ def find_bad_images(options: StageOptions) -> BadImages:
 
     One whose size and time stamp are as at the last look is not opened again, but with --force.
     """
-    from ris_pipeline.datasets import deep, list_images
-    from ris_pipeline.datasets.files import load_json
+    from ris_pipeline.datasets import check as deep
+    from ris_pipeline.datasets import list_images
+    from ris_pipeline.datasets.io.files import load_json
 
     card = card_of(options)
     images = list_images(card, options.data_root)
@@ -66,7 +67,7 @@ def find_bad_images(options: StageOptions) -> BadImages:
 def find_faults(options: StageOptions, splits: list[str]) -> list[str]:
     """A line for each image and mask of the splits that cannot be used, all of them opened anew."""
     from ris_pipeline.datasets import load_dataset
-    from ris_pipeline.datasets.deep import find_bad_masks
+    from ris_pipeline.datasets.check import find_bad_masks
 
     faults = [fault for _, fault in find_bad_images(replace(options, force=True))]
     for split in splits:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ris_pipeline.artifacts import (
+from ris_pipeline.artifacts.identity import (
     NO_ARTIFACTS,
     STAGES,
     Artifact,
@@ -17,10 +17,10 @@ from ris_pipeline.artifacts import (
     find_latest,
     label_of,
 )
+from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.integrity import check_whole
-from ris_pipeline.publishing import point_latest, remove_leftovers
 from stages.bad_data import images_to_skip
 from stages.options import StageOptions, card_of, emit, is_silent, say
 
@@ -45,7 +45,7 @@ def resolve_config(options: StageOptions, cls: type[C], stage: str, **flags: Any
 def open_dataset(options: StageOptions, split: str) -> "Dataset":
     """One split of the data set of `options`; with --skip-bad without the images that cannot be used."""
     from ris_pipeline.datasets import load_dataset
-    from ris_pipeline.datasets.deep import leave_out
+    from ris_pipeline.datasets.check import leave_out
 
     dataset = load_dataset(card_of(options), options.data_root, split)
     skipped = _skipped(options)

@@ -78,7 +78,7 @@ def _measure(options: StageOptions, config: Config, advance: Any) -> "list[Cost]
     import torch
 
     from ris_pipeline.cost import count_parts, measure_parts
-    from ris_pipeline.networks.build import build_step1, build_step2
+    from ris_pipeline.networks.load import build_step1, build_step2
 
     network: Step1 | Step2
     if isinstance(config, Step1Config):

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import differences
+from ris_pipeline.artifacts.identity import differences
 from ris_pipeline.datasets import Card, check_dataset, describe_missing, find_faulty_records, load_card
 from ris_pipeline.datasets.card import list_cards
 from ris_pipeline.errors import RisError
@@ -77,7 +77,7 @@ def run_make_shapes(options: StageOptions) -> None:
     card = card_of(options)
     if not card.generate:
         raise RisError(f"{card.name} is not a generated data set: its card has no [generate] table")
-    from ris_pipeline.datasets.shapes import STAMP, remove_leftovers
+    from ris_pipeline.shapes.generate import STAMP, remove_leftovers
 
     folder = options.data_root / card.images.parent
     if not options.dry_run:
@@ -97,7 +97,7 @@ def run_make_shapes(options: StageOptions) -> None:
 
 
 def _generate(options: StageOptions, card: Card, folder: Path) -> None:
-    from ris_pipeline.datasets.shapes import generate
+    from ris_pipeline.shapes.generate import generate
 
     settings = dict(card.generate)
     with progress(options, card.name, sum(settings["n_images"].values())) as advance:

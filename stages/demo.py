@@ -136,7 +136,7 @@ def read_upright(data: bytes) -> "NDArray[np.uint8]":
     import PIL.Image
     import PIL.ImageOps
 
-    from ris_pipeline.datasets.files import MAX_PIXELS
+    from ris_pipeline.datasets.io.files import MAX_PIXELS
 
     try:
         with PIL.Image.open(io.BytesIO(data)) as picture:

@@ -179,7 +179,7 @@ def _look_at_weights(name: str, weights: str | None, label: str) -> Finding:
     from open_clip.transformer import QuickGELU
 
     from ris_pipeline.networks.backbones import TIMM_NAMES, load_timm_network
-    from ris_pipeline.networks.clip_weights import load_clip, read_weights
+    from ris_pipeline.networks.weights.clip_weights import load_clip, read_weights
 
     if name in TIMM_NAMES:
         load_timm_network(name, weights)

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ris_pipeline.artifacts import Artifact, Request
+from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ResponsesConfig, Step1Config
-from ris_pipeline.publishing import Work, publish
 from stages.common import device_of, due, input_of, open_dataset, request_of, resolve_config, show, splits_of
 from stages.options import StageOptions, say
 from stages.progress import progress
@@ -54,7 +54,7 @@ class Networks(NamedTuple):
 
 def load_networks(options: StageOptions, config: ResponsesConfig, step1: Artifact) -> Networks:
     """The networks of a Step-1, ready to respond."""
-    from ris_pipeline.networks.build import build_aux, build_step1, config_from_manifest
+    from ris_pipeline.networks.load import build_aux, build_step1, config_from_manifest
     from ris_pipeline.training.loop import WEIGHTS
 
     step1_config = config_from_manifest(Step1Config, step1.manifest)
@@ -66,7 +66,7 @@ def load_networks(options: StageOptions, config: ResponsesConfig, step1: Artifac
 
 def fill(options: StageOptions, work: Work, dataset: "Dataset", networks: Networks, config: ResponsesConfig) -> None:
     """Write the blocks that are missing in the work folder, and the selection."""
-    from ris_pipeline.inference import fill_responses, open_store
+    from ris_pipeline.maps.respond import fill_responses, open_store
 
     label = f"responses {dataset.split}"
     path = work.path / f"{dataset.split}.zarr"

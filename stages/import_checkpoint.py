@@ -7,16 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import CHECKPOINT, MANIFEST, Request
+from ris_pipeline.artifacts.files import replace_folder, write_json
+from ris_pipeline.artifacts.identity import CHECKPOINT, MANIFEST, Request
+from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import Step1Config, Step2Config, load_config_file, parse_assignments, resolve
-from ris_pipeline.durable import replace_folder, write_json
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import Work, publish
 from stages.common import due, resolve_config, show
 from stages.options import StageOptions, card_of, emit, say
 
 if TYPE_CHECKING:
-    from ris_pipeline.networks.released import Kind, Released
+    from ris_pipeline.networks.weights.released import Kind, Released
 
 SOURCE = "source.json"
 _STAGES = {"tris-step1": "step1", "tris-step2": "step2", "irn": "irnet", "clip": "clip"}
@@ -28,7 +28,7 @@ _CHOSEN = {"step1": ("input_size", "aux_clip", "aux_weights"), "step2": ("input_
 
 def run(options: StageOptions, file: Path, kind: "Kind | None", out: Path | None) -> None:
     """Write the artifact into the folder `out`, or under --runs as the latest of the data set's stage."""
-    from ris_pipeline.networks.released import read_released
+    from ris_pipeline.networks.weights.released import read_released
 
     released = read_released(file, kind)
     stage = _STAGES[released.kind]

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from ris_pipeline.artifacts import Artifact, Request
+from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import PseudolabelConfig
-from ris_pipeline.publishing import Work, publish
 from stages.common import device_of, due, input_of, open_dataset, request_of, resolve_config, show
 from stages.options import StageOptions
 from stages.progress import progress, report_steps
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ris_pipeline.datasets import Dataset
-    from ris_pipeline.inference import ImageGroup
+    from ris_pipeline.maps.respond import ImageGroup
+    from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.networks.irnet import IRNet
-    from ris_pipeline.responses import ResponseStore
 
 SPLIT = "train"
 
@@ -31,7 +31,7 @@ def run(options: StageOptions, refine: bool) -> None:
 
 
 def _make(options: StageOptions, request: Request, config: PseudolabelConfig, responses: Artifact) -> None:
-    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.maps.store import ResponseStore
 
     dataset = open_dataset(options, SPLIT)
     store = ResponseStore.open(responses.path / f"{SPLIT}.zarr")
@@ -43,8 +43,8 @@ def fill(
     options: StageOptions, work: Work, dataset: "Dataset", store: "ResponseStore", config: PseudolabelConfig
 ) -> None:
     """Write the pseudo-labels that are missing in the work folder, and the contact sheet."""
-    from ris_pipeline.inference import group_by_image
-    from ris_pipeline.pseudolabels import save_thresholded
+    from ris_pipeline.maps.respond import group_by_image
+    from ris_pipeline.refine.pseudolabels import save_thresholded
 
     groups = group_by_image(dataset)
     if config.refine:
@@ -67,8 +67,8 @@ def _refine(
     """IRNet, learnt unless it is given, then the walk; each goes on where an earlier run broke off."""
     import torch
 
-    from ris_pipeline.networks.build import build_irnet
-    from ris_pipeline.pseudolabels import save_refined
+    from ris_pipeline.networks.load import build_irnet
+    from ris_pipeline.refine.pseudolabels import save_refined
 
     torch.manual_seed(options.seed)
     net = build_irnet(config)
@@ -90,7 +90,7 @@ def _learn(
     net: "IRNet",
 ) -> None:
     """Confident labels of the images, then IRNet from them."""
-    from ris_pipeline.pseudolabels import save_seeds
+    from ris_pipeline.refine.pseudolabels import save_seeds
     from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
 
     seeds = work.path / "seeds"
@@ -114,7 +114,7 @@ def _save_sheet(work: Work, dataset: "Dataset", groups: "Sequence[ImageGroup]") 
     """contact-sheet.png: the first pseudo-labels over their images."""
     from PIL import Image
 
-    from ris_pipeline.datasets.images import load_image
+    from ris_pipeline.datasets.io.images import load_image
     from ris_pipeline.masks import contact_sheet, load_label, overlay_mask
 
     tiles = []

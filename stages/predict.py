@@ -7,9 +7,9 @@ from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import MANIFEST, find_latest
+from ris_pipeline.artifacts.files import replacing, write_json
+from ris_pipeline.artifacts.identity import MANIFEST, find_latest
 from ris_pipeline.config import Step1Config
-from ris_pipeline.durable import replacing, write_json
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.integrity import check_whole
 from stages.common import device_of, input_of, resolve_config
@@ -89,7 +89,7 @@ def load_segmenter(options: StageOptions, checkpoint: Path | None) -> "Segmenter
 
 def _find_images(paths: Sequence[Path]) -> list[Path]:
     """The files, and the images of the folders in order of their names; RisError where one cannot be read."""
-    from ris_pipeline.datasets.files import read_size
+    from ris_pipeline.datasets.io.files import read_size
 
     found = []
     for path in paths:
@@ -125,8 +125,8 @@ def _predict(
     save_map: Path | None,
 ) -> list[dict[str, Any]]:
     """Writes the files; for each image and sentence, its record in predictions.json."""
-    from ris_pipeline.datasets.images import load_image
-    from ris_pipeline.precision import autocast
+    from ris_pipeline.datasets.io.images import load_image
+    from ris_pipeline.process.device import autocast
 
     device = device_of(options)
     segmenter = load_segmenter(options, checkpoint)

@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict
 
-from ris_pipeline.artifacts import Request
+from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import ClipConfig
-from ris_pipeline.publishing import publish
 from stages.common import device_of, due, resolve_config, show
 from stages.options import StageOptions
 from stages.progress import progress, report_steps
@@ -25,8 +25,8 @@ def run(options: StageOptions) -> None:
 def _train(options: StageOptions, request: Request, config: ClipConfig) -> None:
     import torch
 
-    from ris_pipeline.datasets.captions import vocabulary
-    from ris_pipeline.networks.clip_weights import CONFIG_NAME, WEIGHTS_NAME, save_compact
+    from ris_pipeline.networks.weights.clip_weights import CONFIG_NAME, WEIGHTS_NAME, save_compact
+    from ris_pipeline.shapes.captions import vocabulary
     from ris_pipeline.training.contrastive import LAST_STRIDE, MODEL_CONFIG, build_small_clip, curriculum, train_clip
 
     device = device_of(options)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from ris_pipeline import stops
+from ris_pipeline.process import signals as stops
 from stages.options import StageOptions, is_silent
 
 SECONDS_BETWEEN_LINES = 10.0

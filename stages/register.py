@@ -14,8 +14,8 @@ from typing import Any
 import typer
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.failures import explain_failure
-from ris_pipeline.stops import Stopped, watch_signals
+from ris_pipeline.process.failures import explain_failure
+from ris_pipeline.process.signals import Stopped, watch_signals
 from stages.options import StageOptions, is_silent
 
 _SETTINGS: dict[str, Any] = {

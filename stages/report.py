@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import STAGES, Artifact, find, list_latest
+from ris_pipeline.artifacts.files import write_json
+from ris_pipeline.artifacts.identity import STAGES, Artifact, find, list_latest
+from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ReportConfig
-from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import Work, publish
 from ris_pipeline.report.stage_rows import StageRow
 from stages.common import due, open_dataset, request_of, resolve_config
 from stages.options import StageOptions, card_of, emit, say

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import Artifact, find_latest, list_latest
+from ris_pipeline.artifacts.identity import Artifact, find_latest, list_latest
 from ris_pipeline.config import PseudolabelConfig, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import Estimate
@@ -151,10 +151,10 @@ def open_sources(options: StageOptions, found: Found) -> Sources:
     """The responses, labels and networks that panels are read from, networks on the device of `options`."""
     from safetensors.torch import load_file
 
-    from ris_pipeline.networks.build import build_irnet, build_step2, config_from_manifest
+    from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.networks.irnet import WEIGHTS as IRNET_WEIGHTS
+    from ris_pipeline.networks.load import build_irnet, build_step2, config_from_manifest
     from ris_pipeline.report.panels import Sources
-    from ris_pipeline.responses import ResponseStore
     from ris_pipeline.training.loop import WEIGHTS
 
     device = device_of(options)

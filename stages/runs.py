@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import Artifact, list_latest
+from ris_pipeline.artifacts.identity import Artifact, list_latest
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.variants import compare_identities, find_variant, list_variants, pair_scores
 from stages.common import resolve_config

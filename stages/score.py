@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts import Artifact, Request, find, find_latest
+from ris_pipeline.artifacts.files import write_json
+from ris_pipeline.artifacts.identity import Artifact, Request, find, find_latest
+from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ScoreConfig, Step2Config
-from ris_pipeline.durable import write_json
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import Work, publish
 from ris_pipeline.scoring.metrics import METRICS, Outcome, require_metric, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
 from ris_pipeline.scoring.paper import paper_figure
@@ -205,7 +205,7 @@ def fill(options: StageOptions, job: Job, dataset: "Dataset", config: ScoreConfi
 
 def _evaluate(options: StageOptions, job: Job, dataset: "Dataset") -> Iterator[Outcome]:
     """The outcomes of a row, one by one."""
-    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.scoring import evaluate
 
     if job.source is None:
@@ -221,8 +221,8 @@ def _evaluate(options: StageOptions, job: Job, dataset: "Dataset") -> Iterator[O
 
 
 def _evaluate_step2(options: StageOptions, step2: Artifact, dataset: "Dataset") -> Iterator[Outcome]:
-    from ris_pipeline.networks.build import build_step2, config_from_manifest
-    from ris_pipeline.precision import autocast
+    from ris_pipeline.networks.load import build_step2, config_from_manifest
+    from ris_pipeline.process.device import autocast
     from ris_pipeline.scoring.evaluate import evaluate_step2
     from ris_pipeline.training.loop import WEIGHTS
 

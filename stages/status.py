@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import (
+from ris_pipeline.artifacts.identity import (
     CHECKPOINT,
     NO_ARTIFACTS,
     STAGES,
@@ -15,10 +15,10 @@ from ris_pipeline.artifacts import (
     list_latest,
     load_artifact,
 )
+from ris_pipeline.artifacts.locks import holder_of
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import list_artifacts
-from ris_pipeline.locks import holder_of
 from stages.common import data_digest, resolve_config
 from stages.options import StageOptions, align, card_of, emit
 from stages.verify import Damages, find_damages

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ris_pipeline.artifacts import Artifact, find_latest
+from ris_pipeline.artifacts.identity import Artifact, find_latest
 from ris_pipeline.scoring.tables import Column, Row, Table, build_table
 from ris_pipeline.variants import find_scores
 from stages.options import StageOptions, align, emit

@@ -1,6 +1,6 @@
 """`ris train-step1`: images and sentences → a response network."""
 
-from ris_pipeline.artifacts import Request
+from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.config import Step1Config
 from stages.common import due, open_dataset, request_of, resolve_config, show
 from stages.options import StageOptions
@@ -16,7 +16,7 @@ def run(options: StageOptions) -> None:
 
 
 def _train(options: StageOptions, request: Request, config: Step1Config) -> None:
-    from ris_pipeline.networks.build import build_aux, build_step1
+    from ris_pipeline.networks.load import build_aux, build_step1
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.tasks import Step1Task
     from stages.training import train_and_publish

@@ -1,6 +1,6 @@
 """`ris train-step2`: images, sentences and pseudo-labels → a segmentation network."""
 
-from ris_pipeline.artifacts import Artifact, Request
+from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.config import Step2Config
 from stages.common import due, input_of, open_dataset, request_of, resolve_config, show
 from stages.options import StageOptions
@@ -21,7 +21,7 @@ def run(options: StageOptions, oracle: bool = False) -> None:
 def _train(
     options: StageOptions, request: Request, config: Step2Config, labels: Artifact | None, step1: Artifact | None
 ) -> None:
-    from ris_pipeline.networks.build import build_step2
+    from ris_pipeline.networks.load import build_step2
     from ris_pipeline.training.batches import Labels
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.loop import WEIGHTS

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import torch
 
-from ris_pipeline.artifacts import Request
+from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.publishing import Work, publish
+from ris_pipeline.process.ranks import Ranks, find_ranks, joined, wait
 from ris_pipeline.training.batches import Labels
-from ris_pipeline.training.distributed import Ranks, find_ranks, joined, wait
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Task

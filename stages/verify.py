@@ -11,8 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts import CHECKPOINT, IDENTITY, NO_ARTIFACTS, RECORDS, STAGES, Artifact, Request, differences
-from ris_pipeline.durable import write_bytes
+from ris_pipeline.artifacts.files import write_bytes
+from ris_pipeline.artifacts.identity import (
+    CHECKPOINT,
+    IDENTITY,
+    NO_ARTIFACTS,
+    RECORDS,
+    STAGES,
+    Artifact,
+    Request,
+    differences,
+)
+from ris_pipeline.artifacts.locks import hold
+from ris_pipeline.artifacts.publish import Work
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import (
     SURPLUS,
@@ -24,8 +35,6 @@ from ris_pipeline.integrity import (
     recorded_checksum,
     restore_records,
 )
-from ris_pipeline.locks import hold
-from ris_pipeline.publishing import Work
 from stages.common import data_digest, open_dataset, places_of
 from stages.options import StageOptions, card_of, say
 from stages.progress import progress
@@ -163,7 +172,7 @@ def _remake_responses(
     options: StageOptions, folder: Path, manifest: dict[str, Any], files: Sequence[str], work: Work
 ) -> None:
     from ris_pipeline.config import ResponsesConfig
-    from ris_pipeline.networks.build import config_from_manifest
+    from ris_pipeline.networks.load import config_from_manifest
     from stages.dump_responses import fill, load_networks
 
     config = config_from_manifest(ResponsesConfig, manifest)
@@ -175,9 +184,9 @@ def _remake_pseudolabels(
     options: StageOptions, folder: Path, manifest: dict[str, Any], files: Sequence[str], work: Work
 ) -> None:
     from ris_pipeline.config import PseudolabelConfig
-    from ris_pipeline.networks.build import config_from_manifest
+    from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.networks.irnet import WEIGHTS
-    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.networks.load import config_from_manifest
     from ris_pipeline.training.checkpoints import METRICS
     from stages.make_pseudolabels import SPLIT, fill
 
@@ -193,7 +202,7 @@ def _remake_scores(
     options: StageOptions, folder: Path, manifest: dict[str, Any], files: Sequence[str], work: Work
 ) -> None:
     from ris_pipeline.config import ScoreConfig
-    from ris_pipeline.networks.build import config_from_manifest
+    from ris_pipeline.networks.load import config_from_manifest
     from stages.score import SCORED, Job, fill, open_scored
 
     config = config_from_manifest(ScoreConfig, manifest)

@@ -108,7 +108,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from ris_pipeline.networks.clip import Clip
-    from ris_pipeline.networks.clip_weights import save_compact
+    from ris_pipeline.networks.weights.clip_weights import save_compact
 
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)

@@ -8,10 +8,10 @@ import torch
 from ris_pipeline import cost
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.cost import count_parts, measure_parts, pixel_attention_as_released, pool_as_released
-from ris_pipeline.networks.build import build_step1, build_step2
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.pixel_attention import PixelAttention
-from ris_pipeline.networks.pooling import attention_pool
+from ris_pipeline.networks.load import build_step1, build_step2
+from ris_pipeline.networks.parts.pixel_attention import PixelAttention
+from ris_pipeline.networks.parts.pooling import attention_pool
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from tiny import TINY

@@ -49,7 +49,7 @@ def test_rooms_import_from_their_own_row_of_the_drawing_and_from_those_below():
     row_of = {str(text.text): k for k, row in enumerate(rows) for text in row}
     folder = ROOT / "ris_pipeline"
     rooms = {path.stem: [path] for path in folder.glob("[!_]*.py")}
-    rooms |= {path.parent.name: sorted(path.parent.glob("*.py")) for path in folder.glob("*/__init__.py")}
+    rooms |= {path.parent.name: sorted(path.parent.rglob("*.py")) for path in folder.glob("*/__init__.py")}
     assert set(row_of) == set(rooms)
     for room, paths in rooms.items():
         for module in (one for path in paths for one in imported_modules(path.read_text(encoding="utf-8"))):

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ris_pipeline.artifacts import Request
+from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
 from ris_pipeline.integrity import check_whole, find_damage, list_artifacts, restore_records
-from ris_pipeline.publishing import publish
 
 KINDS = ("step1", "responses", "pseudolabels", "scores")
 N_SENTENCES = 1030  # two blocks
@@ -27,7 +27,7 @@ def write_step1(folder: Path) -> dict[str, int]:
 
 
 def write_responses(folder: Path) -> dict[str, int]:
-    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.maps.store import ResponseStore
 
     refs = np.arange(N_SENTENCES) // 3
     store = ResponseStore.create(

@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 import ris_pipeline
-from ris_pipeline.artifacts import MANIFEST
+from ris_pipeline.artifacts.identity import MANIFEST
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.datasets.images import to_pixels
+from ris_pipeline.datasets.io.images import to_pixels
 from ris_pipeline.errors import RisError
-from ris_pipeline.networks.build import build_step1, build_step2
+from ris_pipeline.maps.store import compute_map
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.clip_weights import save_compact
+from ris_pipeline.networks.load import build_step1, build_step2
+from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.predict import Prediction, Segmenter, resize_logits
-from ris_pipeline.responses import compute_map
 from ris_pipeline.training.loop import WEIGHTS
 from tiny import TINY
 

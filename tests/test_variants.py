@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts import Artifact, Request
+from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import publish
 from ris_pipeline.variants import compare_identities, find_variant, list_variants, pair_scores
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ris_pipeline.datasets import pairs, refer, referit
 from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.formats import pairs, refer, referit
 from ris_pipeline.datasets.records import Dataset, Image, noting
 from ris_pipeline.errors import RisError, suggest_path
 

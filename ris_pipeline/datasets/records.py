@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ris_pipeline.datasets.files import MAX_PIXELS
-from ris_pipeline.datasets.segmentations import is_coordinate, load_segmentation
+from ris_pipeline.datasets.io.files import MAX_PIXELS
+from ris_pipeline.datasets.io.segmentations import is_coordinate, load_segmentation
 from ris_pipeline.errors import RisError
 
 Box = tuple[float, float, float, float]

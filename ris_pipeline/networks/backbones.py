@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.clip_weights import copy_tensors, read_weights
+from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
 
 TIMM_NAMES = ("resnet50", "swin_base_patch4_window7_224")
 

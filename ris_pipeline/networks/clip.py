@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.networks.pooling import attention_pool
+from ris_pipeline.networks.parts.pooling import attention_pool
 
 VOCABULARY_SIZE = 49408  # CLIP's BPE: 49,406 pieces, start and end of text
 

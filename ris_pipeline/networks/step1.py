@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.networks.bilateral_prompt import BilateralPrompt
 from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.parts.bilateral_prompt import BilateralPrompt
 from ris_pipeline.networks.referring import ReferringNetwork
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.pixel_attention import PixelAttention, of_sentences
+from ris_pipeline.networks.parts.pixel_attention import PixelAttention, of_sentences
 from ris_pipeline.networks.referring import Levels, ReferringNetwork
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ris_pipeline.datasets.images import load_image, normalise, to_pixels
+from ris_pipeline.datasets.io.images import load_image, normalise, to_pixels
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
+from ris_pipeline.maps.store import ResponseStore, compute_map
 from ris_pipeline.masks import FOREGROUND, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.predict import MAP_FOREGROUND, resize_logits
 from ris_pipeline.report.samples import Sample
-from ris_pipeline.responses import ResponseStore, compute_map
 from ris_pipeline.scoring.metrics import BoolMask, Outcome, point_of, score_expression
 
 Kind = Literal["map", "boundary", "mask", "truth"]

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ris_pipeline.datasets.images import size_of
+from ris_pipeline.datasets.io.images import size_of
 from ris_pipeline.datasets.records import Dataset, Expression, Ref
 from ris_pipeline.errors import RisError
-from ris_pipeline.inference import chunks, group_by_image, load_pixels, segment
+from ris_pipeline.maps.respond import chunks, group_by_image, load_pixels, segment
+from ris_pipeline.maps.store import ResponseStore, compute_map
 from ris_pipeline.masks import FOREGROUND, load_label
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.predict import MAP_FOREGROUND, resize_logits
-from ris_pipeline.responses import ResponseStore, compute_map
 from ris_pipeline.scoring.metrics import BoolMask, Outcome, box_area, score_expression
 
 Maps = NDArray[np.float32]

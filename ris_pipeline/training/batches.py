@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ris_pipeline.datasets.images import load_image, to_pixels
+from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import load_label

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ris_pipeline import stops
-from ris_pipeline.artifacts import RESUME as RESUME
-from ris_pipeline.durable import replacing, write_bytes
+from ris_pipeline.artifacts.files import replacing, write_bytes
+from ris_pipeline.artifacts.identity import RESUME as RESUME
 from ris_pipeline.errors import RisError
-from ris_pipeline.training.distributed import any_rank, is_orphaned, wait
+from ris_pipeline.process import signals as stops
+from ris_pipeline.process.ranks import any_rank, is_orphaned, wait
 
 METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0

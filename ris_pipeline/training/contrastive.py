@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ris_pipeline import stops
 from ris_pipeline.config import ClipConfig
-from ris_pipeline.datasets.captions import generate_pairs
-from ris_pipeline.datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.precision import autocast
+from ris_pipeline.process import signals as stops
+from ris_pipeline.process.device import autocast
+from ris_pipeline.shapes.captions import generate_pairs
 from ris_pipeline.training.batches import loader_settings, read_loader
 from ris_pipeline.training.checkpoints import TrainingState, seed_step
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ris_pipeline import stops
 from ris_pipeline.config import PseudolabelConfig
-from ris_pipeline.datasets.images import load_image, normalise
+from ris_pipeline.datasets.io.images import load_image, normalise
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import WEIGHTS, IRNet
+from ris_pipeline.process import signals as stops
 from ris_pipeline.refine.affinity import PathIndex
 from ris_pipeline.training.batches import loader_settings, read_loader
 from ris_pipeline.training.checkpoints import RESUME, TrainingState, seed_step

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from ris_pipeline import stops
 from ris_pipeline.errors import RisError
-from ris_pipeline.precision import autocast
+from ris_pipeline.process import signals as stops
+from ris_pipeline.process.device import autocast
 from ris_pipeline.training.batches import Batch, Labels, read_batches
 from ris_pipeline.training.checkpoints import Stateful, TrainingState, seed_step
 from ris_pipeline.training.draws import Plan

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ris_pipeline.maps.select import encode_masked
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.prms import encode_masked
 
 COSINE_MIN, COSINE_MAX = 1e-4, 0.9999  # the released code's limits of the cosine under the logarithm
 

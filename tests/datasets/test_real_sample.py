@@ -9,9 +9,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from ris_pipeline.datasets.card import load_card
-from ris_pipeline.datasets.images import load_image
+from ris_pipeline.datasets.io.images import load_image
+from ris_pipeline.datasets.io.segmentations import load_segmentation
 from ris_pipeline.datasets.load import load_dataset
-from ris_pipeline.datasets.segmentations import load_segmentation
 
 SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "real-sample"
 pytestmark = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real samples are not here")

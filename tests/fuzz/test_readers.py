@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ris_pipeline.datasets import load_card, load_dataset
-from ris_pipeline.datasets.files import load_picture, read_size
+from ris_pipeline.datasets.io.files import load_picture, read_size
 
 N_QUICK, N_SLOW = 12, 220  # inputs of a reader in the default run, and in the long one
 
@@ -180,13 +180,13 @@ def make_torch_weights(folder: Path) -> Path:
 
 
 def read_tensors(path: Path) -> None:
-    from ris_pipeline.networks.clip_weights import read_weights
+    from ris_pipeline.networks.weights.clip_weights import read_weights
 
     read_weights(path)
 
 
 def make_store(folder: Path, file: str) -> Path:
-    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.maps.store import ResponseStore
 
     store = ResponseStore.create(
         folder / "val.zarr", sent_id=range(1030), ref_id=np.arange(1030) // 2, image_hw=[(4, 5)] * 1030,
@@ -200,7 +200,7 @@ def make_store(folder: Path, file: str) -> Path:
 
 
 def read_store(path: Path) -> None:
-    from ris_pipeline.responses import ResponseStore
+    from ris_pipeline.maps.store import ResponseStore
 
     folder = next(one for one in path.parents if one.suffix == ".zarr")
     store = ResponseStore.open(folder)

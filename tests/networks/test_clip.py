@@ -10,7 +10,7 @@ import torch
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.clip_weights import load_clip
+from ris_pipeline.networks.weights.clip_weights import load_clip
 from tiny import build_random
 
 START, END = 49406, 49407

@@ -10,8 +10,8 @@ from torch import nn
 
 from by_hand import softmax, unit
 from ris_pipeline.errors import RisError
-from ris_pipeline.networks.bilateral_prompt import BilateralPrompt
 from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.parts.bilateral_prompt import BilateralPrompt
 from ris_pipeline.networks.step1 import Step1
 from tiny import TINY, Pyramid
 

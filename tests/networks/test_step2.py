@@ -9,7 +9,7 @@ import torch
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.pixel_attention import PixelAttention, of_sentences
+from ris_pipeline.networks.parts.pixel_attention import PixelAttention, of_sentences
 from ris_pipeline.networks.step2 import Step2
 from tiny import TINY
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ris_pipeline.responses import ResponseStore
+from ris_pipeline.maps.store import ResponseStore
 
 
 def latest(root: Path, stage: str, label: str = "") -> Path:

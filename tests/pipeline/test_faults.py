@@ -420,7 +420,7 @@ def test_a_loss_that_is_not_finite(stand, monkeypatch):
 
 
 def test_a_clock_that_goes_backwards(stand, monkeypatch):
-    from ris_pipeline import publishing
+    from ris_pipeline.artifacts import publish as publishing
 
     class Backwards(datetime):
         calls = 0
@@ -451,7 +451,7 @@ def test_a_clock_that_goes_backwards(stand, monkeypatch):
 HOLD = """
 import sys
 from pathlib import Path
-from ris_pipeline.locks import hold
+from ris_pipeline.artifacts.locks import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     input()

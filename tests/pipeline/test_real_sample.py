@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ris_pipeline.artifacts import Artifact, find_latest
+from ris_pipeline.artifacts.identity import Artifact, find_latest
 from ris_pipeline.datasets import Dataset, load_card, load_dataset
+from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import load_label
-from ris_pipeline.responses import ResponseStore
 
 SAMPLE = Path(__file__).parents[2].parent / "shared" / "real-sample"
 pytestmark = [

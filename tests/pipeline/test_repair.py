@@ -89,7 +89,7 @@ def test_damage_of_every_kind_is_mended_byte_for_byte(scored, copy_of_project, s
 
 
 def test_only_what_is_damaged_is_made(copy_of_project, status, monkeypatch):
-    from ris_pipeline import pseudolabels
+    from ris_pipeline.refine import pseudolabels
 
     folder = latest(copy_of_project, "pseudolabels/latest-no-refine")
     label = first_label(folder)

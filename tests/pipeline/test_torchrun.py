@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts import Artifact, find_latest
+from ris_pipeline.artifacts.identity import Artifact, find_latest
 from ris_pipeline.integrity import find_damage
 from ris_pipeline.training.checkpoints import METRICS, RESUME, TrainingState
 

@@ -10,7 +10,7 @@ CODE = """
 import sys
 from pathlib import Path
 import numpy as np
-from ris_pipeline.refine.write import write_refined, write_seeds
+from ris_pipeline.refine.labels import write_refined, write_seeds
 
 rng = np.random.default_rng(0)
 image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)  # noise: no two pixels share a vertex of the lattice

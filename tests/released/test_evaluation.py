@@ -9,10 +9,10 @@ import torchvision.transforms.functional as tvf
 
 from ris_pipeline import Segmenter
 from ris_pipeline.config import PseudolabelConfig
-from ris_pipeline.datasets.images import load_image, normalise, to_pixels
-from ris_pipeline.networks.build import build_irnet
+from ris_pipeline.datasets.io.images import load_image, normalise, to_pixels
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.released import read_released
+from ris_pipeline.networks.load import build_irnet
+from ris_pipeline.networks.weights.released import read_released
 
 SENTENCE = (
     "the small brown dog that stands behind a tall man in his long grey coat on the left side "

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from ris_pipeline import Segmenter
-from ris_pipeline.networks.clip_weights import load_clip
-from ris_pipeline.responses import ResponseStore
+from ris_pipeline.maps.store import ResponseStore
+from ris_pipeline.networks.weights.clip_weights import load_clip
 
 CARD = """
 name = "{name}"

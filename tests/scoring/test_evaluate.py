@@ -11,8 +11,8 @@ import torch
 
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.errors import RisError
+from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import encode_rle, save_label
-from ris_pipeline.responses import ResponseStore
 from ris_pipeline.scoring import evaluate
 from ris_pipeline.scoring.metrics import Outcome
 

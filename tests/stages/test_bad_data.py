@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from ris_pipeline.config import Step1Config
-from ris_pipeline.datasets import deep
+from ris_pipeline.datasets import check as deep
 from ris_pipeline.errors import RisError
 from stages import data
 from stages.bad_data import find_bad_images

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import publish
 from stages import common
 from stages.common import due, input_of, request_of, resolve_config, show
 from stages.options import StageOptions

@@ -17,10 +17,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ris_pipeline.artifacts import find
+from ris_pipeline.artifacts.identity import find
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import publish
 from stages import demo
 from stages.common import request_of
 from stages.options import StageOptions
@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Pat
     import torch
     from safetensors.torch import save_file
 
-    from ris_pipeline.networks.build import build_step1
+    from ris_pipeline.networks.load import build_step1
     from ris_pipeline.training.loop import WEIGHTS
 
     root = tmp_path_factory.mktemp("demo")
@@ -140,7 +140,7 @@ def test_what_cannot_be_segmented_is_told(address, data, sentences, content_type
 def test_too_many_bytes_or_pixels(address, monkeypatch):
     monkeypatch.setattr(demo, "MAX_BYTES", 100)
     assert "scale it down" in segment(address, png(50, 30), "a dog")[1]["error"]
-    monkeypatch.setattr("ris_pipeline.datasets.files.MAX_PIXELS", 10)
+    monkeypatch.setattr("ris_pipeline.datasets.io.files.MAX_PIXELS", 10)
     with pytest.raises(RisError, match="more than 10 pixels"):
         demo.read_upright(png(4, 4))
 

@@ -10,10 +10,10 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from ris_pipeline import predict as library
-from ris_pipeline.artifacts import Request
+from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
 from ris_pipeline.predict import Prediction
-from ris_pipeline.publishing import publish
 from stages.options import StageOptions
 from stages.predict import run
 

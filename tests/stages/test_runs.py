@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts import Artifact, Request, find
+from ris_pipeline.artifacts.identity import Artifact, Request, find
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import publish
 from ris_pipeline.scoring import Outcome
 from ris_pipeline.scoring.outcomes import save_outcomes
 from stages import runs

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ris_pipeline.artifacts import Request, find_latest
+from ris_pipeline.artifacts.identity import Request, find_latest
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step2Config
 from ris_pipeline.errors import RisError
+from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import save_label
-from ris_pipeline.networks.build import build_step2
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.clip_weights import save_compact
-from ris_pipeline.publishing import publish
-from ris_pipeline.responses import ResponseStore
+from ris_pipeline.networks.load import build_step2
+from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.scoring.outcomes import load_outcomes
 from ris_pipeline.training.loop import WEIGHTS
 from stages import score

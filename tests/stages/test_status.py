@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
+from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
-from ris_pipeline.publishing import publish
 from stages import status
 from stages.common import input_of, request_of, resolve_config
 from stages.options import StageOptions

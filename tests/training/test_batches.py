@@ -4,7 +4,7 @@ import torch
 from PIL import Image as Picture
 
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
-from ris_pipeline.datasets.images import IMAGENET_MEAN, IMAGENET_STD
+from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import save_label
 from ris_pipeline.training import batches as batches_module

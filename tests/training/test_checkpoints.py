@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ris_pipeline import stops
 from ris_pipeline.errors import RisError
+from ris_pipeline.process import signals as stops
 from ris_pipeline.training import checkpoints
 from ris_pipeline.training.checkpoints import METRICS, RESUME, TrainingState, save_weights, seed_step
 

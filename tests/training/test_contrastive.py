@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ris_pipeline.config import ClipConfig
-from ris_pipeline.datasets.captions import Pair
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.clip_weights import CONFIG_NAME, SHAPES_CLIP
+from ris_pipeline.networks.weights.clip_weights import CONFIG_NAME, SHAPES_CLIP
+from ris_pipeline.shapes.captions import Pair
 from ris_pipeline.training import checkpoints, contrastive
 from ris_pipeline.training.contrastive import (
     PairBatches,

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ris_pipeline import stops
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.errors import RisError
-from ris_pipeline.failures import explain_failure
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
+from ris_pipeline.process import signals as stops
+from ris_pipeline.process.failures import explain_failure
 from ris_pipeline.training import checkpoints, loop
 from ris_pipeline.training.batches import Labels
 from ris_pipeline.training.checkpoints import TrainingState

@@ -1,0 +1,181 @@
+"""Publishing: an artifact is written beside its place and found there once it is whole, on the disk and sealed."""
+
+import hashlib
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.artifacts.files import (
+    describe_files,
+    fsync_path,
+    make_folder,
+    remove_unfinished,
+    replace_folder,
+    restore_folder,
+    write_json,
+)
+from ris_pipeline.artifacts.identity import (
+    FILES,
+    MANIFEST,
+    MANIFEST_COPY,
+    RECORDS,
+    RESUME,
+    STAGES,
+    UNLISTED,
+    Artifact,
+    Request,
+    label_of,
+    with_checksum,
+)
+from ris_pipeline.artifacts.locks import hold
+from ris_pipeline.errors import RisError
+from ris_pipeline.process.failures import explained
+
+_N_LISTED = 100  # skipped images that a manifest names
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "zarr",
+    "numpy",
+    "scipy",
+    "opencv-python",
+    "pillow",
+)
+
+
+@dataclass(slots=True)
+class Work:
+    """An artifact being written; its stage fills `counts`, `timings` and `host`, which the manifest keeps."""
+
+    path: Path
+    resumed: bool  # the folder holds what an earlier run left
+    counts: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds
+    host: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds that the block takes to `timings[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+@contextmanager
+def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
+    """The folder to write the artifact of `request` in; whole and found under its own name after the block.
+
+    An exception leaves the folder as it is, for the next run to resume, unless it is empty; `force` starts with an
+    empty one.
+    Raises RisError where another process writes the same artifact.
+    """
+    with hold(_lock_of(request.path)):
+        if force:
+            shutil.rmtree(request.partial, ignore_errors=True)
+        resumed = request.partial.exists()
+        with explained(request.partial, _memory_settings(request)):
+            make_folder(request.partial)
+            remove_unfinished(request.partial)
+            for name in RECORDS:  # of a run that died just before its last step
+                (request.partial / name).unlink(missing_ok=True)
+            work = Work(request.partial, resumed)
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            try:
+                with work.timed("total"):
+                    yield work
+            except BaseException:
+                with suppress(OSError):  # it holds something
+                    request.partial.rmdir()
+                raise
+            _seal(request, work, started)
+            replace_folder(request.path, request.partial)
+            # Not before: until then a run that is killed goes on from it.
+            (request.path / RESUME).unlink(missing_ok=True)
+    point_latest(Artifact(request.path, request.identity))
+
+
+def remove_leftovers(request: Request) -> None:
+    """Clears what killed runs left of the stage: locks, half-made links, replaced artifacts, used checkpoints.
+
+    What can be resumed stays, and what a living process holds.
+    """
+    folder = request.path.parent
+    for link in folder.glob(".latest*"):
+        link.unlink(missing_ok=True)
+    for checkpoint in folder.glob(f"{'[0-9a-f]' * 12}/{RESUME}"):
+        checkpoint.unlink(missing_ok=True)
+    for lock in folder.glob("*.lock"):
+        with suppress(RisError), hold(lock):
+            restore_folder(lock.with_suffix(""))
+            shutil.rmtree(lock.with_suffix(".repair"), ignore_errors=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _memory_settings(request: Request) -> str:
+    values = [f"{key} (now {request.configuration.get(key)})" for key in STAGES[request.stage].memory]
+    return " or ".join([*values, "--workers"])
+
+
+def point_latest(artifact: Artifact) -> None:
+    """Makes the links `latest` and `latest-<label>` lead to `artifact`."""
+    label = label_of(artifact.manifest["flags"])
+    for name in {"latest", f"latest-{label}" if label else "latest"}:
+        link = artifact.path.with_name(name)
+        # Left alone where it is right: runs that are up to date may lie where nobody may write.
+        if link.is_symlink() and link.readlink() == Path(artifact.path.name):
+            continue
+        _replace_link(link, artifact.path.name)
+
+
+def _replace_link(link: Path, target: str) -> None:
+    # A rename is atomic, a symlink over an existing one is not possible.
+    new = link.with_name(f".{link.name}.{os.getpid()}")
+    for is_last in (False, False, True):
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        try:
+            new.rename(link)
+            break
+        except FileNotFoundError:  # another process took it for a leftover
+            if is_last:
+                raise
+    fsync_path(link.parent)
+
+
+def _seal(request: Request, work: Work, started: str) -> None:
+    remove_unfinished(work.path)
+    files = describe_files(work.path, leave_out=UNLISTED, fsync=True)
+    write_json(work.path / FILES, files)
+    sha256 = hashlib.sha256((work.path / FILES).read_bytes()).hexdigest()
+    host = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}
+    manifest: dict[str, Any] = {
+        **request.identity,
+        "counts": work.counts,
+        "timings": work.timings,
+        "started": started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "resumed": work.resumed,
+        "host": {**host, "cpus": os.cpu_count(), **work.host},
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values()), "sha256": sha256},
+    }
+    if request.skipped_images:
+        manifest["counts"] = work.counts | {"skipped_images": len(request.skipped_images)}
+        manifest["skipped_images"] = list(request.skipped_images[:_N_LISTED])
+    for name in (MANIFEST_COPY, MANIFEST):
+        write_json(work.path / name, with_checksum(manifest))

@@ -1,0 +1,80 @@
+"""Reading of pickled annotations from the internet without executing anything that they name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.datasets.io.files import read_limited
+from ris_pipeline.errors import RisError
+
+# Objects are larger than their bytes in the file; no annotations come near this.
+_BYTES_PER_BYTE = 64
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds dicts, lists, tuples, sets, strings, bytes, numbers, booleans and None, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Sets before protocol 4, and bytes before protocol 3, are stored as calls; nothing else plain is.
+        # The functions are made anew each time: a pickle may set attributes on what it is given.
+        if module == "__builtin__":  # Python 2's name, which Python 3 writes too in old protocols
+            module = "builtins"
+        if (module, name) == ("builtins", "set"):
+            return set
+        if (module, name) == ("builtins", "bytes"):
+            return lambda: b""  # only empty bytes are stored so; bytes(10**12) would take all memory
+        if (module, name) == ("_codecs", "encode"):
+            return lambda text, _encoding: bytes(str(text), "latin-1")
+        raise RisError(f"it names {module}.{name}, which plain annotations never do")
+
+
+def load_plain_pickle(path: Path) -> Any:
+    """What the pickle holds, of plain containers, strings and numbers only.
+
+    Python 2's byte strings come back as str: UTF-8, or Latin-1 where they are not UTF-8.
+    Raises RisError, having executed nothing, where the file names any class or function, is larger than
+    MAX_BYTES, or is no pickle.
+    """
+    try:
+        data = read_limited(path)
+    except OSError as error:
+        raise RisError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        with _bounded_memory(_BYTES_PER_BYTE * len(data) + 2**28):
+            try:
+                return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+            except UnicodeDecodeError:
+                return _PlainUnpickler(io.BytesIO(data), encoding="latin-1").load()
+    except RisError as error:
+        raise RisError(f"{path} is refused and nothing of it was executed: {error}; fetch it anew") from error
+    except Exception as error:  # a broken or hostile pickle can raise nearly anything
+        raise RisError(f"{path} is not a readable pickle ({type(error).__name__}: {error}); fetch it anew") from error
+
+
+@contextmanager
+def _bounded_memory(n_bytes: int) -> Iterator[None]:
+    """Where the system can do so: to allocate more than n_bytes in the block is a MemoryError.
+
+    Ten bytes of a pickle can ask for a table of 2^31 entries, which Python fills at once.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # not Linux
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + n_bytes
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

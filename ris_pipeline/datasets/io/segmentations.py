@@ -1,0 +1,131 @@
+"""Masks from the ways in which data sets store them: COCO polygons, run lengths, PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from ris_pipeline.datasets.io.files import MAX_PIXELS, load_picture
+
+Mask = NDArray[np.bool_]
+
+_LARGEST_COORDINATE = 2.0**31
+
+
+def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
+    """The mask, bool (H, W), True on the object: the union of all parts.
+
+    segmentation: a list of COCO polygons [x1, y1, x2, y2, …], one RLE {"size": [H, W], "counts": …} or a
+    list of them, or the path of a one-channel PNG where anything but 0 is the object.
+    hw: the image's size; polygons need it, RLEs and PNGs must agree with it.
+    Raises ValueError where the segmentation is none of these, or RisError where the PNG cannot be read.
+
+    Differs from TRIS: it keeps the pixels covered exactly once, so the overlap of two polygons is lost.
+    """
+    if isinstance(segmentation, Path):
+        return _load_png(segmentation, hw)
+    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"expected polygons, run lengths or a PNG, not {_shorten(segmentation)}")
+    if all(isinstance(part, dict) for part in parts):
+        masks = [_decode_rle(part, hw) for part in parts]
+    else:
+        masks = _decode_polygons(parts, hw)
+    mask = masks[0]
+    for other in masks[1:]:
+        if other.shape != mask.shape:
+            raise ValueError(f"its run lengths have different sizes, {mask.shape} and {other.shape}")
+        mask = mask | other
+    return mask
+
+
+def _load_png(path: Path, hw: tuple[int, int] | None) -> Mask:
+    values: NDArray[np.generic] = load_picture(path, mode=None)
+    if values.ndim != 2:
+        raise ValueError(f"{path} has {values.shape[-1]} channels; a mask has one, 0 where the object is not")
+    if hw is not None and values.shape != hw:
+        raise ValueError(f"{path} has {values.shape[1]}×{values.shape[0]} pixels, the image has {hw[1]}×{hw[0]}")
+    mask: Mask = values.astype(bool)
+    return mask
+
+
+def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[Mask]:
+    if hw is None:
+        raise ValueError("polygons need the image's size, which is not known")
+    width_height = np.array(hw[::-1])
+    kept = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_coordinate, polygon)):
+            raise ValueError(f"a polygon must be a list of x, y pairs, not {_shorten(polygon)}")
+        corners = np.reshape(polygon, (-1, 2))
+        # pycocotools walks along every edge, so one that ends far away would take all memory.
+        if (corners < -width_height).any() or (corners > 2 * width_height).any():
+            raise ValueError(f"a polygon lies far outside the image: {_shorten(polygon)}")
+        if len(corners) >= 3:  # fewer enclose nothing, and pycocotools would take four numbers for a box
+            kept.append(polygon)
+    if not kept:
+        raise ValueError("no polygon has three corners")
+    return [_decode_rle(rle, hw) for rle in coco_mask.frPyObjects(kept, *hw)]
+
+
+def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> Mask:
+    """The mask of one RLE: runs of background and object by turns, down the columns.
+
+    Not by pycocotools, which does not check that the runs fill the mask: the rest would be stray memory.
+    """
+    size, counts = rle.get("size"), rle.get("counts")
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(v) is int and v > 0 for v in size):
+        raise ValueError(f"the size of a run-length mask must be [height, width], not {_shorten(size)}")
+    height, width = size
+    if hw is not None and (height, width) != hw:
+        raise ValueError(f"its run lengths are of {width}×{height} pixels, the image has {hw[1]}×{hw[0]}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"its run lengths are of {width}×{height} pixels, more than {MAX_PIXELS:,}")
+    if isinstance(counts, str):
+        counts = counts.encode("latin-1", errors="replace")
+    runs = _unpack_counts(counts) if isinstance(counts, bytes) else counts
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        raise ValueError("run lengths must be whole numbers, none negative")
+    if sum(runs) != height * width:
+        raise ValueError(f"its run lengths fill {sum(runs)} of {height * width} pixels")
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(width, height).T.copy()
+
+
+def _unpack_counts(packed: bytes) -> list[int]:
+    """The run lengths of COCO's compressed text.
+
+    A character holds 5 bits of a number, low bits first, and a sixth that says whether more follow; the
+    last one's top bit is the sign. From the fourth on a number is the difference to the run two before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in packed:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError("its compressed run lengths are broken")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("its compressed run lengths break off")
+    return runs
+
+
+def is_coordinate(value: Any) -> bool:
+    """Whether the value is a number that a place in an image can have; JSON knows larger ones, and NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST_COORDINATE
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

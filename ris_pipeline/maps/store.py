@@ -1,0 +1,296 @@
+"""Response maps on disk: the score grid of every sentence of a split, and the rule that makes a map of it.
+
+A grid of 10×10 is kept instead of the map of 480×640 that it is upsampled to: a thousandth of the bytes, and
+nothing is lost. The store is a Zarr v3 group:
+
+    logits        float32 (N, h, w)   scores S of each sentence, chunks of BLOCK rows; NaN: not written yet
+    sent_id       int64 (N,)          one row per sentence, in the order of the dataset
+    ref_id        int64 (N,)          the sentences of one ref lie side by side
+    image_hw      int32 (N, 2)        height and width of the sentence's image
+    prms_score    float32 (N,)        PRMS score of each sentence's map (TRIS, section 3.3); NaN: not computed
+    selected      bool (N,)           PRMS's choice, one True per ref; False everywhere: not chosen yet
+
+The unit of writing is a block, one whole chunk, which lands by one rename: a block is complete or absent. So
+processes may write different blocks at once, and an interrupted dump goes on at the first missing block.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+import zarr
+
+from ris_pipeline.artifacts.files import fsync_tree
+from ris_pipeline.errors import RisError
+from ris_pipeline.maps.store_layout import BLOCK as BLOCK
+from ris_pipeline.maps.store_layout import check_layout
+
+SCHEMA = 1
+_UNDECODABLE = (RuntimeError, ValueError, MemoryError)  # zstd: checksum, frame or length of a chunk damaged
+RULE = (
+    "map = bilinear(logits, align_corners=False) to input_size x input_size; ReLU; "
+    "bilinear(align_corners=True) to image_hw; divided by (its maximum + 1e-5)"
+)
+
+Logits = npt.NDArray[np.float32]
+
+
+def compute_map(logits: torch.Tensor, input_size: int, image_hw: tuple[int, int]) -> torch.Tensor:
+    """Return response maps float32 (n, H, W) in [0, 1) from score grids (n, h, w) of one image, by RULE.
+
+    A grid without a positive score gives a map of zeros.
+    """
+    scores = logits.float().unsqueeze(1)  # (n, 1, h, w)
+    at_input = F.interpolate(scores, size=(input_size, input_size), mode="bilinear", align_corners=False).relu()
+    # The corner convention changes half-way; the released evaluation does so, and its scores depend on it.
+    at_image = F.interpolate(at_input, size=image_hw, mode="bilinear", align_corners=True).squeeze(1)
+    return at_image / (at_image.amax(dim=(1, 2), keepdim=True) + 1e-5)
+
+
+class ResponseStore:
+    """The responses of one split, open for reading or for writing whole blocks; laid out as said above."""
+
+    def __init__(self, path: Path, group: Any) -> None:
+        """Use `create` or `open`."""
+        self.path = path
+        self._group = group
+        self._logits = group["logits"]
+        self.attributes: dict[str, Any] = group.attrs.asdict()
+        self.sent_id: npt.NDArray[np.int64] = group["sent_id"][:]
+        self.ref_id: npt.NDArray[np.int64] = group["ref_id"][:]
+        self.image_hw: npt.NDArray[np.int32] = group["image_hw"][:]
+        self.grid_hw: tuple[int, int] = tuple(self._logits.shape[1:])
+        self.input_size: int = self.attributes["input_size"]
+        self._rows = _rows_by_ref(path, self.ref_id)
+        self._last_read: tuple[int, Logits] | None = None
+        self._selected: npt.NDArray[np.bool_] = group["selected"][:]
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        sent_id: Sequence[int] | npt.NDArray[np.int64],
+        ref_id: Sequence[int] | npt.NDArray[np.int64],
+        image_hw: Sequence[tuple[int, int]] | npt.NDArray[np.int32],
+        grid_hw: tuple[int, int],
+        input_size: int,
+        attributes: Mapping[str, Any],
+    ) -> Self:
+        """Return a store open for writing: an empty one, or with the blocks that a broken run left at `path`.
+
+        Ids and metadata are written anew in any case. `attributes`: JSON values kept with it (digests).
+        Raises RisError where sentences repeat and where those of a ref are apart.
+        """
+        sentences, refs = np.asarray(sent_id, np.int64), np.asarray(ref_id, np.int64)
+        _rows_by_ref(path, refs)
+        if len(np.unique(sentences)) < len(sentences):
+            raise RisError(f"{path}: two records have one sent_id; mend the dataset's annotations")
+        # Made beside and renamed: a crash in here must not leave half a store for `open` to judge.
+        unfinished = path.with_name(path.name + ".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        n = len(sentences)
+        group = zarr.create_group(
+            str(unfinished),
+            zarr_format=3,
+            attributes={**attributes, "schema": SCHEMA, "input_size": input_size, "rule": RULE},
+        )
+        _add_array(group, "logits", (n, *grid_hw), BLOCK, "float32", np.nan)
+        _add_array(group, "prms_score", (n,), BLOCK, "float32", np.nan)
+        _add_array(group, "selected", (n,), n, "bool", False)
+        _add_array(group, "sent_id", (n,), n, "int64", 0)[:] = sentences
+        _add_array(group, "ref_id", (n,), n, "int64", 0)[:] = refs
+        _add_array(group, "image_hw", (n, 2), n, "int32", 0)[:] = np.asarray(image_hw, np.int32).reshape(n, 2)
+        fsync_tree(unfinished)
+        if path.exists():
+            _renew(path, unfinished)
+        else:
+            unfinished.rename(path)
+        return cls.open(path, writable=True)
+
+    @classmethod
+    def open(cls, path: Path, *, writable: bool = False) -> Self:
+        """Return the store at `path`; RisError where there is none or one of another schema."""
+        if not (path / "zarr.json").exists():
+            raise RisError(f"{path}: no responses here; run `ris dump-responses` first")
+        check_layout(path)
+        try:
+            mode: Literal["r", "r+"] = "r+" if writable else "r"
+            group = zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False)
+            schema = group.attrs.get("schema")
+            if schema != SCHEMA:
+                raise RisError(f"{path}: responses of schema {schema}, not {SCHEMA}; run `ris dump-responses --force`")
+            return cls(path, group)
+        except _UNDECODABLE as error:
+            raise RisError(f"{path}: ids are damaged ({error}); run `ris status --repair`") from error
+
+    def __len__(self) -> int:
+        """Return N, the number of sentences."""
+        return len(self.sent_id)
+
+    @property
+    def n_blocks(self) -> int:
+        """Return how many blocks hold the N sentences."""
+        return -(-len(self) // BLOCK)
+
+    def rows_of_block(self, block: int) -> range:
+        """Return the rows of a block: BLOCK of them, fewer in the last."""
+        if not 0 <= block < self.n_blocks:
+            raise IndexError(f"block {block} of {self.n_blocks}")
+        return range(block * BLOCK, min((block + 1) * BLOCK, len(self)))
+
+    def write_block(self, block: int, logits: Logits, prms_score: Logits | None = None) -> None:
+        """Write one whole block: its logits (rows, h, w) and, where PRMS runs along, its scores (rows,).
+
+        Raises RisError for values that are not finite (NaN means "not written"), ValueError for other shapes.
+        """
+        rows = self.rows_of_block(block)
+        if logits.shape != (len(rows), *self.grid_hw):
+            raise ValueError(f"block {block} has shape {(len(rows), *self.grid_hw)}, not {logits.shape}")
+        self._check_finite(rows, logits)
+        if prms_score is not None:
+            if prms_score.shape != (len(rows),):
+                raise ValueError(f"block {block} has {len(rows)} rows, not scores of shape {prms_score.shape}")
+            self._check_finite(rows, prms_score)
+            self._group["prms_score"][rows.start : rows.stop] = prms_score.astype(np.float32)
+            fsync_tree(self.path / "prms_score" / "c")
+        # Last: a block counts as written when its logits are there.
+        self._logits[rows.start : rows.stop] = logits.astype(np.float32)
+        fsync_tree(self.path / "logits" / "c" / str(block))
+        self._last_read = None
+
+    def _check_finite(self, rows: range, values: npt.NDArray[np.floating]) -> None:
+        bad = ~np.isfinite(values).reshape(len(rows), -1).all(axis=1)
+        if bad.any():
+            sent_id = self.sent_id[rows.start + int(np.argmax(bad))]
+            raise RisError(f"{self.path}: sentence {sent_id} has a score that is not finite; check the checkpoint")
+
+    def missing_blocks(self, *, scored: bool = False) -> list[int]:
+        """Return the blocks still to be written, ascending; one that cannot be decoded counts as missing.
+
+        scored: so does one without PRMS scores.
+        """
+        arrays = [self._logits, self._group["prms_score"]] if scored else [self._logits]
+
+        def is_whole(block: int) -> bool:
+            rows = self.rows_of_block(block)
+            try:
+                return not any(np.isnan(array[rows.start : rows.stop]).any() for array in arrays)
+            except _UNDECODABLE:
+                return False
+
+        return [block for block in range(self.n_blocks) if not is_whole(block)]
+
+    def read_block(self, block: int) -> Logits:
+        """Return a block's logits float32 (rows, h, w), read-only; RisError if missing or damaged."""
+        if self._last_read is None or self._last_read[0] != block:
+            rows = self.rows_of_block(block)
+            try:
+                logits: Logits = self._logits[rows.start : rows.stop]
+            except (*_UNDECODABLE, OSError) as error:
+                raise RisError(f"{self.path}: block {block} is damaged ({error}); run `ris status --repair`") from error
+            if np.isnan(logits).any():
+                raise RisError(f"{self.path}: block {block} is not written; run `ris dump-responses` again")
+            logits.flags.writeable = False  # it is handed out again
+            self._last_read = (block, logits)
+        return self._last_read[1]
+
+    def logits_of(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
+        """Return the logits float32 (len(indices), h, w) of the given rows; each block is read once."""
+        rows = np.asarray(indices, np.int64)
+        logits = np.empty((len(rows), *self.grid_hw), np.float32)
+        for block in np.unique(rows // BLOCK):
+            inside = rows // BLOCK == block
+            logits[inside] = self.read_block(int(block))[rows[inside] % BLOCK]
+        return logits
+
+    def rows_of_ref(self, ref_id: int) -> range:
+        """Return the rows of a ref's K sentences (indices of `sent_id`, `image_hw`); RisError if unknown."""
+        try:
+            return self._rows[ref_id]
+        except KeyError:
+            raise RisError(
+                f"{self.path}: holds no ref {ref_id}; the responses are of another split or dataset"
+            ) from None
+
+    def logits_of_ref(self, ref_id: int) -> Logits:
+        """Return the logits float32 (K, h, w) of a ref's sentences. In row order, each block is read once."""
+        return self.logits_of(self.rows_of_ref(ref_id))
+
+    def iter_refs(self) -> Iterator[tuple[int, Logits]]:
+        """Yield (ref_id, logits float32 (K, h, w)) of every ref, in row order."""
+        for ref_id in self._rows:
+            yield ref_id, self.logits_of_ref(ref_id)
+
+    @property
+    def prms_score(self) -> Logits:
+        """Return the PRMS score of each sentence's map, float32 (N,); NaN where it was not computed."""
+        scores: Logits = self._group["prms_score"][:]
+        return scores
+
+    def select_maps(self) -> None:
+        """Mark, of each ref, the map with the largest PRMS score (the first of equal ones) as selected.
+
+        Raises RisError where a score is missing.
+        """
+        scores = self.prms_score
+        if np.isnan(scores).any():
+            sent_id = self.sent_id[int(np.argmax(np.isnan(scores)))]
+            raise RisError(f"{self.path}: sentence {sent_id} has no PRMS score; run `ris dump-responses` again")
+        chosen = np.zeros(len(self), dtype=bool)
+        for rows in self._rows.values():
+            chosen[rows.start + int(np.argmax(scores[rows.start : rows.stop]))] = True
+        self._group["selected"][:] = chosen
+        self._selected = chosen
+
+    @property
+    def selected_rows(self) -> npt.NDArray[np.bool_]:
+        """Return bool (N,): True at the row of each ref's chosen map; all False before `select_maps`."""
+        return self._selected
+
+    @property
+    def has_selection(self) -> bool:
+        """Return whether `select_maps` has run."""
+        return bool(self.selected_rows.any())
+
+    def selected(self, ref_id: int) -> int:
+        """Return which of a ref's K maps PRMS chose, 0..K−1 as in `logits_of_ref`; RisError if none yet."""
+        rows = self.rows_of_ref(ref_id)
+        chosen = np.flatnonzero(self._selected[rows.start : rows.stop])
+        if not len(chosen):
+            raise RisError(f"{self.path}: ref {ref_id} has no selected map; dump the responses with PRMS")
+        return int(chosen[0])
+
+
+def _renew(path: Path, fresh: Path) -> None:
+    """Put the files of the empty store `fresh` into the store at `path`, whose blocks stay."""
+    shutil.rmtree(path / "selected" / "c", ignore_errors=True)  # follows from the scores
+    for file in [one for one in fresh.rglob("*") if one.is_file()]:
+        target = path / file.relative_to(fresh)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(fresh)
+    fsync_tree(path)
+
+
+def _add_array(group: Any, name: str, shape: tuple[int, ...], rows: int, dtype: str, fill: float) -> Any:
+    """Return a new array of the group, cut into chunks of `rows` whole rows."""
+    codec = zarr.codecs.ZstdCodec(level=3, checksum=True)
+    return group.create_array(
+        name, shape=shape, chunks=(max(rows, 1), *shape[1:]), dtype=dtype, fill_value=fill, compressors=codec
+    )
+
+
+def _rows_by_ref(path: Path, ref_id: npt.NDArray[np.int64]) -> dict[int, range]:
+    """Return {ref_id: its rows}, in row order; RisError where the rows of one ref are apart."""
+    starts = np.flatnonzero(np.diff(ref_id, prepend=ref_id[:1] - 1))
+    ends = np.flatnonzero(np.diff(ref_id, append=ref_id[-1:] + 1)) + 1
+    rows = {int(ref_id[start]): range(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)}
+    if len(rows) < len(starts):
+        raise RisError(f"{path}: the sentences of one ref must lie side by side; sort the records by ref_id")
+    return rows

@@ -1,0 +1,1 @@
+"""The embedded data set: pictures and sentences that are generated."""

@@ -1,0 +1,93 @@
+import tracemalloc
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from ris_pipeline.datasets.io import files
+from ris_pipeline.datasets.io.images import load_image, to_pixels
+from ris_pipeline.errors import RisError
+
+
+def save(path, array, **options):
+    PIL.Image.fromarray(np.array(array, np.uint8)).save(path, **options)
+    return path
+
+
+def test_rgb_comes_back_as_stored(tmp_path):
+    pixels = [[[255, 0, 0], [0, 255, 0], [1, 2, 3]]]
+    image = load_image(save(tmp_path / "a.png", pixels))
+    assert image.dtype == np.uint8
+    assert image.tolist() == pixels
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path):
+    assert load_image(save(tmp_path / "g.png", [[7]])).tolist() == [[[7, 7, 7]]]
+    assert load_image(save(tmp_path / "t.png", [[[1, 2, 3, 0]]])).tolist() == [[[1, 2, 3]]]
+
+
+def test_the_image_is_not_turned_by_its_exif_orientation(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path = save(tmp_path / "a.jpg", np.zeros((2, 5, 3)), exif=exif)
+    assert load_image(path).shape == (2, 5, 3)
+
+
+def test_errors_name_the_file(tmp_path):
+    with pytest.raises(RisError, match=r"a\.jpg is missing"):
+        load_image(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"not a picture")
+    with pytest.raises(RisError, match=r"b\.jpg is not a readable picture"):
+        load_image(tmp_path / "b.jpg")
+    whole = save(tmp_path / "c.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3))).read_bytes()
+    (tmp_path / "c.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RisError, match=r"c\.jpg is not a readable picture"):
+        load_image(tmp_path / "c.jpg")
+    with pytest.raises(RisError, match="is not a readable picture"):
+        load_image(tmp_path)
+
+
+def test_too_large_images_are_refused(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", np.zeros((5, 5)))
+    monkeypatch.setattr(files, "MAX_PIXELS", 24)
+    with pytest.raises(RisError, match=r"a\.png is too large \(5×5 pixels"):
+        load_image(path)
+
+
+def test_a_decoder_bomb_is_refused_by_its_header(tmp_path):
+    """0.9 MB that would be 2.7 GB of pixels: nothing of them is decoded."""
+    PIL.Image.new("1", (30_000, 30_000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 1e6
+    tracemalloc.start()
+    with pytest.raises(RisError, match=r"a\.png is too large \(at most 64,000,000 pixels\); scale it down"):
+        load_image(tmp_path / "a.png")
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("limit", [15, 8])  # PIL warns from its limit on, and raises from twice its limit on
+def test_pils_own_limit_is_told_in_the_same_way(limit, tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", np.zeros((5, 5)))
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(RisError, match=r"a\.png is too large"):
+        load_image(path)
+
+
+def test_pixels_of_a_plain_image():
+    image = np.full((3, 5, 3), (255, 0, 51), np.uint8)
+    pixels = to_pixels(image, 4)
+    assert pixels.dtype == torch.float32
+    assert pixels.shape == (3, 4, 4)
+    assert pixels.is_contiguous()
+    # (1 − 0.485) / 0.229, (0 − 0.456) / 0.224, (0.2 − 0.406) / 0.225
+    assert pixels[:, 0, 0].tolist() == pytest.approx([2.2489083, -2.0357143, -0.9155556])
+    assert (pixels == pixels[:, :1, :1]).all()
+
+
+def test_halving_is_antialiased():
+    # The triangle filter of a halving spans four columns with weights 1, 3, 3, 1; at the edge 3, 3, 1.
+    row = np.array([[0, 0, 140, 140]], np.uint8)
+    pixels = to_pixels(np.repeat(row[:, :, None], 3, axis=2).repeat(4, axis=0), 2)
+    red = pixels[0] * 0.229 + 0.485
+    assert (red * 255).round().tolist() == [[20, 120], [20, 120]]

@@ -1,0 +1,87 @@
+"""The choice of a map for an object, on images whose features can be added up by hand."""
+
+import pytest
+import torch
+
+from ris_pipeline.maps.select import compute_prms, encode_masked, score_maps
+
+
+class SumClip:
+    """Reads 2×2 images; the feature is what each of the three channels adds up to."""
+
+    image_size = 2
+
+    def encode_image(self, pixels):
+        assert pixels.shape[1:] == (3, 2, 2)
+        return pixels.sum(dim=(2, 3))
+
+
+# red on the left, green on the right
+PIXELS = torch.tensor([[[[1.0, 0], [1, 0]], [[0, 1], [0, 1]], [[0, 0], [0, 0]]]])
+LEFT = [[5.0, -5], [5, -5]]
+RIGHT = [[-5.0, 5], [-5, 5]]
+RED, GREEN, BLUE = [1.0, 0, 0], [0.0, 2, 0], [0.0, 0, 3]
+
+
+def test_scores_are_sums_over_the_sentences():
+    choice = compute_prms(torch.tensor([[3.0, 0, 0], [0, 2.0, 0], [1.0, 1.0, 0]]), torch.tensor([RED, RED, GREEN]))
+    r = 0.5**0.5
+    torch.testing.assert_close(choice.cosines, torch.tensor([[1.0, 1, 0], [0, 0, 1], [r, r, r]]))
+    torch.testing.assert_close(choice.scores, torch.tensor([2.0, 1.0, 3 * r]))
+    assert choice.selected == 2  # 2.12 > 2
+
+
+@pytest.mark.parametrize(("mask", "left", "right"), [("relu", 5.0, 0.0), ("sigmoid", 0.9933071, 0.0066929)])
+def test_masks(mask, left, right):
+    features = encode_masked(torch.tensor([LEFT]), PIXELS, SumClip(), mask)
+    expected = torch.tensor([[left, right, 0.0]])
+    torch.testing.assert_close(features, expected / expected.norm(), atol=1e-6, rtol=0)
+
+
+class PaleClip(SumClip):
+    """Sees blue everywhere, so that the strength of the rest counts."""
+
+    def encode_image(self, pixels):
+        return super().encode_image(pixels) + torch.tensor([0.0, 0, 2])
+
+
+@pytest.mark.parametrize(("mask", "red"), [("relu", 5.0), ("normalised", 1.0)])
+def test_a_normalised_map_is_one_at_its_maximum(mask, red):
+    features = encode_masked(torch.tensor([[[5.0, -5], [0, -5]]]), PIXELS, PaleClip(), mask)
+    expected = torch.tensor([[red, 0, 2]])  # the upper left pixel, and the blue
+    torch.testing.assert_close(features, expected / expected.norm(), atol=1e-5, rtol=0)
+
+
+def test_map_is_upsampled_before_it_is_cut_at_zero():
+    """Logits (1, −3) at 4 columns: 1, 0, −2, −3; cut: 1, 0, 0, 0; read at both ends by a 2×2 CLIP: 1, 0."""
+    logits = torch.tensor([[[1.0, -3.0]]])
+    pixels = torch.ones(1, 3, 4, 4)
+    pixels[:, 1, :, :2] = 0  # green only on the right, where the map is 0
+    pixels[:, 2, :, 2:] = 0
+    features = encode_masked(logits, pixels, SumClip(), "relu")
+    torch.testing.assert_close(features, torch.tensor([[0.5**0.5, 0.0, 0.5**0.5]]))
+
+
+def test_one_map_is_selected_for_each_ref():
+    logits = torch.tensor([LEFT, RIGHT, RIGHT, LEFT, LEFT])
+    texts = torch.tensor([RED, GREEN, RED, GREEN, BLUE])
+    ref_ids = torch.tensor([7, 7, 7, 2, 2])
+    scores, selected = score_maps(logits, PIXELS, texts, ref_ids, SumClip())
+    # ref 7: red, green, red; the left map scores 2, the right one 1. ref 2: green, blue; left scores 0
+    torch.testing.assert_close(scores, torch.tensor([2.0, 1, 1, 0, 0]))
+    assert selected[:3].tolist() == [True, False, False]
+    assert selected[3:].sum() == 1
+
+
+def test_an_image_for_each_expression():
+    pixels = torch.cat([PIXELS, PIXELS.flip(-1)])
+    features = encode_masked(torch.tensor([LEFT, LEFT]), pixels, SumClip(), "relu")
+    torch.testing.assert_close(features, torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))
+
+
+def test_a_map_of_nothing_scores_zero():
+    scores, selected = score_maps(
+        torch.full((1, 2, 2), -1.0), PIXELS, torch.tensor([RED]), torch.tensor([1]), SumClip()
+    )
+    assert scores.tolist() == [0.0]
+    assert selected.tolist() == [True]

@@ -1,0 +1,239 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+from torch import nn
+
+from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.maps.respond import group_by_image
+from ris_pipeline.maps.store import ResponseStore
+from ris_pipeline.masks import load_label, save_label
+from ris_pipeline.networks.irnet import IRNet, StageBackbone
+from ris_pipeline.refine.pseudolabels import compute_selected_maps, save_refined, save_seeds, save_thresholded
+from ris_pipeline.refine.seeds import compute_seeds
+
+CPU = torch.device("cpu")
+# At input size 4 = image size = grid size, a map is its grid: negative scores to 0, divided by the maximum.
+GRIDS = np.array(
+    [
+        # ref 0 on image 0
+        [[8, 4, 2, -1], [4, 2, 0, -1], [0, 0, 0, 0], [-8, 0, 0, 0]],
+        [[0, 0, 0, 0], [0, 5, 0, 0], [0, 0, 10, 0], [0, 0, 0, 0]],
+        # ref 1 on image 1
+        [[-1, -2, -3, -4]] * 4,
+        # ref 2 on image 0
+        [[0, 0, 0, 1], [0, 0, 0, 2], [0, 0, 0, 3], [0, 0, 0, 4]],
+    ],
+    np.float32,
+)
+
+
+class TinyStages(StageBackbone):
+    """Five average poolings with a 1×1 convolution each."""
+
+    stage_channels = (4, 4, 4, 4, 4)
+    stage_strides = (4, 4, 8, 16, 16)
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 4, 1) for _ in range(5))
+
+    def stages(self, pixels):
+        return [
+            layer(nn.functional.avg_pool2d(pixels, stride, ceil_mode=True))
+            for layer, stride in zip(self.layers, self.stage_strides, strict=True)
+        ]
+
+
+def dataset_of(folder, hw, known_hw=True):
+    """Two images; refs 0 (two sentences) and 2 on the first, ref 1 on the second."""
+    rng = np.random.default_rng(0)
+    images, refs = {}, []
+    for i in range(2):
+        picture = rng.integers(0, 60, (*hw, 3), dtype=np.uint8)
+        picture[: hw[0] // 2, : hw[1] // 2] += 180
+        Picture.fromarray(picture).save(folder / f"{i}.png")
+        images[i] = Image(i, folder / f"{i}.png", hw if known_hw else None)
+    for ref_id, image_id, sentences in ((0, 0, "ab"), (1, 1, "c"), (2, 0, "d")):
+        expressions = tuple(Expression(10 * ref_id + k, text) for k, text in enumerate(sentences))
+        refs.append(Ref(ref_id, image_id, "train", expressions, None, None))
+    return Dataset("tiny", "train", images, tuple(refs))
+
+
+def store_of(folder, dataset, grids, scores=(0.1, 0.9, 0.5, 0.5), input_size=4):
+    """Responses of four sentences, the second of ref 0 selected; scores None: without PRMS."""
+    store = ResponseStore.create(
+        folder / "train.zarr", sent_id=[0, 1, 20, 10], ref_id=[0, 0, 2, 1], image_hw=[(4, 4)] * 4,
+        grid_hw=grids.shape[1:], input_size=input_size, attributes={},
+    )  # fmt: skip
+    store.write_block(0, grids[[0, 1, 3, 2]], None if scores is None else np.array(scores, np.float32))
+    if scores is not None:
+        store.select_maps()
+    return store
+
+
+@pytest.fixture
+def labels(tmp_path):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    return folder
+
+
+def read(folder):
+    return {path.name: load_label(path).tolist() for path in folder.iterdir()}
+
+
+def test_selected_maps(tmp_path):
+    dataset = dataset_of(tmp_path, (4, 4))
+    store = store_of(tmp_path, dataset, GRIDS)
+    maps = compute_selected_maps(store, group_by_image(dataset)[0].refs, (4, 4))
+    np.testing.assert_allclose(maps[0], GRIDS[1] / 10, atol=1e-5)
+    np.testing.assert_allclose(maps[1], GRIDS[3] / 4, atol=1e-5)
+
+
+def test_without_prms_the_first_sentence_counts(tmp_path):
+    dataset = dataset_of(tmp_path, (4, 4))
+    store = store_of(tmp_path, dataset, GRIDS, scores=None)
+    maps = compute_selected_maps(store, dataset.refs[:1], (4, 4))
+    np.testing.assert_allclose(maps[0], np.maximum(GRIDS[0], 0) / 8, atol=1e-5)
+
+
+@pytest.mark.parametrize("known_hw", [True, False])
+def test_thresholded_labels(tmp_path, labels, known_hw):
+    dataset = dataset_of(tmp_path, (4, 4), known_hw)
+    store = store_of(tmp_path, dataset, GRIDS)
+    done = []
+    save_thresholded(dataset, store, group_by_image(dataset), labels, 0.55, done.append)
+    assert read(labels) == {
+        "0.png": [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]],
+        "1.png": [[0, 0, 0, 0]] * 4,  # nowhere a positive score
+        "2.png": [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]],
+    }
+    assert done == [2, 1]
+
+
+def test_any_response_is_foreground_by_default(tmp_path, labels):
+    """TRIS: every positive response."""
+    dataset = dataset_of(tmp_path, (4, 4))
+    store = store_of(tmp_path, dataset, GRIDS)
+    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig().threshold, lambda n: None)
+    assert np.array_equal(load_label(labels / "0.png"), (GRIDS[1] > 0))
+    assert np.array_equal(load_label(labels / "2.png"), (GRIDS[3] > 0))
+
+
+def test_labels_have_the_images_size(tmp_path, labels):
+    dataset = dataset_of(tmp_path, (6, 10))
+    store = store_of(tmp_path, dataset, GRIDS)
+    save_thresholded(dataset, store, group_by_image(dataset), labels, 0.5, lambda n: None)
+    assert load_label(labels / "0.png").shape == (6, 10)
+
+
+def tiny_irnet():
+    torch.manual_seed(0)
+    return IRNet(TinyStages())
+
+
+def run(kind, dataset, store, folder, workers=0, advance=lambda n: None):
+    """Write the labels of one kind."""
+    groups, config = group_by_image(dataset), PseudolabelConfig(log2_steps=2)
+    if kind == "thresholded":
+        save_thresholded(dataset, store, groups, folder, 0.5, advance)
+    elif kind == "seeds":
+        save_seeds(dataset, store, groups, folder, config, workers, advance)
+    else:
+        save_refined(dataset, store, groups, folder, tiny_irnet(), config, CPU, workers, advance)
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A data set of 32×48 pixels and its responses: blobs of 8×8 cells."""
+    dataset = dataset_of(tmp_path, (32, 48))
+    y, x = np.mgrid[:8, :8]
+    grids = [6 - 2 * np.hypot(y - cy, x - cx) for cy, cx in ((2, 2), (2, 2), (0, 20), (5, 5))]
+    return dataset, store_of(tmp_path, dataset, np.array(grids, np.float32), input_size=32)
+
+
+@pytest.mark.parametrize("kind", ["thresholded", "seeds", "refined"])
+def test_labels_that_are_there_are_left_alone(kind, large, labels):
+    full = np.full((32, 48), 255, np.uint8)
+    save_label(labels / "0.png", full)
+    before = (labels / "0.png").stat().st_mtime_ns
+    done = []
+    run(kind, *large, labels, advance=done.append)
+    assert sorted(path.name for path in labels.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert (load_label(labels / "0.png") == 255).all()
+    assert (labels / "0.png").stat().st_mtime_ns == before
+    assert done == [2, 1]
+
+    stamps = {path.name: path.stat().st_mtime_ns for path in labels.iterdir()}
+    run(kind, *large, labels)
+    assert {path.name: path.stat().st_mtime_ns for path in labels.iterdir()} == stamps
+
+
+@pytest.mark.parametrize("kind", ["thresholded", "seeds", "refined"])
+def test_what_a_broken_run_left_out_is_made_the_same(kind, large, labels, tmp_path):
+    run(kind, *large, labels)
+    expected = read(labels)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    run(kind, *large, broken)
+    (broken / "2.png").unlink()  # the other ref of its image is there
+    run(kind, *large, broken)
+    assert read(broken) == expected
+
+
+def test_seeds_are_those_of_the_selected_maps(large, labels):
+    dataset, store = large
+    run("seeds", dataset, store, labels)
+    for group in group_by_image(dataset):
+        image = np.array(Picture.open(dataset.images[group.image_id].path))
+        maps = compute_selected_maps(store, group.refs, (32, 48))
+        for ref, expected in zip(group.refs, compute_seeds(maps, image, 0.3, 0.1), strict=True):
+            np.testing.assert_array_equal(load_label(labels / f"{ref.ref_id}.png"), expected)
+
+
+def test_refined_labels_are_masks_around_the_response(large, labels):
+    dataset, store = large
+    run("refined", dataset, store, labels)
+    for ref_id, inside, outside in ((0, (10, 15), (28, 42)), (2, (22, 33), (4, 6))):
+        label = load_label(labels / f"{ref_id}.png")
+        assert label.shape == (32, 48)
+        assert set(np.unique(label)) == {0, 1}
+        assert label[inside] == 1
+        assert label[outside] == 0
+    assert not load_label(labels / "1.png").any()  # no response, no object
+
+
+def test_the_configured_walk_radius_counts(large, labels, tmp_path):
+    """A walk of one step goes no further than the radius, in grid cells of 4 pixels."""
+    dataset, store = large
+    sizes = {}
+    for radius in (2, 4, 9):
+        folder = tmp_path / str(radius)
+        folder.mkdir()
+        config = PseudolabelConfig(walk_radius=radius, log2_steps=0, background=0.01)
+        net = IRNet(TinyStages())
+        with torch.no_grad():  # no boundary anywhere, and no displacement: one instance
+            net.fc_edge6.weight.zero_()
+            net.fc_edge6.bias.fill_(-20)
+            net.fc_dp7[-1].weight.zero_()
+        save_refined(dataset, store, group_by_image(dataset), folder, net, config, CPU, 0, lambda n: None)
+        sizes[radius] = int((load_label(folder / "2.png") == 1).sum())
+    assert sizes[2] < sizes[4] < sizes[9]
+
+
+@pytest.mark.slow  # a process that imports torch
+@pytest.mark.parametrize("kind", ["seeds", "refined"])
+def test_worker_processes_write_the_same(kind, large, labels, tmp_path):
+    run(kind, *large, labels)
+    there = tmp_path / "there"
+    there.mkdir()
+    run(kind, *large, there, workers=1)
+    assert read(there) == read(labels)
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_process_is_raised(large, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        run("seeds", *large, tmp_path / "missing", workers=1)
