@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ris_pipeline.datasets import Dataset
-    from ris_pipeline.maps.respond import ImageGroup
+    from ris_pipeline.datasets.records import ImageGroup
     from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.networks.irnet import IRNet
 
@@ -43,7 +43,7 @@ def fill(
     options: StageOptions, work: Work, dataset: "Dataset", store: "ResponseStore", config: PseudolabelConfig
 ) -> None:
     """Write the pseudo-labels that are missing in the work folder, and the contact sheet."""
-    from ris_pipeline.maps.respond import group_by_image
+    from ris_pipeline.datasets.records import group_by_image
     from ris_pipeline.refine.pseudolabels import save_thresholded
 
     groups = group_by_image(dataset)

@@ -84,16 +84,6 @@ class Dataset:
         """The number of expressions, the sample count of the paper's tables."""
         return sum(len(ref.expressions) for ref in self.refs)
 
-    @property
-    def has_boxes(self) -> bool:
-        """Whether every ref has a box, so that PointIt can be scored."""
-        return all(ref.box_xyxy is not None for ref in self.refs)
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether every ref has a mask, so that PointM and IoU can be scored."""
-        return all(ref.segmentation is not None for ref in self.refs)
-
     def load_mask(self, ref: Ref) -> NDArray[np.bool_]:
         """The object's mask, bool (H, W), True on the object.
 
@@ -110,14 +100,45 @@ class Dataset:
 
     def siblings(self, ref: Ref) -> tuple[Ref, ...]:
         """The other refs of the ref's image, in the order of the data set."""
-        return tuple(other for other in self._refs_of_image[ref.image_id] if other.ref_id != ref.ref_id)
+        return tuple(other for other in self.refs_of_image[ref.image_id] if other.ref_id != ref.ref_id)
 
     @cached_property
-    def _refs_of_image(self) -> dict[int, list[Ref]]:
+    def refs_of_image(self) -> dict[int, tuple[Ref, ...]]:
+        """The refs of each image by its id, both in the order of the data set."""
         refs_of_image: defaultdict[int, list[Ref]] = defaultdict(list)
         for ref in self.refs:
             refs_of_image[ref.image_id].append(ref)
-        return dict(refs_of_image)
+        return {image_id: tuple(refs) for image_id, refs in refs_of_image.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGroup:
+    """One image, its refs, and the rows that their sentences take in the responses."""
+
+    image_id: int
+    refs: tuple[Ref, ...]
+    rows: range
+
+    @property
+    def sentences(self) -> list[str]:
+        """The sentences of all refs, in row order."""
+        return [expression.sentence for ref in self.refs for expression in ref.expressions]
+
+    @property
+    def ref_ids(self) -> list[int]:
+        """The ref of each row."""
+        return [ref.ref_id for ref in self.refs for _ in ref.expressions]
+
+
+def group_by_image(dataset: Dataset) -> list[ImageGroup]:
+    """Return each image with its refs, in the order of the images' first refs: the row order of the responses."""
+    groups = []
+    start = 0
+    for image_id, refs in dataset.refs_of_image.items():
+        stop = start + sum(len(ref.expressions) for ref in refs)
+        groups.append(ImageGroup(image_id, refs, range(start, stop)))
+        start = stop
+    return groups
 
 
 @contextmanager

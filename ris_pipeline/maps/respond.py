@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +11,12 @@ from torch import Tensor
 
 from ris_pipeline.config import ResponsesConfig
 from ris_pipeline.datasets.io.images import load_image, size_of, to_pixels
-from ris_pipeline.datasets.records import Dataset, Ref
+from ris_pipeline.datasets.records import Dataset, ImageGroup, group_by_image
 from ris_pipeline.maps.select import score_maps
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
-
-
-@dataclass(frozen=True, slots=True)
-class ImageGroup:
-    """One image, its refs, and the rows that their sentences take in the responses."""
-
-    image_id: int
-    refs: tuple[Ref, ...]
-    rows: range
-
-    @property
-    def sentences(self) -> list[str]:
-        """The sentences of all refs, in row order."""
-        return [expression.sentence for ref in self.refs for expression in ref.expressions]
-
-    @property
-    def ref_ids(self) -> list[int]:
-        """The ref of each row."""
-        return [ref.ref_id for ref in self.refs for _ in ref.expressions]
-
-
-def group_by_image(dataset: Dataset) -> list[ImageGroup]:
-    """Each image with its refs, in the order of the images' first refs: the row order of the responses."""
-    refs_of: dict[int, list[Ref]] = {}
-    for ref in dataset.refs:
-        refs_of.setdefault(ref.image_id, []).append(ref)
-    groups = []
-    start = 0
-    for image_id, refs in refs_of.items():
-        stop = start + sum(len(ref.expressions) for ref in refs)
-        groups.append(ImageGroup(image_id, tuple(refs), range(start, stop)))
-        start = stop
-    return groups
 
 
 def chunks(groups: Sequence[ImageGroup], size: int) -> Iterator[Sequence[ImageGroup]]:

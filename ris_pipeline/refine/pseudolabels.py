@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import load_image, normalise, size_of
-from ris_pipeline.datasets.records import Dataset, Ref
+from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.respond import ImageGroup
 from ris_pipeline.maps.store import ResponseStore, compute_map
 from ris_pipeline.masks import has_right_checksums, load_label
 from ris_pipeline.networks.irnet import IRNet

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from ris_pipeline.datasets.io.images import size_of
-from ris_pipeline.datasets.records import Dataset, Expression, Ref
+from ris_pipeline.datasets.records import Dataset, Expression, Ref, group_by_image
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.respond import chunks, group_by_image, load_pixels, segment
+from ris_pipeline.maps.respond import chunks, load_pixels, segment
 from ris_pipeline.maps.store import ResponseStore, compute_map
 from ris_pipeline.masks import FOREGROUND, load_label
 from ris_pipeline.networks.step2 import Step2

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, parse_box
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, group_by_image, parse_box
 from ris_pipeline.errors import RisError
 
 RLE = {"size": [1, 2], "counts": [1, 1]}
@@ -28,13 +28,12 @@ def test_counts_and_siblings():
     assert dataset.siblings(b) == ()
 
 
-def test_boxes_and_masks_count_only_where_every_ref_has_one():
-    both = make_ref(1, segmentation=RLE)
-    assert make_dataset(both).has_boxes
-    assert make_dataset(both).has_masks
-    neither = make_ref(2, sent_ids=(5,), box=None)
-    assert not make_dataset(both, neither).has_boxes
-    assert not make_dataset(both, neither).has_masks
+def test_groups_by_image():
+    a, b, c = make_ref(7, 1, (0, 1)), make_ref(8, 2, (2,)), make_ref(9, 1, (3,))
+    first, second = group_by_image(make_dataset(a, b, c))
+    assert (first.image_id, first.refs, first.rows) == (1, (a, c), range(3))
+    assert (second.image_id, second.refs, second.rows) == (2, (b,), range(3, 4))
+    assert first.ref_ids == [7, 7, 9]
 
 
 def test_masks():

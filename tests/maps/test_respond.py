@@ -8,10 +8,11 @@ from PIL import Image as Picture
 from ris_pipeline.config import ResponsesConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.io.images import load_image, to_pixels
+from ris_pipeline.datasets.records import group_by_image
 from ris_pipeline.maps import respond as inference
 from ris_pipeline.maps import store as responses
 from ris_pipeline.maps import store_layout
-from ris_pipeline.maps.respond import fill_responses, group_by_image, load_pixels, open_store, segment
+from ris_pipeline.maps.respond import fill_responses, load_pixels, open_store, segment
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1

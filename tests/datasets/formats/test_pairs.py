@@ -38,8 +38,7 @@ def test_sentences_are_gathered_by_ref(save):
     (image,) = dataset.images.values()
     assert image.path == root / "pairs" / "images" / "yard" / "a.jpg"
     assert image.hw is None
-    assert not dataset.has_boxes
-    assert not dataset.has_masks
+    assert cat.box_xyxy is cat.segmentation is None
 
 
 def test_boxes_and_masks(save):

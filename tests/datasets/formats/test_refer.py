@@ -81,8 +81,6 @@ def test_one_split(save, protocol):
     assert mask[3:8, 2:6].all()
     assert mask.sum() == 20
     assert dataset.load_mask(second).all()
-    assert dataset.has_boxes
-    assert dataset.has_masks
 
 
 @pytest.mark.parametrize(
