@@ -1,5 +1,6 @@
 """The commands of the chain, in its order, and those of the data sets."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -104,15 +105,18 @@ def data_list(options: StageOptions) -> None:
 @command("check", data_app)
 def data_check(
     options: StageOptions,
-    deep: Annotated[bool, typer.Option("--deep", help="Open every image and mask, list what is unusable.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Open every image and mask too.")] = False,
+    write_exclude: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what cannot be used, for the card's exclude.")
+    ] = None,
 ) -> None:
-    """Compare the files of a data set with its card.
+    """List all that is missing, faulty or odd in a data set.
 
     Reads:    the card and its files; with --deep every image and mask
-    Writes:   stdout: what is there of each split
+    Writes:   stdout: what is there of each split, and what is wrong
     Example:  ris data check --dataset refcoco --data-root /path/to/data
     """
-    run_stage("data", options, function="run_check", deep=deep)
+    run_stage("data", options, function="run_check", deep=deep, write_exclude=write_exclude)
 
 
 @command("make-shapes", data_app)

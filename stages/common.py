@@ -21,13 +21,12 @@ from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.integrity import check_whole
-from stages.bad_data import images_to_skip
 from stages.options import StageOptions, card_of, emit, is_silent, say
 
 if TYPE_CHECKING:
     import torch
 
-    from ris_pipeline.datasets import Dataset, Image
+    from ris_pipeline.datasets import Dataset
 
 C = TypeVar("C")
 
@@ -43,13 +42,13 @@ def resolve_config(options: StageOptions, cls: type[C], stage: str, **flags: Any
 
 
 def open_dataset(options: StageOptions, split: str) -> "Dataset":
-    """One split of the data set of `options`; with --skip-bad without the images that cannot be used."""
+    """One split of the data set of `options`; says what is left out of it or looks odd."""
     from ris_pipeline.datasets import load_dataset
-    from ris_pipeline.datasets.check import leave_out
 
     dataset = load_dataset(card_of(options), options.data_root, split)
-    skipped = _skipped(options)
-    return leave_out(dataset, [image.path for image in skipped]) if skipped else dataset
+    for remark in dataset.remarks:
+        say(options, remark)
+    return dataset
 
 
 def splits_of(options: StageOptions, chosen: Sequence[str] | None) -> list[str]:
@@ -64,20 +63,15 @@ def splits_of(options: StageOptions, chosen: Sequence[str] | None) -> list[str]:
 
 
 def _has_refs(options: StageOptions, split: str) -> bool:
-    from ris_pipeline.datasets import check_dataset
+    from ris_pipeline.datasets.load import list_files, read_split
 
-    return any(one.n_refs for one in check_dataset(card_of(options), options.data_root) if one.split == split)
-
-
-def _skipped(options: StageOptions) -> "list[Image]":
-    """The images that --skip-bad leaves out."""
-    if not options.skip_bad:
-        return []
-    return [image for image, _ in images_to_skip(options)]
+    list_files(card_of(options), options.data_root)
+    reading = read_split(card_of(options), options.data_root, split)
+    return bool(reading.refs or reading.faults)
 
 
 def data_digest(options: StageOptions) -> str:
-    """A digest of the data set: names and contents of its annotation files, and the images that are left out.
+    """A digest of the data set: names and contents of its annotation files, and of the list of what is left out.
 
     RisError naming missing files.
     """
@@ -87,8 +81,7 @@ def data_digest(options: StageOptions) -> str:
     for path in list_files(card_of(options), options.data_root):
         with path.open("rb") as file:
             contents[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    skipped = sorted(image.image_id for image in _skipped(options))
-    return digest([contents, skipped] if skipped else contents)
+    return digest(contents)
 
 
 def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact:
@@ -131,7 +124,6 @@ def request_of(
         flags=dict(flags or {}),
         seed=options.seed,
         precision=options.precision,
-        skipped_images=tuple(sorted(image.image_id for image in _skipped(options))),
     )
 
 

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from ris_pipeline.artifacts.identity import differences
-from ris_pipeline.datasets import Card, check_dataset, describe_missing, find_faulty_records, load_card
+from ris_pipeline.datasets import Card, check_dataset, describe_missing, load_card
 from ris_pipeline.datasets.card import list_cards
+from ris_pipeline.datasets.check import Check, check_contents
+from ris_pipeline.datasets.check import write_exclude as save_exclude
+from ris_pipeline.datasets.load import read_exclude
+from ris_pipeline.datasets.records import Fault
 from ris_pipeline.errors import RisError
-from stages.bad_data import N_SHOWN, find_faults
 from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
+
+N_TOKENS = 20  # of a sentence that CLIP reads here, start and end included
+N_SHOWN, N_NAMED = 10, 5  # faults and names of a kind on the screen; --json has all
 
 
 def run_list(options: StageOptions) -> None:
@@ -25,51 +31,72 @@ def run_list(options: StageOptions) -> None:
     emit(options, "\n".join(lines), rows)
 
 
-def run_check(options: StageOptions, *, deep: bool = False) -> None:
-    """Prints what is there of each split; RisError where files are missing or counts differ from the card.
+def run_check(options: StageOptions, *, deep: bool = False, write_exclude: Path | None = None) -> None:
+    """Prints what is there of each split, and all that cannot be used or looks odd; RisError where anything is wrong.
 
-    `deep` lists all records that cannot be used; where there are none, it opens every image and mask.
+    `deep` opens every image and mask too. `write_exclude`: a file below the data root, for the card's `exclude`.
     """
     card = card_of(options)
+    check = check_dataset(card, options.data_root)
+    if check.absent:
+        raise RisError(describe_missing(card, options.data_root, check.absent))
     if deep:
-        _check_records(options, card)
-    checks = check_dataset(card, options.data_root)
-    missing = list(dict.fromkeys(path for one in checks for path in one.missing))
-    if missing:
-        raise RisError(describe_missing(card, options.data_root, missing))
+        with progress(options, "images", len(check.images)) as advance:
+            check_contents(check, options.data_root / card.images, options.workers, advance)
+    sentences = [e.sentence for dataset in check.datasets for ref in dataset.refs for e in ref.expressions]
+    if cut := _find_cut(list(dict.fromkeys(sentences))):
+        check.remarks[f"sentences longer than the {N_TOKENS} tokens that CLIP reads: their end is cut"] = cut
     lines = []
-    for one in checks:
-        counts = f"{one.n_images:,} images, {one.n_refs:,} refs, {one.n_expressions:,} sentences"
-        expected = "any number" if one.n_expected is None else f"{one.n_expected:,}"
-        lines.append(f"{card.name} {one.split}: {counts} (card: {expected})")
-    faults = find_faults(options, [one.split for one in checks if one.n_refs]) if deep else []
-    rows = [{**asdict(one), "missing": []} for one in checks]
-    emit(options, "\n".join([*lines, *faults[:N_SHOWN]]), {"splits": rows, "unusable": faults} if deep else rows)
-    for one in checks:
-        if not one.ok:
-            raise RisError(
-                f"{card.name} {one.split}: {one.n_expressions:,} sentences where the card expects "
-                f"{one.n_expected:,}; other annotation files?"
-            )
-    if faults:
-        raise RisError(
-            f"{card.name}: {len(faults):,} images and masks cannot be used{_shown(faults)}; fetch them again, or "
-            "leave the images out with --skip-bad"
+    for split in check.splits:
+        counts = f"{split.n_images:,} images, {split.n_refs:,} refs, {split.n_expressions:,} sentences"
+        expected = "any number" if split.n_expected is None else f"{split.n_expected:,}"
+        lines.append(f"{card.name} {split.split}: {counts} (card: {expected})")
+    for remark, names in check.remarks.items():
+        lines.append(f"note: {remark}{_shorten(names)}")
+    for kind, faults in check.faults.items():
+        lines.append(f"{len(faults):,} {kind}:")
+        lines += [f"  {fault.text}" for fault in faults[:N_SHOWN]]
+        lines += [f"  … {len(faults) - N_SHOWN:,} more, all with --json"] if len(faults) > N_SHOWN else []
+    emit(options, "\n".join(lines), {
+        "splits": [asdict(split) for split in check.splits],
+        "faults": {kind: [fault.text for fault in faults] for kind, faults in check.faults.items()},
+        "remarks": check.remarks,
+    })  # fmt: skip
+    if write_exclude is not None:
+        before = read_exclude(options.data_root / card.exclude) if card.exclude else ()
+        n = save_exclude(options.data_root / write_exclude, check, before)
+        say(options, f'{options.data_root / write_exclude}: {n:,} names; in the card: exclude = "{write_exclude}"')
+    if check.faults:
+        raise RisError(_summarise(card, [fault for faults in check.faults.values() for fault in faults], check))
+
+
+def _find_cut(sentences: list[str]) -> list[str]:
+    # A token is a byte at least: where no sentence can be too long, torch need not be imported.
+    if not any(len(sentence.encode("utf-8", "replace")) > N_TOKENS - 2 for sentence in sentences):
+        return []
+    from ris_pipeline.networks.clip import find_cut
+
+    return find_cut(sentences, N_TOKENS)
+
+
+def _summarise(card: Card, faults: list[Fault], check: Check) -> str:
+    """The line with which a check ends that found faults."""
+    if len(faults) == 1:
+        line = faults[0].text
+    else:
+        line = f"{card.name}: " + ", ".join(f"{len(found):,} {kind}" for kind, found in check.faults.items())
+    if any(fault.names for fault in faults):
+        return (
+            f"{line}; mend or fetch again what is wrong, or leave it out: --write-exclude FILE writes the card's list"
         )
+    return line
 
 
-def _check_records(options: StageOptions, card: Card) -> None:
-    faults = find_faulty_records(card, options.data_root)
-    if faults:
-        emit(options, "\n".join(faults[:N_SHOWN]), {"splits": [], "unusable": faults})
-        raise RisError(
-            f"{card.name}: {len(faults):,} faults in the annotations{_shown(faults)}; mend them, then check again: "
-            "images and masks were not opened"
-        )
-
-
-def _shown(faults: list[str]) -> str:
-    return f" (the first {N_SHOWN} above)" if len(faults) > N_SHOWN else ""
+def _shorten(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" … ({len(names):,} in all)" if len(names) > N_NAMED else ""
+    return ": " + ", ".join(names[:N_NAMED]) + more
 
 
 def run_make_shapes(options: StageOptions) -> None:

@@ -197,20 +197,20 @@ def _look_at_weights(name: str, weights: str | None, label: str) -> Finding:
 def check_data(options: StageOptions) -> Iterator[Finding]:
     """What is there of the data set against its card."""
     from ris_pipeline.datasets import check_dataset, describe_missing
+    from ris_pipeline.datasets.check import COUNTS
 
     card = card_of(options)
-    checks = check_dataset(card, options.data_root)
-    missing = list(dict.fromkeys(path for one in checks for path in one.missing))
-    wrong = [one for one in checks if not one.ok]
-    if missing:
-        yield Finding(
-            "data", "warning", f"{card.name}: not here yet", describe_missing(card, options.data_root, missing)
-        )
-    elif wrong:
-        counts = "; ".join(f"{one.split} {one.n_expressions:,} instead of {one.n_expected:,}" for one in wrong)
-        yield Finding("data", "broken", f"{card.name}: other sentences than its card: {counts}", "other annotations?")
+    check = check_dataset(card, options.data_root)
+    if check.absent:
+        remedy = describe_missing(card, options.data_root, check.absent)
+        yield Finding("data", "warning", f"{card.name}: not here yet", remedy)
+    elif check.faults:
+        counts = ", ".join(f"{len(faults):,} {kind}" for kind, faults in check.faults.items() if kind != COUNTS)
+        wrong = [fault.text.partition("; ")[0] for fault in check.faults.get(COUNTS, ())]
+        found = f"{card.name}, {len(check.images):,} images: {counts}" if counts else "; ".join(wrong)
+        yield Finding("data", "broken", found, "`ris data check` lists all")
     else:
-        counts = ", ".join(f"{one.split} {one.n_expressions:,}" for one in checks)
+        counts = ", ".join(f"{split.split} {split.n_expressions:,}" for split in check.splits)
         yield Finding("data", "ok", f"{card.name}: sentences as its card says: {counts}")
 
 

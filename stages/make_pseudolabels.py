@@ -100,9 +100,7 @@ def _learn(
         progress(options, "seeds", sum(len(one.refs) for one in groups)) as advance,
     ):
         save_seeds(dataset, store, groups, seeds, config, options.workers, advance)
-    files = [
-        SeedFile(dataset.images[one.image_id].path, seeds / f"{ref.ref_id}.png") for one in groups for ref in one.refs
-    ]
+    files = [SeedFile(dataset.images[one.image_id], seeds / f"{ref.ref_id}.png") for one in groups for ref in one.refs]
     with work.timed("irnet"), progress(options, "irnet", count_steps(len(files), config)) as advance:
         train_irnet(
             net, files, config, folder=work.path, seed=options.seed, device=device_of(options),
@@ -119,7 +117,7 @@ def _save_sheet(work: Work, dataset: "Dataset", groups: "Sequence[ImageGroup]") 
 
     tiles = []
     for one in groups[:12]:
-        image = load_image(dataset.images[one.image_id].path)
+        image = load_image(dataset.images[one.image_id])
         for ref in one.refs[:2]:
             label = load_label(work.path / f"{ref.ref_id}.png")
             tiles.append((ref.expressions[0].sentence, overlay_mask(image, label == 1)))

@@ -34,7 +34,6 @@ class StageOptions:
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2
     force: Annotated[bool, typer.Option("--force", help="Make it anew, even where nothing changed.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, then stop.")] = False
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False
     json: Annotated[bool, typer.Option("--json", help="Results as JSON.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False

@@ -96,7 +96,6 @@ class Request:
     flags: Mapping[str, str | bool] = field(default_factory=dict)  # arguments of the command that make variants
     seed: int = 0
     precision: str = "fp32"
-    skipped_images: tuple[int, ...] = ()  # by id; inputs["data"] covers them
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -39,7 +39,6 @@ from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explained
 
-_N_LISTED = 100  # skipped images that a manifest names
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -174,8 +173,5 @@ def _seal(request: Request, work: Work, started: str) -> None:
         "libraries": {name: version(name) for name in _LIBRARIES},
         "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values()), "sha256": sha256},
     }
-    if request.skipped_images:
-        manifest["counts"] = work.counts | {"skipped_images": len(request.skipped_images)}
-        manifest["skipped_images"] = list(request.skipped_images[:_N_LISTED])
     for name in (MANIFEST_COPY, MANIFEST):
         write_json(work.path / name, with_checksum(manifest))

@@ -2,11 +2,9 @@
 
 from ris_pipeline.datasets.card import Card as Card
 from ris_pipeline.datasets.card import load_card as load_card
-from ris_pipeline.datasets.load import check_dataset as check_dataset
+from ris_pipeline.datasets.check import check_dataset as check_dataset
 from ris_pipeline.datasets.load import describe_missing as describe_missing
-from ris_pipeline.datasets.load import find_faulty_records as find_faulty_records
 from ris_pipeline.datasets.load import list_files as list_files
-from ris_pipeline.datasets.load import list_images as list_images
 from ris_pipeline.datasets.load import load_dataset as load_dataset
 from ris_pipeline.datasets.records import Dataset as Dataset
 from ris_pipeline.datasets.records import Expression as Expression

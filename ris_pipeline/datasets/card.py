@@ -22,7 +22,8 @@ CARD_FOLDERS = (Path("data"), Path(__file__).resolve().parents[2] / "data")
 class Card:
     """One data set, as its card describes it.
 
-    annotations, images: folders, relative to the data root (or absolute).
+    annotations, images: folders, relative to the data root (or absolute). exclude: a file there, one image name or
+    ref id a line, of what is left out of the data set; `ris data check --write-exclude` writes it.
     splits: the expected number of sentences of each split; None where the card says "any".
     config: per stage, what replaces the defaults of its configuration. generate: the generator's settings,
     empty for data that are downloaded. oracle: of a split, the measured scores of Step-2 trained on true masks,
@@ -35,6 +36,7 @@ class Card:
     images: Path
     splits: Mapping[str, int | None]
     partition: str = ""
+    exclude: Path | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
     oracle: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
@@ -103,8 +105,8 @@ def read_card(path: Path) -> Card:
     for key in table:
         if key not in known:
             raise RisError(f"{path}: unknown key {key!r}{suggest(key, known)}")
-    for key in ("name", "format", "annotations", "images", "partition"):
-        if not isinstance(table.setdefault(key, "" if key == "partition" else None), str):
+    for key in ("name", "format", "annotations", "images", "partition", "exclude"):
+        if not isinstance(table.setdefault(key, "" if key in ("partition", "exclude") else None), str):
             raise RisError(f"{path}: {key!r} must be given, as text")
     for key in ("splits", "config", "generate", "oracle"):
         if not isinstance(table.setdefault(key, {}), dict):
@@ -112,7 +114,10 @@ def read_card(path: Path) -> Card:
     _check_values(path, table)
     splits = {split: None if count == "any" else count for split, count in table.pop("splits").items()}
     annotations, images = Path(table.pop("annotations")), Path(table.pop("images"))
-    return Card(annotations=annotations, images=images, splits=splits, **table)
+    excluded = table.pop("exclude")
+    return Card(
+        annotations=annotations, images=images, splits=splits, exclude=Path(excluded) if excluded else None, **table
+    )
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -1,78 +1,209 @@
-"""Opening every image and mask that a data set names, to find those that cannot be used.
+"""The check of a whole data set: all that is missing, faulty or odd, at once.
 
-Worker processes do the decoding; nothing here imports torch.
+Worker processes decode the images and masks; nothing here imports torch.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ris_pipeline.datasets.io.files import load_picture
-from ris_pipeline.datasets.io.segmentations import load_segmentation
-from ris_pipeline.datasets.records import Dataset, Image, Ref
+from ris_pipeline.artifacts.files import replacing
+from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.io.files import load_picture, read_remark
+from ris_pipeline.datasets.load import describe, find_near, missing_paths, read_split
+from ris_pipeline.datasets.records import Dataset, Fault, Image, Ref, check_size
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.workers import process_pool
 
 T = TypeVar("T")
 Advance = Callable[[int], None]
 
+MISSING, EMPTY = "missing files", "empty files"
+UNREADABLE, RECORDS = "unreadable annotation files", "records that cannot be used"
+COUNTS = "splits of another size than the card says"
 _BATCH = 32  # what a worker process is given at once
 
 
-def find_bad_images(images: Iterable[Image], workers: int, advance: Advance) -> dict[Path, str]:
-    """{path: what is wrong} of the images that cannot be decoded, or have another size than their record says."""
-    return {image.path: fault for image, fault in _share_out(_check_images, list(images), workers, advance)}
+@dataclass(frozen=True, slots=True)
+class SplitCheck:
+    """What is there of one split; n_expected is the card's number of sentences, None for any."""
+
+    split: str
+    n_images: int
+    n_refs: int
+    n_expressions: int
+    n_expected: int | None
+    n_excluded: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the number of sentences is the expected one; what the card leaves out may lack."""
+        expected = self.n_expected
+        return expected in (None, self.n_expressions) or (self.n_excluded > 0 and self.n_expressions < (expected or 0))
 
 
-def find_bad_masks(dataset: Dataset, workers: int, advance: Advance) -> dict[int, str]:
-    """{ref_id: what is wrong} of the refs whose mask cannot be decoded or does not fit its image."""
-    masks = [(ref, dataset.images[ref.image_id]) for ref in dataset.refs if ref.segmentation is not None]
-    return {ref.ref_id: fault for (ref, _), fault in _share_out(_check_masks, masks, workers, advance)}
+@dataclass
+class Check:
+    """All that is wrong with a data set, and what is odd, by kind.
+
+    absent: annotation files and folders that are not there; the rest is empty then. faults: what no stage can use.
+    remarks: the names of what is used all the same, by what a user should know of it.
+    """
+
+    splits: list[SplitCheck] = field(default_factory=list)
+    absent: list[Path] = field(default_factory=list)
+    faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
+    remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    datasets: list[Dataset] = field(default_factory=list)
+
+    @property
+    def images(self) -> list[Image]:
+        """The images of all splits, each file once."""
+        images: dict[Path, Image] = {}
+        for dataset in self.datasets:
+            for image in dataset.images.values():
+                if image.path not in images or image.hw is not None:
+                    images[image.path] = image
+        return list(images.values())
 
 
-def leave_out(dataset: Dataset, bad: Iterable[Path]) -> Dataset:
-    """The data set without these images and the refs on them. Raises RisError where no ref is left."""
-    gone = set(bad)
-    images = {image_id: image for image_id, image in dataset.images.items() if image.path not in gone}
-    refs = tuple(ref for ref in dataset.refs if ref.image_id in images)
-    if not refs:
-        raise RisError(f"{dataset.name} {dataset.split}: no image can be read; `ris data check --deep` says why")
-    return replace(dataset, images=images, refs=refs)
-
-
-def _check_images(images: Sequence[Image]) -> list[tuple[Image, str]]:
-    faults = []
-    for image in images:
+def check_dataset(card: Card, data_root: Path) -> Check:
+    """Return what is there of each split, in the card's order, and all that is wrong but for the content of images."""
+    check = Check(absent=missing_paths(card, data_root))
+    if check.absent:
+        return check
+    known: set[str] = set()
+    n_unnamed = 0
+    for split in card.splits:
         try:
-            height, width = load_picture(image.path, "RGB").shape[:2]
+            reading = read_split(card, data_root, split)
         except RisError as error:
-            faults.append((image, str(error)))
+            if str(error) not in known:
+                check.faults[UNREADABLE].append(Fault(str(error)))
+                known.add(str(error))
             continue
-        if image.hw is not None and image.hw != (height, width):
-            record = f"{image.hw[1]}×{image.hw[0]}"
-            faults.append((image, f"{image.path} has {width}×{height} pixels, its record says {record}"))
-    return faults
+        new = [fault for fault in reading.faults if fault.text not in known]
+        known.update(fault.text for fault in new)
+        if new:
+            check.faults[RECORDS] += new
+        dataset = Dataset(card.name, split, reading.images, tuple(reading.refs))
+        check.datasets.append(dataset)
+        check.splits.append(
+            SplitCheck(
+                split, len(dataset.images), len(dataset.refs), dataset.n_expressions, card.splits[split],
+                reading.n_excluded,
+            )
+        )  # fmt: skip
+        for line in describe(card, reading):
+            check.remarks[line] = []
+        n_unnamed += reading.n_unnamed
+    if n_unnamed:
+        check.remarks[f"{n_unnamed:,} annotations on these images that no ref names"] = []
+    if not any(split.n_refs for split in check.splits) and not check.faults:
+        check.faults[COUNTS].append(Fault(f"{card.name} has no refs in any split of its card"))
+    if not check.faults:
+        for part in check.splits:
+            if not part.ok:
+                found, expected = f"{part.n_expressions:,}", f"{part.n_expected:,}"
+                line = f"{card.name} {part.split}: {found} sentences where the card expects {expected}"
+                check.faults[COUNTS].append(Fault(f"{line}; other annotation files?"))
+    _check_files(check, data_root / card.images)
+    in_splits = Counter(image.path for dataset in check.datasets for image in dataset.images.values())
+    if shared := [path.name for path, n in in_splits.items() if n > 1]:
+        check.remarks["images in several splits"] = shared
+    return check
 
 
-def _check_masks(masks: Sequence[tuple[Ref, Image]]) -> list[tuple[tuple[Ref, Image], str]]:
-    faults = []
-    for ref, image in masks:
+def check_contents(check: Check, folder: Path, workers: int, advance: Advance) -> None:
+    """Add to the check what is wrong with the content of its images, in `folder`, and of its masks."""
+    lost = [*check.faults.get(MISSING, ()), *check.faults.get(EMPTY, ())]
+    known = {name for fault in lost for name in fault.names}
+    images = [image for image in check.images if _name(image.path, folder) not in known]
+    for image, fault, remark in _share_out(_check_images, images, workers, advance):
+        if fault:
+            check.faults["images that cannot be used"].append(Fault(fault, (_name(image.path, folder),)))
+        if remark:
+            check.remarks[remark].append(image.path.name)
+    for dataset in check.datasets:
+        refs = [ref for ref in dataset.refs if ref.segmentation is not None and str(ref.ref_id) not in known]
+        for ref_id, fault in _share_out(_check_masks, [_only(dataset, ref) for ref in refs], workers, lambda n: None):
+            check.faults["masks that cannot be used"].append(Fault(fault, (str(ref_id),)))
+
+
+def write_exclude(path: Path, check: Check, before: Iterable[str]) -> int:
+    """Write the list of what a card is to leave out: what it did `before`, and all that cannot be used.
+
+    Returns the number of names. Faults that only mending helps are not in it.
+    """
+    faults = [fault for faults in check.faults.values() for fault in faults if fault.names]
+    lines = {name: name for name in sorted(before)}
+    lines |= {fault.names[0]: f"{fault.names[0]}\t# {fault.text}" for fault in faults}
+    with replacing(path) as file:
+        file.write(("\n".join(["# Image names and ref ids that are left out.", *lines.values()]) + "\n").encode())
+    return len(lines)
+
+
+def _check_files(check: Check, folder: Path) -> None:
+    """Look whether each image and mask PNG is there and holds anything."""
+    needed: list[tuple[Path, str]] = [(image.path, _name(image.path, folder)) for image in check.images]
+    for dataset in check.datasets:
+        needed += [(ref.segmentation, str(ref.ref_id)) for ref in dataset.refs if isinstance(ref.segmentation, Path)]
+    hint = ""
+    for path, name in needed:
+        if not path.is_file():
+            if MISSING not in check.faults and not path.is_dir() and (near := find_near(path)):
+                hint = f"; there is {near}"  # once: it looks through the folder
+            line = f"{path} is a folder" if path.is_dir() else f"{path} is missing"
+            check.faults[MISSING].append(Fault(line + hint, (name,)))
+            hint = ""
+        elif not path.stat().st_size:
+            check.faults[EMPTY].append(Fault(f"{path} is empty", (name,)))
+
+
+def _only(dataset: Dataset, ref: Ref) -> Dataset:
+    """The data set with one of its refs alone, as a worker process needs it."""
+    return Dataset(dataset.name, dataset.split, {ref.image_id: dataset.images[ref.image_id]}, (ref,))
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _check_images(images: Sequence[Image]) -> list[tuple[Image, str | None, str | None]]:
+    found = []
+    for image in images:
+        fault = remark = None
         try:
-            load_segmentation(ref.segmentation, image.hw)
-        except (ValueError, RisError) as error:
-            faults.append(((ref, image), f"ref {ref.ref_id}, image {image.path.name}: bad segmentation: {error}"))
+            height, width = load_picture(image.path, "RGB", upright=image.upright).shape[:2]
+            check_size(image, (height, width))
+            remark = read_remark(image.path)
+        except RisError as error:
+            fault = str(error)
+        if fault or remark:
+            found.append((image, fault, remark and remark.partition(": ")[2]))
+    return found
+
+
+def _check_masks(parts: Sequence[Dataset]) -> list[tuple[int, str]]:
+    faults = []
+    for dataset in parts:
+        for ref in dataset.refs:
+            try:
+                dataset.load_mask(ref)
+            except RisError as error:
+                faults.append((ref.ref_id, str(error)))
     return faults
 
 
 def _share_out(
-    check: Callable[[Sequence[T]], list[tuple[T, str]]], items: Sequence[T], workers: int, advance: Advance
-) -> Iterator[tuple[T, str]]:
-    """What `check` finds in the items, in their order; few of them wait at a time."""
+    check: Callable[[Sequence[Any]], list[T]], items: Sequence[Any], workers: int, advance: Advance
+) -> Iterator[T]:
+    """Yield what `check` finds in the items, in their order; few of them wait at a time."""
     batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
     if workers == 0:
         for batch in batches:

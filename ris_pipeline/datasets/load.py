@@ -1,81 +1,119 @@
-"""Loading of any data set by its card, and the check of what is there."""
+"""Loading of any data set by its card: its files, and one split with all of its records checked."""
 
 from __future__ import annotations
 
 import gc
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.formats import pairs, refer, referit
-from ris_pipeline.datasets.records import Dataset, Image, noting
+from ris_pipeline.datasets.records import Dataset, Reading, drop_repeated
 from ris_pipeline.errors import RisError, suggest_path
 
 
 class _Reader(NamedTuple):
     list_files: Callable[[Card, Path], list[Path]]
-    load_split: Callable[[Card, Path, str, list[str] | None], Dataset]
+    read_split: Callable[[Card, Path, str], Reading]
 
 
 _READERS = {
-    "refer": _Reader(refer.list_files, refer.load_split),
-    "referit": _Reader(referit.list_files, referit.load_split),
-    "pairs": _Reader(pairs.list_files, pairs.load_split),
+    "refer": _Reader(refer.list_files, refer.read_split),
+    "referit": _Reader(referit.list_files, referit.read_split),
+    "pairs": _Reader(pairs.list_files, pairs.read_split),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SplitCheck:
-    """What is there of one split; n_expected is the card's number of sentences, missing files and folders."""
-
-    split: str
-    n_images: int
-    n_refs: int
-    n_expressions: int
-    n_expected: int | None
-    missing: tuple[Path, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is missing and the number of sentences is the expected one."""
-        return not self.missing and self.n_expected in (None, self.n_expressions)
-
-
 def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
-    """The split of the data set. Image files are not opened; only their folder must exist.
+    """Return the split of the data set. Image files are not opened; only their folder must exist.
 
-    Raises RisError where the card has no such split, files are missing, or any record of the split is faulty.
+    Raises RisError where the card has no such split, files are missing, or any record of the split cannot be used
+    and the card does not exclude it.
     """
     card.check_split(split)
     list_files(card, data_root)
-    dataset = _read_split(card, data_root, split)
-    if not dataset.refs:
-        raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}")
-    return dataset
+    reading = read_split(card, data_root, split)
+    if reading.faults:
+        n = len(reading.faults)
+        more = f"; the first of {n:,} faults" if n > 1 else ""
+        remedy = "`ris data check` lists all, with --write-exclude for the card's list of what is left out"
+        raise RisError(f"{reading.faults[0].text}{more}; {remedy}")
+    if not reading.refs:
+        others = ", ".join(f"{n:,} of {name!r}" for name, n in reading.other_splits.most_common(5))
+        hint = f"; there are {others}" if others else ""
+        raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}")
+    return Dataset(card.name, split, reading.images, tuple(reading.refs), describe(card, reading))
 
 
-def list_images(card: Card, data_root: Path) -> list[Image]:
-    """The images of all splits, each file once. Raises RisError as load_dataset, but for an empty split."""
-    list_files(card, data_root)
-    images: dict[Path, Image] = {}
-    for split in card.splits:
-        images |= {image.path: image for image in _read_split(card, data_root, split).images.values()}
-    return list(images.values())
+def read_split(card: Card, data_root: Path, split: str) -> Reading:
+    """Return the records of one split that can be used, and the faults of the others, without those excluded.
+
+    Raises RisError where an annotation file cannot be read at all.
+    """
+    excluded = read_exclude(data_root / card.exclude) if card.exclude else frozenset()
+    with _collector_paused():
+        reading = _READERS[card.format].read_split(card, data_root, split)
+    if excluded:
+        folder = data_root / card.images
+        names = {i: image.path.relative_to(folder).as_posix() for i, image in reading.images.items()}
+        out = [r for r in reading.refs if not excluded.isdisjoint((str(r.ref_id), r.name, names[r.image_id]))]
+        reading.n_excluded = len(out) + sum(not excluded.isdisjoint(fault.names) for fault in reading.faults)
+        gone = {ref.ref_id for ref in out}
+        reading.refs = [ref for ref in reading.refs if ref.ref_id not in gone]
+        reading.faults = [fault for fault in reading.faults if excluded.isdisjoint(fault.names)]
+    reading.refs = list(drop_repeated(reading.refs, list_files(card, data_root)[0], reading.faults))
+    reading.images = {ref.image_id: reading.images[ref.image_id] for ref in reading.refs}
+    return reading
+
+
+def read_exclude(path: Path) -> frozenset[str]:
+    """Return the image names and ref ids in a list of what to leave out: one a line, up to a tab; # begins a remark.
+
+    Raises RisError where the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RisError(f"{path}: the card's `exclude` cannot be read ({error})") from error
+    names = (line.partition("\t")[0].strip() for line in lines if not line.startswith("#"))
+    return frozenset(name for name in names if name)
+
+
+def describe(card: Card, reading: Reading) -> tuple[str, ...]:
+    """Return a line for each thing that a user should hear of a split's records, which are used all the same."""
+    others = ", ".join(f"{name!r} {n:,}" for name, n in reading.other_splits.most_common(5))
+    lines = [
+        (reading.n_excluded, f"{reading.n_excluded:,} records are left out, as {card.exclude} says"),
+        (reading.n_absent, f"{reading.n_absent:,} sentences are left out, marked `exist: false`: about nothing there"),
+        (sum(reading.other_splits.values()), f"refs of splits that the card does not have are not used: {others}"),
+        (reading.n_other_kind, f"{reading.n_other_kind:,} refs are of another category than their annotation"),
+    ]
+    return tuple(f"{card.name}: {line}" for n, line in lines if n)
 
 
 def list_files(card: Card, data_root: Path) -> list[Path]:
-    """The files that hold the annotations. Raises RisError naming each that is missing, and the image folder."""
-    missing = _missing_paths(card, data_root)
+    """Return the files that hold the annotations, and the card's list of what is left out.
+
+    Raises RisError naming each that is missing, and the image folder.
+    """
+    missing = missing_paths(card, data_root)
     if missing:
         raise RisError(describe_missing(card, data_root, missing))
-    return _READERS[card.format].list_files(card, data_root)
+    return _list_files(card, data_root)
+
+
+def missing_paths(card: Card, data_root: Path) -> list[Path]:
+    """Return the annotation files that are not there, and the image folder where it is not."""
+    missing = [path for path in _list_files(card, data_root) if not path.is_file()]
+    images = data_root / card.images
+    return missing if images.is_dir() else [*missing, images]
 
 
 def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
-    """One line that names the missing files or folders, ten at most, and where they come from."""
+    """Return one line that names the missing files or folders, ten at most, and where they come from."""
     names = ", ".join(str(path) for path in paths[:10])
     more = f" and {len(paths) - 10:,} more" if len(paths) > 10 else ""
     if card.generate:
@@ -85,41 +123,37 @@ def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
         remedy = f"data/README.md says where they come from; with masks: train.pickle and test.pickle in {pickles}"
     else:
         remedy = "data/README.md says where they come from"
-    return f"{card.name} is not complete: put {names}{more} in place; {remedy}{suggest_path(data_root)}"
+    found = find_near(paths[0]) if paths else None
+    hint = f"; there is {found}" if found else suggest_path(data_root)
+    return f"{card.name} is not complete: put {names}{more} in place; {remedy}{hint}"
 
 
-def check_dataset(card: Card, data_root: Path) -> list[SplitCheck]:
-    """What is there of each split, in the card's order. Raises RisError where a record is faulty."""
-    missing = tuple(_missing_paths(card, data_root))
-    if missing:
-        return [SplitCheck(split, 0, 0, 0, expected, missing) for split, expected in card.splits.items()]
-    return [_check_split(card, data_root, split) for split in card.splits]
+def find_near(missing: Path) -> Path | None:
+    """Return a file that may be the missing one under another name: an archive, a copy, a longer name or Unicode form.
 
-
-def find_faulty_records(card: Card, data_root: Path) -> list[str]:
-    """What is wrong with each record that cannot be used, and with whole files; each told once.
-
-    Raises RisError where files are missing.
+    For refs(unc).p: refs(unc) (1).p beside it, or refcoco.zip beside or above the folder refcoco.
     """
-    list_files(card, data_root)
-    faults: list[str] = []
-    for split in card.splits:
-        with noting(faults):
-            _read_split(card, data_root, split, faults)
-    return list(dict.fromkeys(faults))
+    for suffix in (".zip", ".tar.gz", ".tar"):
+        for folder in (missing.parent, missing.parent.parent):
+            if (archive := folder / f"{missing.parent.name}{suffix}").is_file():
+                return archive
+    if not missing.parent.is_dir():
+        return None
+    plain = unicodedata.normalize("NFC", missing.name.replace("\\", "/")).rpartition("/")[2]
+    for path in missing.parent.iterdir():
+        name = unicodedata.normalize("NFC", path.name)
+        if (
+            name == plain
+            or name.endswith(f"_{plain}")
+            or (name.startswith(missing.stem) and path.suffix == missing.suffix)
+        ):
+            return path
+    return None
 
 
-def _check_split(card: Card, data_root: Path, split: str) -> SplitCheck:
-    dataset = _read_split(card, data_root, split)
-    needed = [image.path for image in dataset.images.values()]
-    needed += [ref.segmentation for ref in dataset.refs if isinstance(ref.segmentation, Path)]
-    missing = tuple(path for path in needed if not path.is_file())
-    return SplitCheck(split, len(dataset.images), len(dataset.refs), dataset.n_expressions, card.splits[split], missing)
-
-
-def _read_split(card: Card, data_root: Path, split: str, faults: list[str] | None = None) -> Dataset:
-    with _collector_paused():
-        return _READERS[card.format].load_split(card, data_root, split, faults)
+def _list_files(card: Card, data_root: Path) -> list[Path]:
+    files = _READERS[card.format].list_files(card, data_root)
+    return [*files, data_root / card.exclude] if card.exclude else files
 
 
 @contextmanager
@@ -133,9 +167,3 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _missing_paths(card: Card, data_root: Path) -> list[Path]:
-    missing = [path for path in _READERS[card.format].list_files(card, data_root) if not path.is_file()]
-    images = data_root / card.images
-    return missing if images.is_dir() else [*missing, images]

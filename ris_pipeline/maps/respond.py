@@ -27,7 +27,7 @@ def chunks(groups: Sequence[ImageGroup], size: int) -> Iterator[Sequence[ImageGr
 
 def load_pixels(dataset: Dataset, group: Sequence[ImageGroup], size: int, device: torch.device) -> Tensor:
     """The images of the groups as network input, float32 (B, 3, size, size)."""
-    pixels = [to_pixels(load_image(dataset.images[one.image_id].path), size) for one in group]
+    pixels = [to_pixels(load_image(dataset.images[one.image_id]), size) for one in group]
     return torch.stack(pixels).to(device, memory_format=torch.channels_last)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.parts.pooling import attention_pool
 
+_LONGEST = 77  # tokens that are looked at to see whether a sentence is cut: CLIP's own context
 VOCABULARY_SIZE = 49408  # CLIP's BPE: 49,406 pieces, start and end of text
 
 
@@ -111,6 +112,10 @@ class Clip(nn.Module):
         # Differs from TRIS: there a row of 77 was cut at 20, and a long sentence lost its end token.
         return cast(Tensor, open_clip.tokenize(list(sentences), context_length=self.n_tokens))
 
+    def find_cut(self, sentences: Sequence[str]) -> list[str]:
+        """Return the sentences that `tokenize` cuts."""
+        return find_cut(sentences, self.n_tokens)
+
     @property
     def is_resnet(self) -> bool:
         """Whether the image encoder is a ResNet, which has levels, rather than a ViT."""
@@ -132,6 +137,20 @@ class Clip(nn.Module):
         if not self.is_resnet:
             raise RisError("this CLIP's ViT has no c1..c4: take one with a ResNet (RN50, RN101)")
         return visual.layer1, visual.layer2, visual.layer3, visual.layer4
+
+
+def find_cut(sentences: Sequence[str], n_tokens: int) -> list[str]:
+    """Return those of the sentences whose tokens, start and end included, are more than `n_tokens`: cut at the end.
+
+    A sentence of another script takes many tokens: seven Chinese characters fill twenty.
+    """
+    # A token is a byte at least: most sentences are too short to be looked at.
+    long = [sentence for sentence in sentences if len(sentence.encode("utf-8", "replace")) > n_tokens - 2]
+    if not long:
+        return []
+    # The end token has the largest id of all; padding is 0, which is also an exclamation mark.
+    counts = open_clip.tokenize(long, context_length=_LONGEST).argmax(dim=1) + 1
+    return [sentence for sentence, n in zip(long, counts.tolist(), strict=True) if n > n_tokens]
 
 
 def _check_supported(model: Any, n_tokens: int) -> None:

@@ -64,7 +64,7 @@ def save_seeds(
         for group in groups:
             refs = _missing(group, dataset, folder)
             if refs:
-                image = load_image(dataset.images[group.image_id].path)
+                image = load_image(dataset.images[group.image_id])
                 maps = compute_selected_maps(store, refs, (image.shape[0], image.shape[1]))
                 thresholds = config.fg_threshold, config.bg_threshold
                 submit(write_seeds, folder, _ids(refs), maps, image, *thresholds)
@@ -81,7 +81,7 @@ def save_refined(
         for group in groups:
             refs = _missing(group, dataset, folder)
             if refs:
-                image = load_image(dataset.images[group.image_id].path)
+                image = load_image(dataset.images[group.image_id])
                 edge, displacement = net.edge_displacement(normalise(image)[None].to(device))
                 hw = (image.shape[0], image.shape[1])
                 maps = compute_selected_maps(store, refs, hw)

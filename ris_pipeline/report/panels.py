@@ -94,7 +94,7 @@ def read_rows(datasets: Mapping[str, Dataset], samples: Sequence[Sample], source
     """Yield a row per sample, image by image: one image is encoded once, and one row's maps are in memory."""
     for (split, image_id), of_image in _group(samples).items():
         dataset = datasets[split]
-        image = load_image(dataset.images[image_id].path)
+        image = load_image(dataset.images[image_id])
         boundary = _read_boundary(sources, split, image)
         step2 = _segment(sources, image, [one.expression.sentence for one in of_image])
         for sample, logits in zip(of_image, step2, strict=True):

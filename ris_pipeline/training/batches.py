@@ -61,7 +61,7 @@ class _Steps(TorchDataset[Batch]):
         refs = [dataset.refs[draw.ref] for draw in draws]
         image_ids = list(dict.fromkeys(ref.image_id for ref in refs))
         row = {image_id: k for k, image_id in enumerate(image_ids)}
-        pixels = torch.stack([to_pixels(load_image(dataset.images[i].path), self.input_size) for i in image_ids])
+        pixels = torch.stack([to_pixels(load_image(dataset.images[i]), self.input_size) for i in image_ids])
         labels = None
         if self.labels is not None:
             labels = torch.stack([self._resize(self.labels.load(dataset, ref)) for ref in refs])

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import load_image, normalise
+from ris_pipeline.datasets.records import Image
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import WEIGHTS, IRNet
@@ -35,7 +36,7 @@ POLY_POWER = 0.9
 class SeedFile:
     """An image and the PNG of one of its refs' confident labels (0, 1, 255)."""
 
-    image: Path
+    image: Image | Path
     seed: Path
 
 

@@ -14,7 +14,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from ris_pipeline.datasets.card import load_card
-from ris_pipeline.datasets.load import check_dataset, load_dataset
+from ris_pipeline.datasets.check import check_dataset
+from ris_pipeline.datasets.load import load_dataset
 
 SPLITS = {
     "refcoco": ("unc", ("train", "val", "testA", "testB")),
@@ -69,4 +70,5 @@ def test_every_split_is_found(name, data):
         (sentence,) = (one.sentence for ref in dataset.refs for one in ref.expressions)
         assert sentence == f"{card.partition} {split}"
         assert dataset.load_mask(dataset.refs[0]).any()
-    assert [one.missing for one in check_dataset(card, data)] == [()] * len(card.splits)
+    check = check_dataset(card, data)
+    assert (check.absent, {k: f for k, f in check.faults.items() if "size" not in k}) == ([], {})

@@ -6,6 +6,7 @@ import pytest
 
 from ris_pipeline.errors import RisError
 from stages import data
+from stages.common import open_dataset
 from stages.options import StageOptions
 
 SHAPES_CARD = """
@@ -37,12 +38,12 @@ def test_check_counts(tiny, capsys):
         "tiny val: 1 images, 1 refs, 1 sentences (card: 1)",
     ]
     data.run_check(dataclasses.replace(tiny, json=True))
-    assert [row["n_expressions"] for row in json.loads(capsys.readouterr().out)] == [2, 1]
+    assert [row["n_expressions"] for row in json.loads(capsys.readouterr().out)["splits"]] == [2, 1]
 
 
 def test_check_names_missing_files(tiny):
     (tiny.data_root / "tiny" / "images" / "b.png").unlink()
-    with pytest.raises(RisError, match=r"tiny is not complete: put .*b\.png in place; data/README\.md"):
+    with pytest.raises(RisError, match=r"b\.png is missing; .*--write-exclude"):
         data.run_check(tiny)
 
 
@@ -51,6 +52,39 @@ def test_check_compares_with_the_card(tiny):
     card.write_text(card.read_text().replace("train = 2", "train = 3"))
     with pytest.raises(RisError, match="tiny train: 2 sentences where the card expects 3"):
         data.run_check(tiny)
+
+
+def test_a_check_lists_all_faults_at_once_and_writes_the_list_that_leaves_them_out(tiny, capsys):
+    folder = tiny.data_root / "tiny"
+    lines = [{"image": "a.png", "ref": f"x{n}", "sentence": "left", "box": [2, 2, 2, 2]} for n in range(12)]
+    with (folder / "pairs.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    (folder / "images" / "b.png").write_bytes(b"")
+    with pytest.raises(RisError, match=r"tiny: 12 records that cannot be used, 1 empty files; .*--write-exclude"):
+        data.run_check(tiny)
+    shown = capsys.readouterr().out
+    assert shown.count("has no area") == 10
+    assert "2 more, all with --json" in shown
+    with pytest.raises(RisError):
+        data.run_check(dataclasses.replace(tiny, json=True), write_exclude=Path("bad.txt"))
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert [len(found) for found in faults.values()] == [12, 1]
+
+    card = Path(tiny.dataset)
+    card.write_text(card.read_text().replace("[splits]", 'exclude = "bad.txt"\n[splits]', 1))
+    data.run_check(tiny)
+    assert capsys.readouterr().out.splitlines()[0] == "tiny train: 1 images, 1 refs, 2 sentences (card: 2)"
+    assert [ref.name for ref in open_dataset(tiny, "train").refs] == ["'dog' of a.png"]
+    assert "tiny: 12 records are left out, as bad.txt says" in capsys.readouterr().err
+
+
+def test_sentences_that_clip_does_not_read_to_their_end_are_named(tiny, capsys):
+    long = "the dog " + "left of the other dog " * 5
+    path = tiny.data_root / "tiny" / "pairs.jsonl"
+    path.write_text(path.read_text().replace("the cat", long.strip()))
+    data.run_check(dataclasses.replace(tiny, json=True))
+    (names,) = json.loads(capsys.readouterr().out)["remarks"].values()
+    assert names == [long.strip()]
 
 
 def test_shapes_are_made_once(few, capsys):

@@ -113,8 +113,10 @@ def test_data(healthy, tiny):
     card = Path(healthy.dataset)
     card.write_text(card.read_text().replace("train = 2", "train = 3"))
     assert find(healthy, "data") == [
-        ("broken", "tiny: other sentences than its card: train 2 instead of 3 → other annotations?")
+        ("broken", "tiny train: 2 sentences where the card expects 3 → `ris data check` lists all")
     ]
+    (healthy.data_root / "tiny" / "images" / "a.png").unlink()
+    assert find(healthy, "data")[0][1].startswith("tiny, 2 images: 1 missing files")
     (healthy.data_root / "tiny" / "pairs.jsonl").unlink()
     ((state, text),) = find(healthy, "data")
     assert (state, "pairs.jsonl in place" in text) == ("warning", True)

@@ -3,7 +3,8 @@
     {"image": "a.jpg", "ref": "the dog", "sentence": "dog on the left", "split": "train"}
 
 Lines with the same image and ref are sentences of one object. "split" may be left out and is then "train".
-With "box": [left, top, right, bottom] or "mask": "masks/a.png" on a ref's first line, results can be scored.
+With "box": [left, top, right, bottom] or "mask": "masks/a.png" on a ref's first line, results can be scored; both
+are of the picture as it is displayed, turned by its EXIF orientation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from ris_pipeline.datasets.card import Card, suggest
 from ris_pipeline.datasets.io.files import check_bytes, read_size, resolve_inside
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, noting, parse_box
+from ris_pipeline.datasets.records import Expression, Image, Reading, Ref, check_ref, parse_box
 from ris_pipeline.errors import RisError
 
 _KEYS = ("image", "ref", "sentence", "split", "box", "mask")
@@ -27,49 +28,54 @@ def list_files(card: Card, data_root: Path) -> list[Path]:
     return [data_root / card.annotations / "pairs.jsonl"]
 
 
-def load_split(card: Card, data_root: Path, split: str, faults: list[str] | None = None) -> Dataset:
-    """The refs of the split in the file's order.
+def read_split(card: Card, data_root: Path, split: str) -> Reading:
+    """Return the refs of the split in the file's order, and the lines that cannot be used.
 
-    Raises RisError, with the line, on any faulty line; where `faults` gather what is wrong, these are left out.
-    An id is a hash of the names (of the image; of image and ref; of these and the sentence), so it does not
-    change when lines are added or moved.
+    Raises RisError where the file cannot be read at all. An id is a hash of the names (of the image; of image and
+    ref; of these and the sentence), so it does not change when lines are added or moved.
     """
     (path,) = list_files(card, data_root)
-    images: dict[int, Image] = {}
-    refs: dict[int, _Draft] = {}
+    reading = Reading()
+    drafts: dict[int, _Draft] = {}
     check_bytes(path)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            with noting(faults):
+            with reading.record() as names:
                 record = _parse_line(line, card, where)
                 image_path = resolve_inside(data_root / card.images, record["image"], where)
                 image_id, ref_id = _hash_names(record["image"]), _hash_names(record["image"], record["ref"])
-                if ref_id not in refs:
-                    refs[ref_id] = _Draft(record, image_id, _read_hw(record, image_path), path.parent, where)
-                elif where_differs := refs[ref_id].conflict(record):
-                    raise RisError(f"{where}: {where_differs} differs from the first line of ref {record['ref']!r}")
-                refs[ref_id].sentences.append(record["sentence"])
-                if record["split"] == split and (image_id not in images or refs[ref_id].hw):
-                    images[image_id] = Image(image_id, image_path, refs[ref_id].hw)
-    return Dataset(card.name, split, images, tuple(d.finish(i) for i, d in refs.items() if d.record["split"] == split))
+                names += [str(ref_id), record["image"]]
+                if ref_id not in drafts:
+                    image = Image(image_id, image_path, _read_hw(record, image_path), upright=True)
+                    drafts[ref_id] = _Draft(record, image, path.parent, where)
+                elif key := drafts[ref_id].conflict(record):
+                    raise RisError(f"{where}: {key} differs from the first line of ref {record['ref']!r}")
+                drafts[ref_id].sentences.append(record["sentence"])
+                image = drafts[ref_id].image
+                if record["split"] == split and (image_id not in reading.images or image.hw):
+                    reading.images[image_id] = image
+    for ref_id, draft in drafts.items():
+        if draft.record["split"] == split:
+            with reading.record(ref_id, draft.record["image"]):
+                ref = draft.finish(ref_id)
+                check_ref(ref, draft.image, draft.where)
+                reading.refs.append(ref)
+    return reading
 
 
 class _Draft:
     """A ref whose sentences are still being gathered."""
 
-    def __init__(
-        self, record: dict[str, Any], image_id: int, hw: tuple[int, int] | None, folder: Path, where: str
-    ) -> None:
+    def __init__(self, record: dict[str, Any], image: Image, folder: Path, where: str) -> None:
         self.record = record
-        self.image_id = image_id
-        self.hw = hw
+        self.image = image
+        self.where = f"{where}: ref {record['ref']!r}, image {record['image']}"
         self.sentences: list[str] = []
         box, mask = record.get("box"), record.get("mask")
-        place = f"{where}: ref {record['ref']!r}, image {record['image']}"
-        self.box = None if box is None else parse_box(box, hw, place)
+        self.box = None if box is None else parse_box(box, image.hw, self.where)
         self.mask = None if mask is None else resolve_inside(folder, mask, where)
 
     def conflict(self, record: dict[str, Any]) -> str | None:
@@ -80,22 +86,26 @@ class _Draft:
         return None
 
     def finish(self, ref_id: int) -> Ref:
-        """The ref with all its sentences; one that is repeated is told apart by its count."""
+        """Return the ref with all its sentences; the count makes the ids of equal sentences differ."""
         seen: Counter[str] = Counter()
         expressions = []
         for sentence in self.sentences:
             names = (self.record["image"], self.record["ref"], sentence, str(seen[sentence]))
             expressions.append(Expression(_hash_names(*names), sentence))
             seen[sentence] += 1
-        return Ref(ref_id, self.image_id, self.record["split"], tuple(expressions), self.box, self.mask)
+        image, name = self.record["image"], self.record["ref"]
+        split = self.record["split"]
+        return Ref(
+            ref_id, self.image.image_id, split, tuple(expressions), self.box, self.mask, name=f"{name!r} of {image}"
+        )
 
 
 def _read_hw(record: dict[str, Any], path: Path) -> tuple[int, int] | None:
-    """The image's height and width where a box or mask has to fit it; a bad file is told when it is needed."""
+    """The image's height and width where a box or mask has to fit it; a bad file is reported when it is needed."""
     if record.get("box") is None and record.get("mask") is None:
         return None
     try:
-        return read_size(path)
+        return read_size(path, upright=True)
     except RisError:
         return None
 

@@ -17,7 +17,7 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, noting, parse_box, parse_hw
+from ris_pipeline.datasets.records import Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
 from ris_pipeline.errors import RisError
 
 # The paper trains on ReferIt's train and val sentences together: 54,134 + 5,842 = 59,976.
@@ -35,35 +35,33 @@ def list_files(card: Card, data_root: Path) -> list[Path]:
     return [*queries, folder / "referit_bbox.json", folder / "referit_imsize.json"]
 
 
-def load_split(card: Card, data_root: Path, split: str, faults: list[str] | None = None) -> Dataset:
-    """The refs of the split; only the pickles have masks.
+def read_split(card: Card, data_root: Path, split: str) -> Reading:
+    """Return the refs of the split, and what cannot be used; only the pickles have masks.
 
-    Raises RisError on any faulty record; where `faults` gather what is wrong, these records are left out.
+    Raises RisError where a file cannot be read at all.
     """
     if split not in _QUERY_FILES:
         raise RisError(f"ReferIt has no split {split!r}; it has {', '.join(_QUERY_FILES)} (val is part of train)")
     folder = data_root / card.annotations
     read = _read_pickle if (folder / "annotations").is_dir() else _read_json
-    images, refs = read(folder, data_root / card.images, split, faults)
-    return Dataset(card.name, split, images, tuple(refs))
+    return read(folder, data_root / card.images, split)
 
 
-def _read_json(
-    folder: Path, images_folder: Path, split: str, faults: list[str] | None
-) -> tuple[dict[int, Image], list[Ref]]:
+def _read_json(folder: Path, images_folder: Path, split: str) -> Reading:
     boxes_path = folder / "referit_bbox.json"
     boxes, sizes = _load_table(boxes_path), _load_table(folder / "referit_imsize.json")
-    images: dict[int, Image] = {}
-    refs = []
+    reading = Reading()
+    images = reading.images
     for part in _QUERY_FILES[split]:
         path = folder / f"referit_query_{part}.json"
         for key, sentences in _load_table(path).items():
-            with noting(faults):
+            with reading.record(key) as names:
                 where = f"{path}: ref {key}"
                 match = _KEY.fullmatch(key)
                 if match is None:
                     raise RisError(f"{where}: expected <image>_<crop>, crop below {_PER_IMAGE}")
                 image_id, crop = int(match[1]), int(match[2])
+                names.append(f"{image_id}.jpg")
                 if image_id not in images:
                     hw = _parse_size(sizes.get(f"{image_id}.jpg"), where)
                     images[image_id] = Image(image_id, images_folder / f"{image_id}.jpg", hw)
@@ -72,33 +70,33 @@ def _read_json(
                 # Its right and bottom are the last pixels inside, which is how PointIt reads them.
                 box = parse_box(boxes[key], images[image_id].hw, f"{boxes_path}: ref {key}, image {image_id}.jpg")
                 ref_id = image_id * _PER_IMAGE + crop
-                refs.append(Ref(ref_id, image_id, part, _number(ref_id, sentences, where), box, None))
-    return images, refs
+                expressions = _number(ref_id, sentences, where)
+                ref = Ref(ref_id, image_id, part, expressions, box, None, name=key, box_is_inclusive=True)
+                check_ref(ref, images[image_id], where)
+                reading.refs.append(ref)
+    return reading
 
 
-def _read_pickle(
-    folder: Path, images_folder: Path, split: str, faults: list[str] | None
-) -> tuple[dict[int, Image], list[Ref]]:
+def _read_pickle(folder: Path, images_folder: Path, split: str) -> Reading:
     path = folder / "annotations" / f"{split}.pickle"
     table = load_plain_pickle(path)
     if not isinstance(table, dict):
-        raise RisError(f"{path} is not a table of images; fetch it anew")
-    images: dict[int, Image] = {}
-    refs = []
+        raise RisError(f"{path} is not a table of images; fetch it again")
+    reading = Reading()
     for name, entry in table.items():
         where = f"{path}: image {name}"
-        with noting(faults):
+        with reading.record(f"{name}.jpg"):
             if not str(name).isdecimal() or not isinstance(entry, dict):
                 raise RisError(f"{where}: expected a number and its annotations")
             objects = _group_annotations(entry.get("annotations"), where)
             if not objects:
                 continue
             image = Image(int(name), images_folder / f"{int(name)}.jpg", _mask_hw(objects[0][0], where))
-            images[image.image_id] = image
+            reading.images[image.image_id] = image
             for n, annotations in enumerate(objects):
-                with noting(faults):
-                    refs.append(_parse_object(image, n, annotations, split, where))
-    return images, refs
+                with reading.record(image.image_id * _PER_IMAGE + n, image.path.name):
+                    reading.refs.append(_parse_object(image, n, annotations, split, where))
+    return reading
 
 
 def _group_annotations(annotations: Any, where: str) -> list[list[dict[str, Any]]]:
@@ -120,7 +118,10 @@ def _parse_object(image: Image, n: int, annotations: list[dict[str, Any]], split
         raise RisError(f"{where}: object {n} must have one box [[x1, y1, x2, y2]], not {boxes!r}")
     box = parse_box(boxes[0], image.hw, f"{where}: object {n}")
     sentences = _number(ref_id, [a.get("query") for a in annotations], f"{where}: object {n}")
-    return Ref(ref_id, image.image_id, split, sentences, box, annotations[0].get("segmentation"))
+    segmentation = annotations[0].get("segmentation")
+    ref = Ref(ref_id, image.image_id, split, sentences, box, segmentation, box_is_inclusive=True)
+    check_ref(ref, image, f"{where}: object {n}")
+    return ref
 
 
 def _number(ref_id: int, sentences: Any, where: str) -> tuple[Expression, ...]:
@@ -150,5 +151,5 @@ def _parse_size(size: Any, where: str) -> tuple[int, int]:
 def _load_table(path: Path) -> dict[str, Any]:
     table = load_json(path)
     if not isinstance(table, dict):
-        raise RisError(f"{path} is not a JSON table; fetch it anew")
+        raise RisError(f"{path} is not a JSON table; fetch it again")
     return table

@@ -10,25 +10,48 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 from numpy.typing import NDArray
 
 from ris_pipeline.errors import RisError
 
 # Far above any photograph of the known data sets, and 192 MB once it is an RGB array.
 MAX_PIXELS = 64_000_000
-# Several times the annotation files of the known data sets; it bounds what a hostile file can take.
-MAX_BYTES = 2**28
+# Above the annotation files of the known data sets, COCO's own too; it bounds what a hostile file can take.
+MAX_BYTES = 2**30
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of grey with more than 8 bits
+
+# How files begin that a download leaves in the place of annotations.
+_OTHER_KINDS = {
+    b"<": "a web page, as a dead link gives it",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\x1f\x8b": "a gzip archive: unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
+}
 
 
 def load_json(path: Path) -> Any:
     """What the JSON file holds. Raises RisError where it is not JSON, nested too deeply, or larger than MAX_BYTES."""
     try:
-        return json.loads(read_limited(path))
-    except (ValueError, RecursionError) as error:
-        raise RisError(f"{path} is not valid JSON ({error}); fetch or write it again") from error
+        data = read_limited(path)
     except OSError as error:
         raise RisError(f"{path} cannot be read: {error.strerror}") from error
+    check_kind(path, data)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RisError(f"{path} is not valid JSON ({error}); fetch or write it again") from error
+
+
+def check_kind(path: Path, data: bytes) -> None:
+    """Raise RisError where the content of an annotation file is none: empty, a web page, an archive, a pointer."""
+    if not data[:1000].strip():
+        raise RisError(f"{path} is empty; fetch it again")
+    for start, kind in _OTHER_KINDS.items():
+        if data[:100].lstrip().startswith(start):
+            raise RisError(f"{path} is not annotations but {kind}")
 
 
 def read_limited(path: Path) -> bytes:
@@ -43,20 +66,65 @@ def check_bytes(path: Path) -> None:
         raise RisError(f"{path} is larger than {MAX_BYTES >> 20} MiB; no known annotation file is")
 
 
-def load_picture(path: Path, mode: str | None) -> NDArray[Any]:
+def load_picture(path: Path, mode: str | None, *, upright: bool = False) -> NDArray[Any]:
     """The picture as an array (H, W) or (H, W, C), converted to PIL's `mode`, or as stored for None.
 
-    EXIF orientation is not applied. Raises RisError where the file is missing, unreadable or has more
-    than MAX_PIXELS pixels.
+    To "RGB" deep pictures are converted as `to_rgb` says. `upright`: turned as its EXIF orientation says.
+    Raises RisError where the file is missing, unreadable or has more than MAX_PIXELS pixels.
     """
     with _open_picture(path) as picture:
+        if mode == "RGB":
+            return to_rgb(picture, upright=upright)
         return np.array(picture if mode is None else picture.convert(mode))
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture, by its header alone. Raises RisError as load_picture."""
+def to_rgb(picture: PIL.Image.Image, *, upright: bool) -> NDArray[np.uint8]:
+    """Return an opened picture of any mode as uint8 (H, W, 3) RGB.
+
+    16-bit grey is scaled by its type's range; 32-bit and float grey, which have no usual range, by their own smallest
+    and largest value, but float values in [0, 1] by that range. Pillow itself would cut all of them at 255. `upright`:
+    turned as EXIF says, as browsers do.
+    """
+    if upright:
+        picture = PIL.ImageOps.exif_transpose(picture)
+    if picture.mode not in _DEEP_MODES:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
+            return np.array(picture.convert("RGB"))
+    values = np.array(picture).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if picture.mode == "F" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    elif picture.mode != "F" and low >= 0 and high < 2**16:  # Pillow opens some 16-bit files as 32-bit ones
+        low, high = 0.0, 2.0**16 - 1
+    share = np.nan_to_num((values - low) / max(high - low, 1e-30), nan=0.0, posinf=1.0, neginf=0.0)
+    grey = np.rint(255 * share.clip(0, 1)).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def read_remark(path: Path) -> str | None:
+    """Return what a user should know of how the picture is read, None for nothing. Raises RisError as load_picture."""
     with _open_picture(path) as picture:
-        return picture.height, picture.width
+        if picture.mode in _DEEP_MODES:
+            return f"{path}: grey values of more than 8 bits ({picture.mode}), scaled to 0 to 255"
+        return None
+
+
+def is_turned(path: Path) -> bool:
+    """Return whether EXIF has the picture displayed otherwise than stored. Raises RisError as load_picture."""
+    with _open_picture(path) as picture:
+        return bool(picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1)
+
+
+def read_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
+    """Height and width of the picture, by its header alone; `upright`: once it is turned as its EXIF orientation says.
+
+    Raises RisError as load_picture.
+    """
+    with _open_picture(path) as picture:
+        is_turned = upright and picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (picture.width, picture.height) if is_turned else (picture.height, picture.width)
 
 
 @contextmanager
@@ -85,6 +153,8 @@ def resolve_inside(folder: Path, name: Any, where: str) -> Path:
     """`folder/name`, for a name from an annotation file. Raises RisError where it leads out of the folder."""
     if not isinstance(name, str) or not name or "\0" in name or any(len(part) > 255 for part in name.split("/")):
         raise RisError(f"{where}: {name!r:.200} is not a file name")
+    if "://" in name:
+        raise RisError(f"{where}: {name!r:.200} is an address; give the name of a file in {folder}")
     # Read by the rules of both systems, so that "C:\\a" and "..\\a" are refused everywhere.
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.anchor or ".." in path.parts:

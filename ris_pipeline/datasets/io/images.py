@@ -10,27 +10,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ris_pipeline.datasets.io.files import load_picture
-from ris_pipeline.datasets.records import Image
+from ris_pipeline.datasets.io.files import load_picture, read_size
+from ris_pipeline.datasets.records import Image, check_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def load_image(path: Path) -> NDArray[np.uint8]:
-    """The image, uint8 (H, W, 3) RGB, not turned by its EXIF orientation (the annotations are not either).
+def load_image(source: Image | Path, *, upright: bool = False) -> NDArray[np.uint8]:
+    """Return an image, uint8 (H, W, 3) RGB: of a record, or of a file.
 
-    Raises RisError where the file is missing, unreadable or too large.
+    A record says itself whether its picture is turned as its EXIF orientation displays it; for a file `upright` does.
+    Raises RisError where the file is missing, unreadable, too large or of another size than its record.
     """
-    return load_picture(path, mode="RGB")
+    if isinstance(source, Path):
+        return load_picture(source, "RGB", upright=upright)
+    image = load_picture(source.path, "RGB", upright=source.upright)
+    check_size(source, (image.shape[0], image.shape[1]))
+    return image
 
 
 def size_of(image: Image) -> tuple[int, int]:
-    """Height and width of an image in pixels; the file is opened only where its record does not tell."""
-    if image.hw is not None:
-        return image.hw
-    height, width = load_image(image.path).shape[:2]
-    return height, width
+    """Return height and width of an image in pixels; the file's header is read only where its record does not tell."""
+    return image.hw or read_size(image.path, upright=image.upright)
 
 
 def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:

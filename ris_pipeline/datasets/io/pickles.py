@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.datasets.io.files import read_limited
+from ris_pipeline.datasets.io.files import check_kind, read_limited
 from ris_pipeline.errors import RisError
 
 # Objects are larger than their bytes in the file; no annotations come near this.
@@ -30,7 +31,9 @@ class _PlainUnpickler(pickle.Unpickler):
             return lambda: b""  # only empty bytes are stored so; bytes(10**12) would take all memory
         if (module, name) == ("_codecs", "encode"):
             return lambda text, _encoding: bytes(str(text), "latin-1")
-        raise RisError(f"it names {module}.{name}, which plain annotations never do")
+        if module.partition(".")[0] in ("collections", "numpy"):
+            raise RisError(f"it holds {module}.{name}: save it again with plain dict(), list(), int(), float(), str()")
+        raise RisError(f"it names {module}.{name}, which plain annotations never do; fetch it again")
 
 
 def load_plain_pickle(path: Path) -> Any:
@@ -44,6 +47,9 @@ def load_plain_pickle(path: Path) -> Any:
         data = read_limited(path)
     except OSError as error:
         raise RisError(f"{path} cannot be read: {error.strerror}") from error
+    check_kind(path, data)
+    if re.match(rb"\([ld]p\d+\r\n", data):  # a list or dict of protocol 0, which is text
+        raise RisError(f"{path} is damaged: its line ends were converted to CRLF; fetch it again as a binary file")
     try:
         with _bounded_memory(_BYTES_PER_BYTE * len(data) + 2**28):
             try:
@@ -51,9 +57,9 @@ def load_plain_pickle(path: Path) -> Any:
             except UnicodeDecodeError:
                 return _PlainUnpickler(io.BytesIO(data), encoding="latin-1").load()
     except RisError as error:
-        raise RisError(f"{path} is refused and nothing of it was executed: {error}; fetch it anew") from error
+        raise RisError(f"{path} is refused and nothing of it was executed: {error}") from error
     except Exception as error:  # a broken or hostile pickle can raise nearly anything
-        raise RisError(f"{path} is not a readable pickle ({type(error).__name__}: {error}); fetch it anew") from error
+        raise RisError(f"{path} is not a readable pickle ({type(error).__name__}: {error}); fetch it again") from error
 
 
 @contextmanager

@@ -43,6 +43,57 @@ def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
     return mask
 
 
+def find_extent(segmentation: Any, hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of the mask in pixels, without decoding it; right and bottom lie outside.
+
+    segmentation: polygons or run lengths, as in load_segmentation. Of polygons it is that of their corners.
+    Raises ValueError where they are broken or enclose nothing.
+    """
+    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"expected polygons, run lengths or a PNG, not {_shorten(segmentation)}")
+    if all(isinstance(part, dict) for part in parts):
+        extents = [_extent_of_runs(_parse_runs(part, hw), hw) for part in parts]
+        found = [extent for extent in extents if extent is not None]
+        if not found:
+            raise ValueError("its run lengths hold no pixel of the object")
+    else:
+        found = []
+        for polygon in _parse_polygons(parts, hw):
+            corners = np.reshape(polygon, (-1, 2))
+            found.append((*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()))
+    left, top, right, bottom = zip(*found, strict=True)
+    extent = min(left), min(top), max(right), max(bottom)
+    if extent[2] - extent[0] <= 0 or extent[3] - extent[1] <= 0:
+        raise ValueError("its polygons enclose nothing")
+    return extent
+
+
+def extent_of(mask: Mask) -> tuple[float, float, float, float] | None:
+    """Return left, top, right, bottom of a mask (H, W); right and bottom lie outside. None where it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1
+
+
+def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Left, top, right, bottom of the runs down the columns; None where they hold nothing of the object."""
+    ends = np.cumsum(runs)
+    starts, stops = ends[0:-1:2], ends[1::2]  # of the object's runs: first pixel, one past the last
+    filled = stops > starts
+    starts, stops = starts[filled], stops[filled]
+    if not len(starts):
+        return None
+    height = hw[0]
+    first, last = starts // height, (stops - 1) // height  # columns
+    # A run over the end of a column has the last row of one and the first of the next.
+    crosses = bool((first != last).any())
+    top = 0 if crosses else int((starts % height).min())
+    bottom = height if crosses else int(((stops - 1) % height).max()) + 1
+    return float(first.min()), float(top), float(last.max()) + 1, float(bottom)
+
+
 def _load_png(path: Path, hw: tuple[int, int] | None) -> Mask:
     values: NDArray[np.generic] = load_picture(path, mode=None)
     if values.ndim != 2:
@@ -56,24 +107,42 @@ def _load_png(path: Path, hw: tuple[int, int] | None) -> Mask:
 def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[Mask]:
     if hw is None:
         raise ValueError("polygons need the image's size, which is not known")
+    return [_decode_rle(rle, hw) for rle in coco_mask.frPyObjects(_parse_polygons(polygons, hw), *hw)]
+
+
+def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[list[float]]:
+    """The polygons of three corners and more, checked."""
     width_height = np.array(hw[::-1])
     kept = []
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_coordinate, polygon)):
+        if not isinstance(polygon, list) or len(polygon) % 2 or not set(map(type, polygon)) <= {int, float}:
             raise ValueError(f"a polygon must be a list of x, y pairs, not {_shorten(polygon)}")
-        corners = np.reshape(polygon, (-1, 2))
-        # pycocotools walks along every edge, so one that ends far away would take all memory.
-        if (corners < -width_height).any() or (corners > 2 * width_height).any():
+        try:
+            corners = np.array(polygon, np.float64).reshape(-1, 2)
+        except OverflowError as error:
+            raise ValueError(f"a polygon lies far outside the image: {_shorten(polygon)}") from error
+        # pycocotools walks along every edge, so one that ends far away would take all memory. NaN is nowhere.
+        if not ((corners >= -width_height) & (corners <= 2 * width_height)).all():
             raise ValueError(f"a polygon lies far outside the image: {_shorten(polygon)}")
         if len(corners) >= 3:  # fewer enclose nothing, and pycocotools would take four numbers for a box
             kept.append(polygon)
     if not kept:
         raise ValueError("no polygon has three corners")
-    return [_decode_rle(rle, hw) for rle in coco_mask.frPyObjects(kept, *hw)]
+    if max(hw) > 2 and max(map(max, kept)) <= 1:
+        raise ValueError("its polygons are in shares of the image, or a matrix of 0 and 1; they must be in pixels")
+    return kept
 
 
 def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> Mask:
-    """The mask of one RLE: runs of background and object by turns, down the columns.
+    """The mask of one RLE: runs of background and object by turns, down the columns."""
+    runs = _parse_runs(rle, hw)
+    height, width = rle["size"]
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(width, height).T.copy()
+
+
+def _parse_runs(rle: dict[Any, Any], hw: tuple[int, int] | None) -> list[int]:
+    """The run lengths of one RLE, checked.
 
     Not by pycocotools, which does not check that the runs fill the mask: the rest would be stray memory.
     """
@@ -92,8 +161,7 @@ def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> Mask:
         raise ValueError("run lengths must be whole numbers, none negative")
     if sum(runs) != height * width:
         raise ValueError(f"its run lengths fill {sum(runs)} of {height * width} pixels")
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(width, height).T.copy()
+    return runs
 
 
 def _unpack_counts(packed: bytes) -> list[int]:

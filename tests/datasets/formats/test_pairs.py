@@ -5,7 +5,8 @@ import PIL.Image
 import pytest
 
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.load import find_faulty_records, load_dataset
+from ris_pipeline.datasets.check import RECORDS, check_dataset
+from ris_pipeline.datasets.load import load_dataset
 from ris_pipeline.errors import RisError
 
 CARD = Card("pairs", "pairs", "pairs", "pairs/images", {"train": None, "val": None})
@@ -16,6 +17,10 @@ LINES = [
     {**DOG, "sentence": "dog by the fence", "split": "train"},
     {**DOG, "image": "b.jpg", "sentence": "dog", "split": "val", "box": [1, 2, 3, 4], "mask": "masks/b.png"},
 ]
+
+
+def faults_of(root):
+    return [fault.text for fault in check_dataset(CARD, root).faults.get(RECORDS, ())]
 
 
 @pytest.fixture
@@ -121,9 +126,9 @@ def test_all_faulty_lines_are_listed(save):
         {**DOG, "sentence": ""}, *LINES[:2], "{", {**DOG, "split": "test"}, {**DOG, "box": [4, 2, 3, 4]}, *LINES[2:]
     )
     path = root / "pairs" / "pairs.jsonl"
-    empty, json_fault, split, box = find_faulty_records(CARD, root)
+    empty, json_fault, split, box = faults_of(root)
     assert empty == f"{path}:1: 'sentence' must be given, as text"
     assert json_fault.startswith(f"{path}:4: not valid JSON: ")
     assert split == f"{path}:5: the card pairs has no split 'test', only train, val"
     assert box == f"{path}:6: box differs from the first line of ref 'dog'"
-    assert find_faulty_records(CARD, save(*LINES)) == []
+    assert faults_of(save(*LINES)) == []

@@ -1,12 +1,15 @@
 import copy
 import json
 import pickle
+import re
 
+import numpy as np
 import pytest
 
 from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.check import RECORDS, check_dataset
 from ris_pipeline.datasets.formats.refer import is_in_split
-from ris_pipeline.datasets.load import find_faulty_records, load_dataset
+from ris_pipeline.datasets.load import load_dataset
 from ris_pipeline.errors import RisError
 
 INSTANCES = {
@@ -47,6 +50,10 @@ REFS = [
     make_ref(3, 5, 51, "train", {30: "table"}),
 ]
 CARD = Card("toy", "refer", "refer/toy", "train2014", {"train": 3, "val": 1, "testA": None}, "unc")
+
+
+def faults_of(root):
+    return [fault.text for fault in check_dataset(CARD, root).faults.get(RECORDS, ())]
 
 
 @pytest.fixture
@@ -123,7 +130,7 @@ def change_instances(kind, **changes):
         (change_refs(sentences=[{"sent_id": 1}]), "ref 1: 'sent' must be of type str"),
         (change_refs(sentences=["red cup"]), "ref 1: 'sent_id' must be of type int"),
         (change_refs(ann_id=99), "ref 1: its annotation 99 is not in"),
-        (change_refs(ann_id=60), "ref 1: its annotation belongs to image 6, not 5"),
+        (change_refs(ann_id=60), "ref 1: its annotation 60 belongs to image 6, not 5"),
         (change_refs(image_id=99), "ref 1: its image 99 is not in .*instances.json"),
         (change_refs(image_id=True), "ref 1: 'image_id' must be of type int, not bool"),
         (change_refs(split=None), "ref 1: 'split' must be of type str"),
@@ -174,17 +181,212 @@ def test_all_faulty_records_are_listed(save):
     ]
     root = save(refs)
     path = root / "refer" / "toy" / "refs(unc).p"
-    assert sorted(find_faulty_records(CARD, root)) == [
+    assert sorted(faults_of(root)) == [
         f"{path}: ref 2: its annotation 999 is not in instances.json",
         f"{path}: ref 3: its list of sentences is empty",
         f"{path}: ref 4: its image 7 is not in {root / 'refer' / 'toy' / 'instances.json'}",
         f"{path}: ref 5: 'split' must be of type str, not int",
     ]
-    assert find_faulty_records(CARD, save()) == []
+    assert faults_of(save()) == []
 
 
 def test_ids_that_occur_twice_are_a_fault_of_the_split(save):
     root = save([*REFS, make_ref(3, 5, 50, "train", {31: "again"}), make_ref(4, 5, 51, "train", {})])
-    empty, twice = find_faulty_records(CARD, root)
+    empty, twice = faults_of(root)
     assert "ref 4: its list of sentences is empty" in empty
-    assert twice == "toy train: ref_id 3 occurs twice; ids must be unique"
+    assert twice.endswith("refs(unc).p: ref 3: its ref_id 3 occurs twice; ids must be unique")
+
+
+HW = (120, 160)
+LEFT, RIGHT = (20, 30, 60, 100), (90, 40, 150, 90)  # two rectangles: left, top, right, bottom
+
+
+def encode_down_the_columns(box):
+    left, top, right, bottom = box
+    mask = np.zeros(HW, int)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def count_runs(flat):
+    """COCO's uncompressed run lengths of 0 and 1, by counting."""
+    runs, value = [0], 0
+    for pixel in flat:
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return {"size": list(HW), "counts": runs}
+
+
+def corners(left, top, right, bottom):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def xywh(left, top, right, bottom):
+    return [left, top, right - left, bottom - top]
+
+
+GOOD = {"bbox": xywh(*LEFT), "segmentation": corners(*LEFT)}
+
+
+@pytest.fixture
+def load(save):
+    """Load one ref of two sentences, with changes of its record and its annotation."""
+
+    def load(annotation=None, **record):
+        instances = {
+            "images": [{"id": 5, "file_name": "a.jpg", "height": HW[0], "width": HW[1]}],
+            "annotations": [
+                {"id": 50, "image_id": 5, "category_id": 1, **GOOD, **(annotation or {})},
+                {"id": 51, "image_id": 5, "category_id": 2, "bbox": xywh(*RIGHT), "segmentation": corners(*RIGHT)},
+            ],
+        }
+        ref = make_ref(1, 5, 50, "train", {10: "red cup", 11: "cup on the left"})
+        return load_dataset(CARD, save([ref | record], instances), "train")
+
+    return load
+
+
+LEFT_MASK = encode_down_the_columns(LEFT)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        {},
+        {"bbox": [22, 29, 41, 74]},  # drawn by hand, a little loose
+        {"segmentation": count_runs(LEFT_MASK.T.ravel())},
+        {"segmentation": [*corners(20, 30, 60, 50), *corners(30, 70, 60, 100)]},  # of two parts
+    ],
+)
+def test_boxes_and_masks_of_one_object_are_read(load, annotation):
+    assert len(load(annotation).refs) == 1
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"segmentation": corners(*RIGHT)}, "its box spans"),
+        ({"segmentation": count_runs(LEFT_MASK.ravel())}, "its box spans .* run lengths down the columns"),
+        ({"segmentation": [[v / 160 for v in corners(*LEFT)[0]]]}, "in shares of the image"),
+        ({"segmentation": LEFT_MASK.tolist()}, "matrix of 0 and 1"),
+        ({"segmentation": count_runs(np.zeros(HW, int).ravel())}, "no pixel of the object"),
+        ({"segmentation": corners(20, 30, 20, 90)}, "enclose nothing"),
+        ({"segmentation": []}, "expected polygons"),
+        ({"bbox": list(LEFT)}, "lies outside the image"),  # corners where a width and a height belong
+        ({"bbox": [30, 20, 70, 40]}, "its box spans"),  # y, x, h, w
+        ({"bbox": [v / 160 for v in xywh(*LEFT)]}, "in shares of the image"),
+        ({"bbox": [20, 30, 0, 70]}, "has no area"),
+        ({"image_id": "5"}, "belongs to image '5' .as text; it must be a number., not 5"),
+    ],
+)
+def test_boxes_and_masks_that_do_not_fit_are_refused(load, annotation, message):
+    with pytest.raises(RisError, match=r"refs\(unc\)\.p: ref 1.*" + message):
+        load(annotation)
+
+
+@pytest.mark.parametrize(
+    ("ann_id", "message"),
+    [
+        ([50, 51], "names 2 objects"),
+        ([], "names no object"),
+        ([-1], "names no object"),
+        (-1, "names no object"),
+        (None, "names no object"),
+    ],
+)
+def test_refs_of_no_object_or_several_are_outside_of_the_task(load, ann_id, message):
+    with pytest.raises(RisError, match=rf"ref 1: it {message}.* outside of the task"):
+        load(ann_id=ann_id)
+
+
+def test_a_list_of_one_annotation_is_that_annotation(load):
+    (ref,) = load(ann_id=[50]).refs
+    assert ref.box_xyxy == LEFT
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+def test_blank_sentences_are_refused(load, blank):
+    with pytest.raises(RisError, match=r"ref 1.*: its sentence 11 is empty"):
+        load(sentences=[{"sent_id": 10, "sent": "red cup"}, {"sent_id": 11, "sent": blank}])
+
+
+def test_sentences_about_nothing_there_are_left_out(load):
+    sentences = [{"sent_id": 10, "sent": "red cup", "exist": True}, {"sent_id": 11, "sent": "dog", "exist": False}]
+    dataset = load(sentences=sentences)
+    assert [e.sentence for ref in dataset.refs for e in ref.expressions] == ["red cup"]
+    assert "1 sentences are left out, marked `exist: false`" in dataset.remarks[0]
+    with pytest.raises(RisError, match=r"ref 1: all its sentences are marked `exist: false`"):
+        load(sentences=sentences[1:])
+
+
+def test_a_ref_of_another_category_than_its_annotation_is_told(load):
+    assert load().remarks == ()
+    assert "1 refs are of another category than their annotation" in load(ann_id=51).remarks[0]
+
+
+def test_refs_of_splits_that_the_card_lacks_are_told(save):
+    refs = [*REFS, make_ref(4, 5, 51, "Train", {40: "cup"}), make_ref(5, 5, 51, "minival", {50: "cup"})]
+    (remark,) = load_dataset(CARD, save(refs), "train").remarks
+    assert "'Train' 1, 'minival' 1" in remark
+    with pytest.raises(RisError, match=r"no refs in the split 'testA'.*; there are 3 of 'train '"):
+        load_dataset(CARD, save([ref | {"split": "train "} for ref in REFS]), "testA")
+
+
+def test_annotations_that_no_ref_names_are_counted(save):
+    assert check_dataset(CARD, save()).remarks == {}
+    remarks = check_dataset(CARD, save([REFS[0], REFS[1]])).remarks
+    assert list(remarks) == ["1 annotations on these images that no ref names"]
+
+
+def test_ids_that_occur_twice_name_the_file_and_the_record(save):
+    root = save([*REFS, make_ref(4, 5, 50, "train", {30: "again"})])
+    with pytest.raises(RisError, match=r"refs\(unc\)\.p: ref 4: its sent_id 30 occurs twice, also in ref 3"):
+        load_dataset(CARD, root, "train")
+
+
+@pytest.mark.parametrize("name", ["refs(unc).p", "instances.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>404", "web page"),
+        (b"PK\x03\x04rest", "zip archive"),
+        (b"\x1f\x8brest", "gzip archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_a_download_left_in_the_place_of_annotations_is_named(save, name, content, message):
+    root = save()
+    (root / "refer" / "toy" / name).write_bytes(content)
+    with pytest.raises(RisError, match=rf"{re.escape(name)} .*{message}"):
+        load_dataset(CARD, root, "train")
+
+
+def test_converted_line_ends_are_named(save):
+    path = save(protocol=0) / "refer" / "toy" / "refs(unc).p"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(RisError, match=r"refs\(unc\)\.p .* CRLF"):
+        load_dataset(CARD, path.parents[2], "train")
+
+
+@pytest.mark.parametrize("near", ["toy.zip", "toy/refs(unc) (1).p"])
+def test_the_file_that_is_there_instead_is_named(save, near):
+    folder = save() / "refer" / "toy"
+    (folder / "refs(unc).p").rename(folder.parent / near)
+    with pytest.raises(RisError, match=re.escape(f"; there is {folder.parent / near}")):
+        load_dataset(CARD, folder.parents[1], "train")
+
+
+def test_an_image_under_a_longer_name_is_named(save):
+    root = save(**change_instances("images", file_name="000000000005.jpg"))
+    for name in ("COCO_train2014_000000000005.jpg", "COCO_train2014_000000000006.jpg"):
+        (root / "train2014" / name).write_bytes(b"x")
+    (fault,) = check_dataset(CARD, root).faults["missing files"]
+    assert fault.text.endswith("; there is " + str(root / "train2014" / "COCO_train2014_000000000005.jpg"))
+
+
+def test_addresses_are_no_file_names(save):
+    with pytest.raises(RisError, match="is an address"):
+        load_dataset(CARD, save(**change_instances("images", file_name="http://a.b/c.jpg")), "train")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ris_pipeline.datasets.io import files
-from ris_pipeline.datasets.io.images import load_image, to_pixels
+from ris_pipeline.datasets.io.images import load_image, size_of, to_pixels
+from ris_pipeline.datasets.records import Image
 from ris_pipeline.errors import RisError
 
 
@@ -91,3 +92,71 @@ def test_halving_is_antialiased():
     pixels = to_pixels(np.repeat(row[:, :, None], 3, axis=2).repeat(4, axis=0), 2)
     red = pixels[0] * 0.229 + 0.485
     assert (red * 255).round().tolist() == [[20, 120], [20, 120]]
+
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (RAMP.astype(np.uint16) * 257, "a.png"),
+        (RAMP.astype(np.uint16) * 257, "a.tif"),
+        (RAMP.astype(np.int32) * 1000 - 5000, "a.tif"),
+        (RAMP.astype(np.float32) / 255, "a.tif"),
+        (RAMP.astype(np.float32) * 3 - 80, "a.tif"),
+    ],
+)
+def test_deep_grey_images_are_scaled(values, name, tmp_path):
+    PIL.Image.fromarray(values).save(tmp_path / name)
+    assert np.array_equal(load_image(tmp_path / name)[:, :, 1], RAMP)
+    assert "scaled" in files.read_remark(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_needs_no_warning(tmp_path):
+    picture = PIL.Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    assert load_image(tmp_path / "a.png").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_record_is_turned_where_its_annotations_are(orientation, tmp_path):
+    stored = np.array([[[0] * 3, [50] * 3, [100] * 3], [[150] * 3, [200] * 3, [250] * 3]], np.uint8)
+    displayed = {  # by hand, of 0 50 100 / 150 200 250
+        1: [[0, 50, 100], [150, 200, 250]],
+        2: [[100, 50, 0], [250, 200, 150]],
+        3: [[250, 200, 150], [100, 50, 0]],
+        4: [[150, 200, 250], [0, 50, 100]],
+        5: [[0, 150], [50, 200], [100, 250]],
+        6: [[150, 0], [200, 50], [250, 100]],
+        7: [[250, 100], [200, 50], [150, 0]],
+        8: [[100, 250], [50, 200], [0, 150]],
+    }[orientation]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.png", stored, exif=exif)
+    assert np.array_equal(load_image(path), stored)
+    assert load_image(path, upright=True)[:, :, 0].tolist() == displayed
+    assert load_image(Image(1, path, None, upright=True))[:, :, 0].tolist() == displayed
+    assert size_of(Image(1, path, None, upright=True)) == np.shape(displayed)
+    assert size_of(Image(1, path, None)) == (2, 3)
+
+
+def test_a_picture_of_another_size_than_its_record_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", np.zeros((2, 5, 3)))
+    with pytest.raises(RisError, match=r"a\.png has 5×2 pixels, its record says 10×4: .*original"):
+        load_image(Image(1, path, (4, 10)))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    save(path, np.zeros((2, 5, 3)), exif=exif)
+    with pytest.raises(RisError, match=r"a\.png has 5×2 pixels, its record says 2×5: its EXIF orientation turns it"):
+        load_image(Image(1, path, (5, 2)))
+
+
+def test_only_the_header_is_read_for_a_size(tmp_path):
+    """A file cut behind its header still has its size."""
+    path = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3)))
+    path.write_bytes(path.read_bytes()[:200])
+    assert size_of(Image(1, path, None)) == (64, 64)

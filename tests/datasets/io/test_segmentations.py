@@ -74,7 +74,7 @@ def test_long_runs():
         ({"counts": [16]}, "size"),
         ({"size": ["4", 4], "counts": [16]}, "size"),
         ([[0, 0, 1, 1, 2]], "x, y pairs"),
-        ([[0, 0, 1, float("nan"), 2, 2]], "x, y pairs"),
+        ([[0, 0, 1, float("nan"), 2, 2]], "far outside"),
         ([[0, 0, 2, 0, 2, 1e9]], "far outside"),
         ([SQUARE, {"size": [4, 4], "counts": [16]}], "x, y pairs"),
         ([], "expected polygons"),
