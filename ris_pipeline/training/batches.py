@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import load_label
 from ris_pipeline.training.draws import Draw, Plan
-
-T = TypeVar("T")
+from ris_pipeline.training.readers import read_ahead
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Labels:
         return load_label(self.folder / f"{ref.ref_id}.png")
 
 
-class _Steps(TorchDataset[Batch]):
+class _Steps:
     def __init__(self, plan: Plan, input_size: int, labels: Labels | None) -> None:
         self.plan, self.input_size, self.labels = plan, input_size, labels
         self._epoch: tuple[int, list[list[Draw]]] | None = None
@@ -75,55 +70,13 @@ class _Steps(TorchDataset[Batch]):
         return torch.from_numpy(label[y[:, None], x[None, :]])
 
 
-def _only(batches: list[Batch]) -> Batch:
-    return batches[0]
-
-
 def read_batches(
     plan: Plan, steps: range, input_size: int, workers: int, labels: Labels | None = None
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of the given steps in order, read ahead by worker processes.
 
     Raises RisError for a data set without refs.
     """
     if not plan.dataset.refs:
         raise RisError(f"{plan.dataset.name} has no refs in split {plan.dataset.split!r}: nothing to train on")
-    loader = DataLoader(
-        _Steps(plan, input_size, labels),
-        batch_size=1,
-        sampler=steps,
-        collate_fn=_only,
-        **loader_settings(workers),
-    )
-    return read_loader(loader)
-
-
-def loader_settings(workers: int) -> dict[str, Any]:
-    """What all DataLoaders here have in common: processes that heed their parent, no use of torch's random numbers."""
-    return {
-        "num_workers": workers,
-        "worker_init_fn": _prepare_process if workers else None,
-        "generator": torch.Generator(),  # or each run would take a number of the training's own
-    }
-
-
-def read_loader(loader: Iterable[T]) -> Iterator[T]:
-    """What a DataLoader gives; a RisError of one of its processes is raised again with its own line alone."""
-    try:
-        yield from loader
-    except RisError as error:
-        # torch puts the process's traceback into the message; what was raised there ends it.
-        line = str(error).rpartition(f"{RisError.__module__}.{RisError.__name__}: ")[2]
-        raise RisError(line.strip()) from error
-
-
-def _prepare_process(_: int) -> None:
-    torch.set_num_threads(1)
-    # A terminal or a batch system sends its signal to all processes; this one has to go on until the training
-    # has ended its step. DataLoader sends SIGTERM to a process that hangs: a second one always ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _obey_the_next)
-
-
-def _obey_the_next(*_: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return read_ahead(_Steps(plan, input_size, labels), steps, workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
@@ -22,8 +21,8 @@ from ris_pipeline.networks.clip import Clip
 from ris_pipeline.process import signals as stops
 from ris_pipeline.process.device import autocast
 from ris_pipeline.shapes.captions import generate_pairs
-from ris_pipeline.training.batches import loader_settings, read_loader
 from ris_pipeline.training.checkpoints import TrainingState, seed_step
+from ris_pipeline.training.readers import read_ahead
 
 # A ModifiedResNet of 1+1+2+2 blocks, a quarter of RN50's width, and a 3-layer text transformer.
 MODEL_CONFIG = {
@@ -70,7 +69,7 @@ def build_small_clip() -> Clip:
     return Clip.from_config(MODEL_CONFIG, last_stride=LAST_STRIDE)
 
 
-class PairBatches(TorchDataset[tuple[Tensor, list[str]]]):
+class PairBatches:
     """Batch k: float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions; endless."""
 
     def __init__(self, phase: Phase, seed: int) -> None:
@@ -132,18 +131,18 @@ def train_clip(
     with stops.deferred():
         for phase in phases:
             steps = range(max(start - first, 0), phase.n_steps)
-            loader = DataLoader(PairBatches(phase, seed), batch_size=None, sampler=steps, **loader_settings(workers))
-            for step, batch in zip(steps, read_loader(loader), strict=True):
-                if step == 0:
-                    optimizer.state.clear()
-                seed_step(seed, first + step)
-                for group in optimizer.param_groups:
-                    group["lr"] = _learning_rate(step, phase)
-                with autocast(device, precision):
-                    image, text = _encode(clip, *batch)
-                values = _descend(clip, optimizer, scaler, image, text, batch[1])
-                report(first + step, values)
-                state.step_done(**values)
+            with closing(read_ahead(PairBatches(phase, seed), steps, workers)) as batches:
+                for step, batch in zip(steps, batches, strict=True):
+                    if step == 0:
+                        optimizer.state.clear()
+                    seed_step(seed, first + step)
+                    for group in optimizer.param_groups:
+                        group["lr"] = _learning_rate(step, phase)
+                    with autocast(device, precision):
+                        image, text = _encode(clip, *batch)
+                    values = _descend(clip, optimizer, scaler, image, text, batch[1])
+                    report(first + step, values)
+                    state.step_done(**values)
             first += phase.n_steps
 
 

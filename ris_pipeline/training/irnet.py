@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import load_image, normalise
@@ -23,10 +22,10 @@ from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import WEIGHTS, IRNet
 from ris_pipeline.process import signals as stops
 from ris_pipeline.refine.affinity import PathIndex
-from ris_pipeline.training.batches import loader_settings, read_loader
 from ris_pipeline.training.checkpoints import RESUME, TrainingState, seed_step
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 from ris_pipeline.training.losses import poly_lr
+from ris_pipeline.training.readers import read_ahead
 
 SCALES = (0.5, 1.5)  # random rescaling of a training image; IRNet
 POLY_POWER = 0.9
@@ -63,13 +62,22 @@ def augment(
     return cut_image, cut_seed
 
 
-class _Cuts(TorchDataset[tuple[Tensor, Tensor]]):
-    """Sample k of an endless list: the seeds in a new random order every epoch."""
+class _Cuts:
+    """Batches of cuts, an endless list: the seeds in a new random order every epoch."""
 
-    def __init__(self, files: list[SeedFile], crop: int, seed: int) -> None:
-        self.files, self.crop, self.seed = files, crop, seed
+    def __init__(self, files: list[SeedFile], crop: int, seed: int, batch_size: int) -> None:
+        self.files, self.crop, self.seed, self.batch_size = files, crop, seed, batch_size
 
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return pixels float (B, 3, crop, crop) and labels uint8 (B, crop, crop) of a step."""
+        pixels, labels = zip(*(self._cut(k) for k in self.samples_of(step)), strict=True)
+        return torch.stack(pixels), torch.stack(labels)
+
+    def samples_of(self, step: int) -> range:
+        """Return the numbers of the cuts of a step."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def _cut(self, k: int) -> tuple[Tensor, Tensor]:
         file = self.file_of(k)
         rng = np.random.default_rng([self.seed, *divmod(k, len(self.files))])
         image, seed = augment(load_image(file.image), load_label(file.seed), self.crop, rng)
@@ -112,11 +120,10 @@ def train_irnet(
     ]
     base_lrs = (config.irn_lr, config.irn_dp_lr)
     optimizer = torch.optim.SGD(groups, lr=config.irn_lr, weight_decay=config.irn_weight_decay)
-    cuts = _Cuts(files, config.irn_crop, seed)
+    cuts = _Cuts(files, config.irn_crop, seed, config.irn_batch)
     state = TrainingState(folder, {"network": net.train(), "optimizer": optimizer})
     start = state.load()
-    with stops.deferred():
-        batches = _read_cuts(cuts, range(start, n_steps), config.irn_batch, workers)
+    with closing(read_ahead(cuts, range(start, n_steps), workers)) as batches, stops.deferred():
         for step, (pixels, labels) in zip(range(start, n_steps), batches, strict=True):
             seed_step(seed, step)
             for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
@@ -125,8 +132,7 @@ def train_irnet(
             on_grid = labels_on_grid(labels.to(device), (edge_logits.shape[2], edge_logits.shape[3]))
             losses = compute_irnet_losses(edge_logits, displacement, on_grid, index)
             if not torch.isfinite(losses.total):
-                samples = range(step * config.irn_batch, (step + 1) * config.irn_batch)
-                names = [cuts.file_of(k).seed.stem for k in samples]
+                names = [cuts.file_of(k).seed.stem for k in cuts.samples_of(step)]
                 raise RisError(f"IRNet, step {step}: the loss is not finite; refs of the batch: {names}; lower irn_lr")
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(losses.total)
@@ -136,19 +142,14 @@ def train_irnet(
             state.step_done(**values)
     if not state.is_finished:
         # A mean of two numbers needs no whole pass.
-        first = _read_cuts(cuts, range(min(n_steps, 64)), config.irn_batch, workers)
-        _store_mean_displacement(net.eval(), first, device)
+        with closing(read_ahead(cuts, range(min(n_steps, 64)), workers)) as first:
+            _store_mean_displacement(net.eval(), first, device)
     state.finish(folder / WEIGHTS, net.state_dict())
 
 
 def count_steps(n_files: int, config: PseudolabelConfig) -> int:
     """The number of steps of a training on so many seeds."""
     return max(n_files // config.irn_batch, 1) * config.irn_epochs
-
-
-def _read_cuts(cuts: _Cuts, steps: range, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    samples = range(steps.start * size, steps.stop * size)
-    return read_loader(DataLoader(cuts, size, sampler=samples, **loader_settings(workers)))
 
 
 @torch.no_grad()

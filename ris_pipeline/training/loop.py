@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,9 +56,11 @@ def train(
     state = TrainingState(folder, parts, is_writer=plan.rank == 0, n_ranks=plan.n_ranks)
     start = state.load()
     model = _distribute(task, device)
-    batches = read_batches(plan, range(start, n_steps), input_size, workers, labels)
     # Under torchrun a signal may come twice, from a batch system and passed on; torchrun itself kills who is too slow.
-    with stops.deferred(second_too=plan.n_ranks > 1):
+    with (
+        closing(read_batches(plan, range(start, n_steps), input_size, workers, labels)) as batches,
+        stops.deferred(second_too=plan.n_ranks > 1),
+    ):
         for step, batch in zip(range(start, n_steps), batches, strict=True):
             seed_step(plan.seed, step, plan.rank)
             for group, base in zip(optimizer.param_groups, base_lrs, strict=True):

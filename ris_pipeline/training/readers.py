@@ -1,0 +1,95 @@
+"""Reader processes: they prepare the next steps of a training while one is computed, and end with it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import Dataset as TorchDataset
+
+from ris_pipeline.errors import RisError
+from ris_pipeline.process.failures import explain_failure
+
+T = TypeVar("T", covariant=True)
+
+
+class Steps(Protocol[T]):
+    """What a training reads: the data of any step, a pure function of its number."""
+
+    def __getitem__(self, step: int, /) -> T: ...
+
+
+def read_ahead(steps: Steps[T], numbers: Iterable[int], workers: int) -> Generator[T]:
+    """Yield `steps[number]` of all `numbers` in order, prepared by `workers` processes; 0: by this one.
+
+    Close the generator (`contextlib.closing`): that ends the processes, whatever happened in between. Raises the
+    RisError that a process met, and one for shared memory that is full.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Guarded(steps),
+        batch_size=None,
+        sampler=numbers,
+        collate_fn=_keep,
+        num_workers=workers,
+        worker_init_fn=_prepare_process if workers else None,
+        generator=torch.Generator(),  # or each run would take a number of the training's own
+    )
+    for item in loader:
+        if isinstance(item, RisError):
+            raise item
+        yield item
+
+
+class _Guarded(TorchDataset[Any]):
+    """Steps that give an error back as a value: torch would wrap it in the text of a traceback."""
+
+    def __init__(self, steps: Steps[Any]) -> None:
+        self.steps = steps
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            item = self.steps[number]
+            if get_worker_info() is not None:
+                _share(item)
+            return item
+        except RisError as error:
+            return error
+        except (OSError, MemoryError, RuntimeError) as error:
+            line = explain_failure(error)
+            if line is None:
+                raise
+            return RisError(line)
+
+
+def _keep(item: Any) -> Any:
+    return item
+
+
+def _share(item: Any) -> None:
+    """Move an item's tensors to shared memory.
+
+    Sending would do it as well, but in a thread whose failure nobody notices: with /dev/shm full, the training would
+    wait for ever.
+    """
+    if isinstance(item, Tensor):
+        item.share_memory_()  # type: ignore[no-untyped-call]
+    elif isinstance(item, tuple | list):
+        for part in item:
+            _share(part)
+    elif is_dataclass(item):
+        for field in fields(item):
+            _share(getattr(item, field.name))
+
+
+def _prepare_process(_: int) -> None:
+    torch.set_num_threads(1)
+    # A terminal or a batch system sends its signal to all processes. The training ends its step, leaves a checkpoint
+    # and closes the reader; a reader that died before would end the step in the middle. One whose training is gone
+    # notices within 5 s (torch looks).
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
