@@ -1,8 +1,8 @@
 """Whether an artifact still is what was published: which files are damaged, and what they hold.
 
-Three rings: the folder's name is the digest of the manifest's identity; the manifest has a checksum of itself and that
-of files.json, which has one of every other file; and what the files hold can be read and has the right number. No
-byte of an artifact is outside of them.
+Two rings: the manifest has a checksum of itself and that of files.json, which has one of every other file; and what the
+files hold can be read and has the right number. No byte of an artifact is outside of them. The folder's name is not
+part of it: an artifact may be copied and renamed.
 """
 
 import hashlib
@@ -20,8 +20,6 @@ from ris_pipeline.artifacts.identity import (
     MANIFEST,
     MANIFEST_COPY,
     UNLISTED,
-    digest,
-    identity_of,
     parse_manifest,
 )
 from ris_pipeline.errors import RisError
@@ -48,11 +46,6 @@ class Damage:
         return f"{self.file}{f' ({self.content})' if self.content else ''}: {self.fault}"
 
 
-def list_artifacts(runs: Path, dataset: str, stage: str) -> list[Path]:
-    """The folders of all finished artifacts of a stage, damaged or not, by name."""
-    return sorted(one for one in (runs / dataset / stage).glob("[0-9a-f]" * 12) if one.is_dir())
-
-
 def find_damage(folder: Path, *, contents: bool = True) -> list[Damage]:
     """What is damaged in the artifact, by file name; empty where it is whole.
 
@@ -62,9 +55,6 @@ def find_damage(folder: Path, *, contents: bool = True) -> list[Damage]:
     manifest, damages = _check_manifests(folder)
     if manifest is None:
         return damages
-    name = digest(identity_of(manifest))
-    if name != folder.resolve().name:
-        damages.append(Damage(".", f"the folder's name is not {name}, the digest of its manifest"))
     recorded = _load_files_json(folder, manifest)
     if recorded is None:
         return [*damages, Damage(FILES, CHANGED if (folder / FILES).exists() else MISSING)]

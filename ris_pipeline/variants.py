@@ -3,21 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ris_pipeline.artifacts.identity import STAGES, Artifact, differences, find_named, identity_of, load_artifact
+from ris_pipeline.artifacts.identity import STAGES, Artifact, differences, find_named, identity_of, load_artifacts
 from ris_pipeline.errors import RisError
-from ris_pipeline.integrity import list_artifacts
 
 
 def list_variants(runs: Path, dataset: str) -> list[Artifact]:
     """The finished artifacts of a data set, by stage and time; those with a damaged manifest are left out."""
-    found = []
-    for folder in (one for stage in STAGES for one in list_artifacts(runs, dataset, stage)):
-        try:
-            artifact = load_artifact(folder)
-        except RisError:  # `ris status` shows it
-            continue
-        if artifact is not None:
-            found.append(artifact)
+    found = [artifact for stage in STAGES for artifact in load_artifacts(runs, dataset, stage)]
     order = list(STAGES)
     return sorted(found, key=lambda one: (order.index(one.manifest["stage"]), one.name, one.manifest["finished"]))
 

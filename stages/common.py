@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ris_pipeline.artifacts.freshness import describe_other_data
 from ris_pipeline.artifacts.identity import (
     NO_ARTIFACTS,
     STAGES,
@@ -31,14 +32,19 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 
+def chosen_of(options: StageOptions, stage: str) -> dict[str, Any]:
+    """Return what --config and --set say of a stage."""
+    file = load_config_file(options.config, stage) if options.config else {}
+    return {**file, **parse_assignments(options.set or ())}
+
+
 def resolve_config(options: StageOptions, cls: type[C], stage: str, **flags: Any) -> C:
     """The configuration of `stage`: defaults < card < --config file < --set < the command's own flags."""
     card = card_of(options)
     for name in card.config:
         if name not in CONFIGS:
             raise RisError(f"card {card.name}: unknown table [config.{name}]{nearest(name, CONFIGS)}")
-    file = load_config_file(options.config, stage) if options.config else {}
-    return resolve(cls, card.config.get(stage, {}), file, parse_assignments(options.set or ()), flags)
+    return resolve(cls, card.config.get(stage, {}), chosen_of(options, stage), flags)
 
 
 def open_dataset(options: StageOptions, split: str) -> "Dataset":
@@ -97,7 +103,26 @@ def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact
         # Before the command, which ends the line so that it can be copied.
         hint = suggest_path(options.runs)
         raise RisError(f"{options.runs / dataset}: no finished {what} yet{hint}; run: {command}")
+    check_lineage(options, artifact)
     return artifact
+
+
+def check_lineage(options: StageOptions, artifact: Artifact) -> None:
+    """Raise RisError where the ids in an artifact, or behind it, may mean other sentences and objects by now.
+
+    An artifact knows sentences and objects by their ids. After a change of the annotations they may be others.
+    """
+    name = card_of(options).name
+    other = describe_other_data(artifact, options.runs, name, data_digest(options))
+    if other is None:
+        return
+    line = f"{other} was made from annotations that have changed since"
+    if artifact.manifest["stage"] in ("responses", "pseudolabels"):
+        what = "" if other.startswith(artifact.name) else f"{artifact.name} is out of date: "
+        raise RisError(
+            f"{what}{line}; make it again: {STAGES[artifact.manifest['stage']].command} {places_of(options)}"
+        )
+    say(options, f"{artifact.name} is stale: {line}")
 
 
 def places_of(options: StageOptions) -> str:
@@ -124,6 +149,7 @@ def request_of(
         flags=dict(flags or {}),
         seed=options.seed,
         precision=options.precision,
+        chosen=chosen_of(options, stage),
     )
 
 
@@ -142,7 +168,8 @@ def due(options: StageOptions, request: Request) -> bool:
     if found is not None:
         say(options, f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
         if not options.dry_run:
-            point_latest(found)
+            with suppress(OSError):
+                point_latest(found)
         return False
     reason = "--force" if options.force else explain(request)
     say(options, f"{name}: {'would run' if options.dry_run else 'runs'} ({reason})")

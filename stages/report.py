@@ -18,7 +18,7 @@ from stages.common import due, open_dataset, request_of, resolve_config
 from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 from stages.report_inputs import Found, find_artifacts, open_sources, read_curves, read_outcomes, read_scores
-from stages.status import reasons_to_rerun
+from stages.status import freshness_of
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets import Dataset
@@ -64,20 +64,19 @@ def _copy(report: Path, out: Path) -> Path:
 
 def list_stages(options: StageOptions) -> list[StageRow]:
     """A row per latest artifact, and one for each stage that has none."""
-    rows = []
+    rows, freshness = [], freshness_of(options)
     for stage in STAGES:
         if stage == "report":
             continue
         artifacts = list_latest(options.runs, card_of(options).name, stage).values()
-        rows += [_stage_row(options, artifact) for artifact in artifacts]
+        rows += [_stage_row(artifact, freshness.reasons(artifact)) for artifact in artifacts]
         if not artifacts and stage not in _OPTIONAL:
             rows.append(StageRow(stage, "missing", f"run: {STAGES[stage].command}"))
     return rows
 
 
-def _stage_row(options: StageOptions, artifact: Artifact) -> StageRow:
+def _stage_row(artifact: Artifact, reasons: Sequence[str]) -> StageRow:
     manifest = artifact.manifest
-    reasons = reasons_to_rerun(options, artifact)
     return StageRow(
         name=artifact.name,
         state="stale" if reasons else "fresh",

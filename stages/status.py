@@ -1,24 +1,23 @@
 """`ris status`: the artifacts of a data set as a tree of what reads what: fresh, stale, running or missing."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ris_pipeline.artifacts.freshness import Freshness
 from ris_pipeline.artifacts.identity import (
-    CHECKPOINT,
     NO_ARTIFACTS,
     STAGES,
     Artifact,
-    differences,
-    find_named,
+    list_artifacts,
     list_latest,
     load_artifact,
 )
 from ris_pipeline.artifacts.locks import holder_of
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
-from ris_pipeline.integrity import list_artifacts
 from stages.common import data_digest, resolve_config
 from stages.options import StageOptions, align, card_of, emit
 from stages.verify import Damages, find_damages
@@ -64,7 +63,8 @@ def run(options: StageOptions, *, verify: bool = False, repair: bool = False) ->
     damages = find_damages(options) if verify or repair else {}
     if repair:
         damages = mend(options, damages)
-    rows = [row for stage in STAGES for row in rows_of(options, stage, damages)]
+    freshness = freshness_of(options)
+    rows = [row for stage in STAGES for row in rows_of(options, stage, damages, freshness)]
     table = [HEADER, *(row.cells(branch) for branch, row in arrange(rows))]
     emit(options, align(table), [asdict(row) for row in rows])
     damaged = [row.path for row in rows if row.state == "damaged"]
@@ -99,14 +99,14 @@ def _parent_of(row: Row, rows: Sequence[Row]) -> Row | None:
     return max(read, key=lambda one: order.index(one.stage), default=None)
 
 
-def rows_of(options: StageOptions, stage: str, damages: Damages) -> list[Row]:
+def rows_of(options: StageOptions, stage: str, damages: Damages, freshness: Freshness) -> list[Row]:
     """The rows of one stage: the latest artifacts, others where they are damaged, broken runs."""
     name = card_of(options).name
     rows = []
     latest = list_latest(options.runs, name, stage).values()
     for artifact in latest:
         damaged = damages.get(options.runs / name / stage / artifact.digest, [])
-        changed = reasons_to_rerun(options, artifact)
+        changed = freshness.reasons(artifact)
         state = "damaged" if damaged else "stale" if changed else "fresh"
         manifest = artifact.manifest
         size, seconds = manifest["files"]["bytes"], manifest["timings"]["total"]
@@ -136,38 +136,22 @@ def _manifest_fault(folder: Path) -> tuple[str, ...]:
         return (str(error),)
 
 
-def reasons_to_rerun(options: StageOptions, artifact: Artifact) -> list[str]:
-    """What its stage would do differently now: configuration, inputs, code."""
-    manifest = artifact.manifest
-    if CHECKPOINT in manifest["inputs"]:  # imported: nothing here would make it anew
-        return []
-    stage = manifest["stage"]
-    now: dict[str, Any] = {"inputs": current_inputs(options, manifest["inputs"])}
-    now["code_version"] = STAGES[stage].code_version
-    if stage in CONFIGS:
-        own = {key: value for key, value in manifest["flags"].items() if key in manifest["configuration"]}
-        now["configuration"] = asdict(resolve_config(options, CONFIGS[stage], stage, **own))
-    return differences(manifest, now)
+def freshness_of(options: StageOptions) -> Freshness:
+    """Return what judges the artifacts of the data set; the annotations are read once."""
 
-
-def current_inputs(options: StageOptions, inputs: dict[str, str]) -> dict[str, str]:
-    """The digests that the inputs of these names have now."""
-    dataset = card_of(options).name
-    now = {}
-    for name in inputs:
-        if name == "data":
-            now[name] = _data_digest_or_reason(options)
-            continue
-        try:
-            latest = find_named(options.runs, dataset, name)
-            now[name] = latest.digest if latest else "missing"
-        except RisError:  # has a row of its own
-            now[name] = "damaged"
-    return now
-
-
-def _data_digest_or_reason(options: StageOptions) -> str:
-    try:
+    @functools.cache
+    def digest_data() -> str:
         return data_digest(options)
-    except RisError as error:
-        return str(error)
+
+    def configure(artifact: Artifact) -> dict[str, Any] | None:
+        stage = artifact.manifest["stage"]
+        if stage not in CONFIGS:
+            return None
+        own = {
+            key: value for key, value in artifact.manifest["flags"].items() if key in artifact.manifest["configuration"]
+        }
+        # Settings of a --config or --set of then are no reason; those of now are compared.
+        chosen = {} if options.config or options.set else artifact.manifest.get("chosen", {})
+        return asdict(resolve_config(options, CONFIGS[stage], stage, **{**chosen, **own}))
+
+    return Freshness(options.runs, card_of(options).name, digest_data, configure)

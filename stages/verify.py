@@ -21,6 +21,7 @@ from ris_pipeline.artifacts.identity import (
     Artifact,
     Request,
     differences,
+    list_artifacts,
 )
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.artifacts.publish import Work
@@ -30,7 +31,6 @@ from ris_pipeline.integrity import (
     Damage,
     check_whole,
     find_damage,
-    list_artifacts,
     load_manifest,
     recorded_checksum,
     restore_records,

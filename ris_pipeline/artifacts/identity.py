@@ -14,6 +14,7 @@ is the manifest once more, so that a damaged byte in it does not cost what took 
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,19 +39,21 @@ class Stage:
     command: str
     code_version: int  # raise it with every change after which the stage would write something else
     memory: tuple[str, ...] = ()  # the configuration keys that decide how much memory it takes
+    speed: tuple[str, ...] = ()  # those that change nothing but the speed: outside of the identity
+    uses_precision: bool = False  # whether --precision can change the result
 
 
 STAGES = {
-    "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch")),
-    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image")),
-    "responses": Stage("ris dump-responses", 1, ("batch_size",)),
+    "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch"), uses_precision=True),
+    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True),
+    "responses": Stage("ris dump-responses", 1, ("batch_size",), speed=("batch_size",)),
     "pseudolabels": Stage("ris make-pseudolabels", 1, ("irn_batch",)),
-    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image")),
-    "scores": Stage("ris score", 1),
+    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True),
+    "scores": Stage("ris score", 1, uses_precision=True),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
     "report": Stage("ris report", 5),
 }
-IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version")
+IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version", "n_ranks")
 
 
 def digest(value: Any) -> str:
@@ -60,8 +63,10 @@ def digest(value: Any) -> str:
 
 
 def label_of(flags: Mapping[str, str | bool]) -> str:
-    """The flags in one word, as on a command line: {"split": "val"} "val", {"refine": False} "no-refine"."""
-    words = (value if isinstance(value, str) else name if value else f"no-{name}" for name, value in flags.items())
+    """The flags in one word, by their names: {"split": "val"} "val", {"refine": False} "no-refine"."""
+    words = (
+        value if isinstance(value, str) else name if value else f"no-{name}" for name, value in sorted(flags.items())
+    )
     return "-".join(words)
 
 
@@ -74,8 +79,8 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """The artifact's name, which all that reads it keeps as its input."""
-        return self.path.name
+        """The digest of its identity, which all that reads it keeps as its input, whatever its folder is called."""
+        return digest(identity_of(self.manifest))
 
     @property
     def name(self) -> str:
@@ -96,20 +101,25 @@ class Request:
     flags: Mapping[str, str | bool] = field(default_factory=dict)  # arguments of the command that make variants
     seed: int = 0
     precision: str = "fp32"
+    n_ranks: int = 1  # processes of a training: their batches differ from those of one
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # of the configuration, by --config and --set; no identity
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that the digest covers, as plain JSON values."""
-        identity = {
+        stage = STAGES[self.stage]
+        identity: dict[str, Any] = {
             "dataset": self.dataset,
             "stage": self.stage,
-            "configuration": dict(self.configuration),
+            "configuration": {key: value for key, value in self.configuration.items() if key not in stage.speed},
             "flags": dict(self.flags),
             "inputs": dict(self.inputs),
             "seed": self.seed,
-            "precision": self.precision,
-            "code_version": STAGES[self.stage].code_version,
+            "precision": self.precision if stage.uses_precision else "fp32",
+            "code_version": stage.code_version,
         }
+        if self.n_ranks > 1:
+            identity["n_ranks"] = self.n_ranks
         return json.loads(json.dumps(identity, allow_nan=False))  # type: ignore[no-any-return]
 
     @property
@@ -134,27 +144,47 @@ def find_latest(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Ar
 
 
 def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
-    """As find_latest, by Artifact.name, which manifests list as inputs."""
+    """As find_latest, by Artifact.name, which manifests list as inputs.
+
+    Where the link is lost, as in a copy that leaves links out, it is the artifact of that name that was finished last.
+    """
     stage, _, label = name.partition("/")
-    return load_artifact(runs / dataset / stage / (f"latest-{label}" if label else "latest"))
+    latest = load_artifact(runs / dataset / stage / (f"latest-{label}" if label else "latest"))
+    if latest is not None:
+        return latest
+    finished = [artifact for artifact in load_artifacts(runs, dataset, stage) if artifact.name == name or not label]
+    return max(finished, key=lambda artifact: str(artifact.manifest["finished"]), default=None)
+
+
+def list_artifacts(runs: Path, dataset: str, stage: str) -> list[Path]:
+    """The folders of all finished artifacts of a stage, damaged or not, by name."""
+    return sorted(folder for folder in (runs / dataset / stage).glob("[0-9a-f]" * 12) if folder.is_dir())
+
+
+def load_artifacts(runs: Path, dataset: str, stage: str) -> list[Artifact]:
+    """The finished artifacts of a stage, by the name of their folder; those with a damaged manifest are left out."""
+    found = []
+    for folder in list_artifacts(runs, dataset, stage):
+        with suppress(RisError):  # `ris status` shows it
+            artifact = load_artifact(folder)
+            if artifact is not None:
+                found.append(artifact)
+    return found
 
 
 def list_latest(runs: Path, dataset: str, stage: str) -> dict[str, Artifact]:
-    """{label: artifact} of the `latest` links of a stage; "" is the plain one, where no other leads there.
+    """{label: artifact}: of the artifacts of a stage with equal flags, the one that was asked for last.
 
-    Artifacts with a damaged manifest are left out.
+    One whose manifest is damaged is left out.
     """
-    found = {}
-    for link in sorted((runs / dataset / stage).glob("latest*")):
-        try:
-            artifact = load_artifact(link)
-        except RisError:  # told by whoever wants to read it, and by `integrity`
-            continue
-        if artifact is not None:
-            found[link.name.removeprefix("latest").removeprefix("-")] = artifact
-    if "" in found and found[""].path in [one.path for label, one in found.items() if label]:
-        del found[""]
-    return found
+    names = {label_of(found.manifest["flags"]): found.name for found in load_artifacts(runs, dataset, stage)}
+    latest = {}
+    for label, name in sorted(names.items()):
+        with suppress(RisError):  # reported by whoever wants to read it, and by `integrity`
+            artifact = find_named(runs, dataset, name)
+            if artifact is not None:
+                latest[label] = artifact
+    return latest
 
 
 def load_artifact(folder: Path) -> Artifact | None:
@@ -205,7 +235,7 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
 
 def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a manifest that the digest covers."""
-    return {key: manifest.get(key) for key in IDENTITY}
+    return {key: manifest[key] for key in IDENTITY if key in manifest}
 
 
 def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:

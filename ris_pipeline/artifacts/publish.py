@@ -33,6 +33,7 @@ from ris_pipeline.artifacts.identity import (
     Artifact,
     Request,
     label_of,
+    load_artifact,
     with_checksum,
 )
 from ris_pipeline.artifacts.locks import hold
@@ -138,7 +139,19 @@ def point_latest(artifact: Artifact) -> None:
         # Left alone where it is right: runs that are up to date may lie where nobody may write.
         if link.is_symlink() and link.readlink() == Path(artifact.path.name):
             continue
+        if link.is_dir() and not link.is_symlink():
+            _restore_name(link)
         _replace_link(link, artifact.path.name)
+
+
+def _restore_name(copy: Path) -> None:
+    """Make way where a copy of the runs has a folder in place of a link: it is the artifact, or one more copy of it."""
+    own = load_artifact(copy)
+    name = copy.with_name(own.digest) if own is not None else None
+    if name is None or name.exists():
+        shutil.rmtree(copy)
+    else:
+        copy.rename(name)
 
 
 def _replace_link(link: Path, target: str) -> None:
@@ -164,6 +177,7 @@ def _seal(request: Request, work: Work, started: str) -> None:
     host = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}
     manifest: dict[str, Any] = {
         **request.identity,
+        "chosen": dict(request.chosen),
         "counts": work.counts,
         "timings": work.timings,
         "started": started,

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ris_pipeline.artifacts.files import render_json
 from ris_pipeline.artifacts.identity import (
     Request,
     differences,
@@ -17,6 +19,7 @@ from ris_pipeline.artifacts.identity import (
     find_latest,
     label_of,
     list_latest,
+    with_checksum,
 )
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.artifacts.publish import point_latest, publish, remove_leftovers
@@ -56,7 +59,8 @@ def test_digest_is_that_of_canonical_json():
         ({"split": "val"}, "val"),
         ({"refine": True}, "refine"),
         ({"refine": False}, "no-refine"),
-        ({"stage": "step1", "split": "val"}, "step1-val"),
+        ({"stage": "step1", "split": "val"}, "val-step1"),  # by their names: an order of typing makes no other artifact
+        ({"split": "val", "stage": "step1"}, "val-step1"),
     ],
 )
 def test_label(flags, label):
@@ -71,9 +75,19 @@ def test_every_part_of_the_identity_changes_the_folder(tmp_path):
         request_in(tmp_path, flags={"split": "val"}),
         request_in(tmp_path, seed=1),
         request_in(tmp_path, precision="bf16"),
+        request_in(tmp_path, n_ranks=2),
     ]
     assert len({one.path for one in variants}) == len(variants)
     assert request_in(tmp_path).path == variants[0].path
+
+
+def test_what_cannot_change_the_result_is_not_in_the_identity(tmp_path):
+    dump = request_in(tmp_path, "responses", configuration={"prms": True, "batch_size": 48})
+    assert request_in(tmp_path, "responses", configuration={"prms": True, "batch_size": 1}).path == dump.path
+    assert request_in(tmp_path, "responses", configuration={"prms": True}, precision="bf16").path == dump.path
+    assert request_in(tmp_path, "responses", configuration={"prms": False}).path != dump.path
+    alone = request_in(tmp_path)
+    assert request_in(tmp_path, n_ranks=1, chosen={"lr": 1e-4}).path == alone.path
 
 
 def test_a_published_artifact_is_found_with_its_manifest(tmp_path):
@@ -150,6 +164,49 @@ def test_variants_have_their_own_latest(tmp_path):
     assert find_latest(tmp_path, "shapes", "responses", split="val").path == val.path.resolve()
     assert find_latest(tmp_path, "shapes", "responses").path == train.path.resolve()
     assert list(list_latest(tmp_path, "shapes", "responses")) == ["train", "val"]
+
+
+def test_a_lost_latest_is_found_again_from_the_manifests(tmp_path):
+    first, second = (request_in(tmp_path, "responses", flags={"split": "val"}, seed=seed) for seed in (0, 1))
+    make(request_in(tmp_path, "responses", flags={"split": "train"}))
+    make(first)
+    make(second)
+    set_finished(first, "2026-02-01T00:00:00+00:00")
+    set_finished(second, "2026-01-01T00:00:00+00:00")
+    for link in first.path.parent.glob("latest*"):
+        link.unlink()
+    assert find_latest(tmp_path, "shapes", "responses", split="val").path == first.path.resolve()
+    assert sorted(list_latest(tmp_path, "shapes", "responses")) == ["train", "val"]
+    assert find_latest(tmp_path, "shapes", "responses", split="test") is None
+
+
+def set_finished(request: Request, time: str) -> None:
+    path = request.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(render_json(with_checksum(manifest | {"finished": time})))
+
+
+def test_a_copy_without_links_is_read_and_written_to(tmp_path):
+    """As cp -rL and scp -r make it: `latest` is a folder, a second copy of the artifact."""
+    request = request_in(tmp_path / "runs")
+    make(request)
+    shutil.copytree(tmp_path / "runs", tmp_path / "copy")  # follows links
+    copy = request_in(tmp_path / "copy")
+    assert (copy.path.parent / "latest").is_dir()
+    assert not (copy.path.parent / "latest").is_symlink()
+    assert find_latest(tmp_path / "copy", "shapes", "step1").digest == request.path.name
+    make(request_in(tmp_path / "copy", seed=1))
+    assert (copy.path.parent / "latest").is_symlink()
+    assert find(copy) is not None
+
+
+def test_a_folder_that_is_called_latest_alone_gets_its_name(tmp_path):
+    request = request_in(tmp_path)
+    make(request)
+    (request.path.parent / "latest").unlink()
+    request.path.rename(request.path.parent / "latest")
+    make(request_in(tmp_path, seed=1))
+    assert find(request) is not None
 
 
 def test_the_reason_to_run_names_each_difference(tmp_path):

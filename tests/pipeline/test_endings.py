@@ -65,9 +65,7 @@ def test_one_rank_of_torchrun_that_fails(copy_of_project, workers):
     root = copy_of_project
     image = images_of(root)[3]
     image.unlink()
-    ended = run_ris(
-        "train-step1", "--set", "epochs=20", *places(root), "--workers", workers, launcher=TORCHRUN
-    )
+    ended = run_ris("train-step1", "--set", "epochs=20", *places(root), "--workers", workers, launcher=TORCHRUN)
     assert ended.status == 1
     lines = [line for line in ended.stderr.splitlines() if image.name in line]
     assert len(lines) == 1, ended.stderr

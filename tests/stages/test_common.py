@@ -1,11 +1,12 @@
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from ris_pipeline.artifacts.publish import publish
-from ris_pipeline.config import Step1Config
+from ris_pipeline.config import ResponsesConfig, Step1Config
 from ris_pipeline.errors import RisError
 from stages import common
 from stages.common import due, input_of, request_of, resolve_config, show
@@ -69,6 +70,37 @@ def test_changed_annotations_are_a_reason(tiny, capsys):
         file.write('{"image": "a.png", "ref": "cow", "sentence": "the cow"}\n')
     run_step1(tiny)
     assert "runs (inputs.data: " in capsys.readouterr().err
+
+
+def test_labels_and_responses_of_other_annotations_are_refused(tiny, capsys):
+    """Their ids may mean other objects by now; a network that was trained on them is only remarked on."""
+    run_step1(tiny)
+    config = resolve_config(tiny, ResponsesConfig, "responses")
+    step1 = input_of(tiny, "step1")
+    with publish(request_of(tiny, "responses", config, inputs=[step1], flags={"split": "val"})) as work:
+        (work.path / "val.zarr").touch()
+    input_of(tiny, "responses", split="val")
+    path = tiny.data_root / "tiny" / "pairs.jsonl"
+    path.write_text(path.read_text().replace("the cat", "the dog"))
+    capsys.readouterr()
+    with pytest.raises(RisError, match=r"responses/val .* annotations that have changed .*ris dump-responses"):
+        input_of(tiny, "responses", split="val")
+    assert input_of(tiny, "step1").digest == step1.digest
+    assert "step1 is stale: " in capsys.readouterr().err
+
+
+def test_finished_runs_where_nobody_may_write_answer(tiny, monkeypatch):
+    """As root, for whom no permission counts: the system refuses to make a link."""
+    run_step1(tiny)
+    link = tiny.runs / "tiny" / "step1" / "latest"
+    link.unlink()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    run_step1(tiny)
+    assert not link.exists()
 
 
 def test_dry_run_writes_nothing(tiny, capsys):

@@ -2,9 +2,11 @@ import dataclasses
 import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
+from ris_pipeline.artifacts.identity import STAGES
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
@@ -38,10 +40,37 @@ def test_each_state(tiny, capsys):
 
     old = input_of(tiny, "step1").digest
     make(dataclasses.replace(tiny, set=["epochs=3"]), "step1", Step1Config)
-    found = states(tiny, capsys)
-    assert found["step1"] == ("stale", ["configuration.epochs: 3 → 2"])
     new = input_of(tiny, "step1").digest
+    found = states(tiny, capsys)
+    assert found["step1"] == ("fresh", [])  # made as its manifest says it was to be made
     assert found["responses/train"] == ("stale", [f"inputs.step1: {old} → {new}"])
+    # Made from the responses of before, which are what is there: stale with them.
+    state, (why,) = found["pseudolabels/no-refine"]
+    assert state == "stale"
+    assert why.startswith("made from responses/train, which is stale: inputs.step1")
+    config = tiny.runs / "c.toml"
+    config.write_text("[step1]\nlr = 1.0\n")
+    found = states(dataclasses.replace(tiny, config=config), capsys)
+    assert sorted(found["step1"][1]) == ["configuration.epochs: 3 → 2", "configuration.lr: 5e-05 → 1.0"]
+
+
+def test_a_changed_card_is_a_reason(tiny, capsys):
+    make(tiny, "step1", Step1Config)
+    card = Path(tiny.dataset)
+    card.write_text(card.read_text().replace("epochs = 2", "epochs = 7"))
+    assert states(tiny, capsys)["step1"] == ("stale", ["configuration.epochs: 2 → 7"])
+
+
+def test_a_raised_code_version_makes_all_behind_it_stale(tiny, capsys, monkeypatch):
+    make(tiny, "step1", Step1Config)
+    make(tiny, "responses", ResponsesConfig, ("step1", {}), flags={"split": "train"})
+    make(
+        tiny, "pseudolabels", PseudolabelConfig, ("responses", {"split": "train"}), flags={"refine": True}, refine=True
+    )
+    monkeypatch.setitem(STAGES, "step1", dataclasses.replace(STAGES["step1"], code_version=99))
+    found = states(tiny, capsys)
+    assert [found[name][0] for name in ("step1", "responses/train", "pseudolabels/refine")] == ["stale"] * 3
+    assert "code_version" in found["pseudolabels/refine"][1][0]
 
 
 def test_damage_and_broken_runs(tiny, capsys):
@@ -61,7 +90,7 @@ def test_artifacts_that_no_link_leads_to_are_verified_too(tiny, capsys):
     old = input_of(tiny, "step1").path
     make(dataclasses.replace(tiny, set=["epochs=3"]), "step1", Step1Config)
     (old / "result").write_bytes(b"x")
-    assert states(tiny, capsys)["step1"][0] == "stale"
+    assert states(tiny, capsys)["step1"][0] == "fresh"
     with pytest.raises(RisError, match=f"^damaged: .*/{old.name};"):
         status.run(tiny, verify=True)
 

@@ -1,0 +1,95 @@
+"""Whether an artifact still is what its stage would make now: the same settings, code, data, and inputs that are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.artifacts.identity import (
+    CHECKPOINT,
+    NO_ARTIFACTS,
+    STAGES,
+    Artifact,
+    differences,
+    find_named,
+    load_artifact,
+)
+from ris_pipeline.errors import RisError
+
+
+class Freshness:
+    """What is stale of one data set's artifacts, and why; each artifact is looked at once.
+
+    `digest_data` returns the digest of the data that a split has now, `configure` the configuration with which an
+    artifact would be made now; both raise RisError where there is none.
+    """
+
+    def __init__(
+        self,
+        runs: Path,
+        dataset: str,
+        digest_data: Callable[[], str],
+        configure: Callable[[Artifact], Mapping[str, Any] | None],
+    ) -> None:
+        self.runs, self.dataset = runs, dataset
+        self._digest_data, self._configure = digest_data, configure
+        self._reasons: dict[Path, list[str]] = {}
+
+    def reasons(self, artifact: Artifact) -> list[str]:
+        """Return what its stage would do differently now, and what is stale of all it was made from; empty: fresh."""
+        if artifact.path not in self._reasons:
+            self._reasons[artifact.path] = []  # no artifact is made from itself, but a manifest may say so
+            self._reasons[artifact.path] = self._compare(artifact)
+        return self._reasons[artifact.path]
+
+    def _compare(self, artifact: Artifact) -> list[str]:
+        manifest = artifact.manifest
+        if CHECKPOINT in manifest["inputs"]:  # imported: no stage would make it again
+            return []
+        stage = STAGES[manifest["stage"]]
+        now: dict[str, Any] = {"inputs": {}, "code_version": stage.code_version}
+        behind: list[str] = []
+        for name, recorded in manifest["inputs"].items():
+            now["inputs"][name], stale = self._look_at_input(name, recorded)
+            behind += stale
+        configuration = self._configure(artifact)
+        if configuration is not None:
+            now["configuration"] = {key: value for key, value in configuration.items() if key not in stage.speed}
+        return [*differences(manifest, now), *behind]
+
+    def _look_at_input(self, name: str, recorded: str) -> tuple[str, list[str]]:
+        """The digest that the input has now, or a word on why it has none; and the reasons why it is stale itself."""
+        if name in NO_ARTIFACTS:
+            try:
+                return self._digest_data(), []
+            except RisError as error:
+                return str(error), []
+        try:
+            latest = find_named(self.runs, self.dataset, name)
+        except RisError:  # `ris status` has a row of it
+            return "damaged", []
+        if latest is None:
+            return "missing", []
+        reasons = self.reasons(latest) if latest.digest == recorded else []
+        return latest.digest, [f"made from {name}, which is stale: {reason}" for reason in reasons[:1]]
+
+
+def describe_other_data(artifact: Artifact, runs: Path, dataset: str, data: str) -> str | None:
+    """Return what of the artifact and all it was made from was made of other data than those of digest `data`.
+
+    None where all were made of these. Imported artifacts know nothing of data.
+    """
+    to_see, seen = [artifact], set()
+    while to_see:
+        found = to_see.pop()
+        recorded = found.manifest["inputs"].get("data")
+        if recorded is not None and recorded != data:
+            return f"{found.name} ({found.digest})"
+        for name, its_digest in found.manifest["inputs"].items():
+            path = runs / dataset / name.partition("/")[0] / its_digest
+            if name not in NO_ARTIFACTS and path not in seen:
+                seen.add(path)
+                source = load_artifact(path)
+                to_see += [source] if source is not None else []
+    return None
