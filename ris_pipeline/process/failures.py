@@ -13,6 +13,7 @@ _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 # torch, safetensors and OpenCV tell by their text alone.
 _MEMORY_WORDS = ("can't allocate memory", "out of memory", "Insufficient memory", "Failed to allocate", "bad alloc")
 _SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
+_SHARED_WORDS = ("shared memory",)  # before _SPACE_WORDS, which its error holds as well
 _LOADER_WORDS = ("DataLoader worker",)
 _PEER_WORDS = ("/gloo/", "NCCL")
 
@@ -40,8 +41,13 @@ def explain_failure(error: Exception, folder: Path | None = None, lower: str = "
         return f"out of memory ({_first_line(error)}); lower {lower}"
     if isinstance(error, BrokenProcessPool):
         return f"a worker process was killed, most likely for want of memory; lower --workers or free memory, {again}"
+    if _has(text, _SHARED_WORDS):
+        return (
+            "shared memory (/dev/shm) is full, through which readers hand over their batches; start the container with "
+            f"more (docker: --shm-size=1g) or read without other processes (--workers 0), {again}"
+        )
     if _has(text, _LOADER_WORDS):
-        cause = "shared memory (/dev/shm) is full" if "shared memory" in text else "most likely for want of memory"
+        cause = "most likely for want of memory"
         return f"a process that reads images was killed, {cause}; lower --workers or free memory, {again}"
     if _has(text, _PEER_WORDS):
         return f"another process of this training ended; if nothing above says why, look for what killed it, {again}"

@@ -269,19 +269,22 @@ def test_a_signal_ends_a_command_with_a_line_that_says_how_to_go_on(copy_of_proj
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launch):
-    """Four times the images: less than 20 MiB more. Their pixels alone would take 35 MiB, the maps 100."""
+    """Seven times the images: less than 45 MiB more, of which the allocator's whim is 30.
+
+    Their pixels alone would take 70 MiB, the maps 200.
+    """
     peaks: dict[tuple[str, int], int] = {}
     launcher = launch(tmp_path, 1000.0)
-    for n_images in (40, 160):
+    for n_images in (40, 280):
         launcher.root = tmp_path / str(n_images)
         launcher.root.mkdir()
         write_tiny_card(launcher.root, train=n_images, val=1)
         for name in [one for one in COMMANDS if one != "pretrain-clip"]:
             launcher.run(COMMANDS[name], "--workers", "0", "--quiet")
             peaks[name, n_images] = launcher.peak_kib
-    growth = {name: (peaks[name, 160] - peak) / 1024 for (name, n_images), peak in peaks.items() if n_images == 40}
+    growth = {name: (peaks[name, 280] - peak) / 1024 for (name, n_images), peak in peaks.items() if n_images == 40}
     print({name: f"{peaks[name, 40] / 1024:.0f} MiB, {more:+.1f}" for name, more in growth.items()})
-    assert max(growth.values()) < 20, growth
+    assert max(growth.values()) < 45, growth
 
 
 @pytest.mark.endurance
