@@ -16,8 +16,9 @@ FIGURES = ("qualitative", "curves", "table")
 @command("predict")
 def predict(
     options: StageOptions,
-    image: Annotated[Path, typer.Argument(help="An image file, or a folder of images.")],
-    text: Annotated[list[str], typer.Argument(help="Sentences, each in quotes.")],
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="IMAGE... TEXT...", help="Images or folders, then sentences in quotes.")
+    ],
     more: Annotated[
         list[Path] | None, typer.Option("--image", metavar="<path>", help="A further image or folder; repeatable.")
     ] = None,
@@ -28,6 +29,9 @@ def predict(
     save_map: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="The map too, as float32 (H, W) at the image's size.")
     ] = None,
+    raw_orientation: Annotated[
+        bool, typer.Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")
+    ] = False,
 ) -> None:
     """Segment what each sentence says in images.
 
@@ -35,8 +39,10 @@ def predict(
     Writes:   <out>/: <image>-<k>-mask, -overlay, -map.png; predictions.json
     Example:  ris predict photo.jpg "the dog on the left" "the cat" --out masks
     """
-    images = [image, *(more or [])]
-    run_stage("predict", options, images=images, texts=text, out=out, checkpoint=checkpoint, save_map=save_map)
+    run_stage(
+        "predict", options, arguments=arguments, out=out, more=more or [], checkpoint=checkpoint, save_map=save_map,
+        raw_orientation=raw_orientation,
+    )  # fmt: skip
 
 
 @command("import-checkpoint")

@@ -190,18 +190,10 @@ def show(options: StageOptions, request: Request) -> None:
 
 
 def device_of(options: StageOptions) -> "torch.device":
-    """The device to compute on; auto takes CUDA, then MPS, then the CPU. RisError where it is not usable."""
-    import torch
+    """The device to compute on. RisError where it is not usable, or not with the precision."""
+    from ris_pipeline.process.device import find_device
 
-    if options.device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    else:
-        try:
-            device = torch.device(options.device)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise RisError(f"--device {options.device}: not usable here; try --device cpu") from error
+    device = find_device(options.device)
     if options.precision == "fp16" and device.type != "cuda":
         raise RisError(f"--precision fp16 needs a CUDA device, and this one is {device.type}; use bf16 or fp32")
     return device

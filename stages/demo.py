@@ -134,15 +134,14 @@ def read_upright(data: bytes) -> "NDArray[np.uint8]":
     """The image in the bytes of a file, uint8 (H, W, 3) RGB, turned as browsers turn it, no side over 1,024 pixels."""
     import numpy as np
     import PIL.Image
-    import PIL.ImageOps
 
-    from ris_pipeline.datasets.io.files import MAX_PIXELS
+    from ris_pipeline.datasets.io.files import MAX_PIXELS, to_rgb
 
     try:
         with PIL.Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise RisError(f"the image has more than {MAX_PIXELS:,} pixels; scale it down")
-            upright = PIL.ImageOps.exif_transpose(picture).convert("RGB")
+            upright = PIL.Image.fromarray(to_rgb(picture, upright=True))
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
         raise RisError("not a readable image; PNG, JPEG and WebP are") from error
     upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 
 import ris_pipeline
@@ -82,8 +83,18 @@ def test_an_artifact_of_another_stage(tmp_path):
     (tmp_path / MANIFEST).write_text('{"stage": "responses"}')
     with pytest.raises(RisError, match="an artifact of responses, which does not segment"):
         Segmenter.load(tmp_path)
-    with pytest.raises(RisError, match=r"manifest\.json"):
+    with pytest.raises(RisError, match=r"nowhere: no such checkpoint"):
         Segmenter.load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RisError, match=r"empty: holds no artifact itself"):
+        Segmenter.load(tmp_path / "empty")
+
+
+def test_a_folder_that_holds_artifacts_names_them(tmp_path):
+    (tmp_path / "step1" / "0123456789ab").mkdir(parents=True)
+    (tmp_path / "step1" / "0123456789ab" / MANIFEST).write_text('{"stage": "step1"}')
+    with pytest.raises(RisError, match=r"it holds .*step1/0123456789ab"):
+        Segmenter.load(tmp_path / "step1")
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +155,65 @@ def test_what_is_no_image(image, segmenters):
         segmenters["step1"](image, "dog")
 
 
-def test_no_sentence(segmenters):
-    with pytest.raises(RisError, match="no sentence"):
-        segmenters["step1"](IMAGE, [])
+@pytest.mark.parametrize(
+    ("sentences", "fault"),
+    [
+        ([], "no sentence"),
+        ("", "is empty"),
+        (["dog", "  "], "sentence 2 is empty"),
+        ([1], "is int, not text"),
+        (b"dog", "no sentence"),
+    ],
+)
+def test_what_is_no_sentence(sentences, fault, segmenters):
+    with pytest.raises(RisError, match=fault):
+        segmenters["step1"](IMAGE, sentences)
+
+
+@pytest.mark.parametrize("image", [[IMAGE, IMAGE], b"bytes", 3])
+def test_what_is_no_image_at_all(image, segmenters):
+    with pytest.raises(RisError, match="an image is a path, a PIL image or an array"):
+        segmenters["step1"](image, "dog")
+
+
+@pytest.mark.parametrize("stage", ["step1", "step2"])
+def test_an_image_is_encoded_once_for_many_sentences(stage, segmenters, monkeypatch):
+    segmenter, calls = segmenters[stage], []
+    encode = segmenter.network.encode_image
+    monkeypatch.setattr(segmenter.network, "encode_image", lambda pixels: (calls.append(1), encode(pixels))[1])
+    segmenter.set_image(IMAGE)
+    found = [segmenter.segment(sentence) for sentence in SENTENCES]
+    assert calls == [1]
+    for prediction, expected in zip(found, segmenter(IMAGE, SENTENCES), strict=True):
+        np.testing.assert_allclose(prediction.map, expected.map, atol=1e-5)
+
+
+def test_a_sentence_that_is_too_long_is_warned_of(segmenters):
+    long = "the small thing that is near the other thing on the left side of the picture, namely the purple heart!"
+    with pytest.warns(UserWarning, match="the end is cut"):
+        segmenters["step1"](IMAGE, long)
+    assert segmenters["step1"].find_cut(["a dog!", long, "七个汉字填满二十个词"]) == [long, "七个汉字填满二十个词"]
+
+
+def test_a_prediction_in_the_fields_forms(tmp_path):
+    mask = np.zeros((4, 5), bool)
+    mask[1:3, 2:5] = True
+    found = Prediction(mask * np.float32(0.5), mask)
+    assert found.box == (2, 1, 5, 3)
+    assert found.polygons == [[2, 1, 2, 2, 4, 2, 4, 1]]
+    assert found.rle["size"] == [4, 5]
+    np.testing.assert_array_equal(coco_mask.decode(found.rle).astype(bool), mask)
+    found.save(tmp_path / "mask.png")
+    with PIL.Image.open(tmp_path / "mask.png") as picture:
+        np.testing.assert_array_equal(np.array(picture), mask * 255)
+    painted = np.array(found.plot(np.zeros((4, 5, 3), np.uint8)))
+    np.testing.assert_array_equal(painted[:, :, 0] > 0, mask)
+    assert repr(found) == "Prediction(4×5 pixels, mask 30.0%, score 0.50)"
+    nothing = Prediction(np.zeros((4, 5), np.float32), np.zeros((4, 5), bool))
+    assert nothing.box is None
+    assert nothing.polygons == []
+    with pytest.raises(RisError, match="the mask"):
+        found.plot(np.zeros((5, 5, 3), np.uint8))
 
 
 def test_score_is_the_mean_over_the_mask():
