@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pycocotools import mask as coco_mask
 from ris_pipeline.datasets.io.files import MAX_PIXELS, load_picture
 
 Mask = NDArray[np.bool_]
+Extent = tuple[float, float, float, float]  # left, top, right, bottom; right and bottom lie outside
 
 _LARGEST_COORDINATE = 2.0**31
 
@@ -43,7 +45,7 @@ def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
     return mask
 
 
-def find_extent(segmentation: Any, hw: tuple[int, int]) -> tuple[float, float, float, float]:
+def find_extent(segmentation: Any, hw: tuple[int, int]) -> Extent:
     """Return left, top, right, bottom of the mask in pixels, without decoding it; right and bottom lie outside.
 
     segmentation: polygons or run lengths, as in load_segmentation. Of polygons it is that of their corners.
@@ -58,10 +60,7 @@ def find_extent(segmentation: Any, hw: tuple[int, int]) -> tuple[float, float, f
         if not found:
             raise ValueError("its run lengths hold no pixel of the object")
     else:
-        found = []
-        for polygon in _parse_polygons(parts, hw):
-            corners = np.reshape(polygon, (-1, 2))
-            found.append((*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()))
+        found = [edges for _, edges in _parse_polygons(parts, hw)]
     left, top, right, bottom = zip(*found, strict=True)
     extent = min(left), min(top), max(right), max(bottom)
     if extent[2] - extent[0] <= 0 or extent[3] - extent[1] <= 0:
@@ -69,7 +68,7 @@ def find_extent(segmentation: Any, hw: tuple[int, int]) -> tuple[float, float, f
     return extent
 
 
-def extent_of(mask: Mask) -> tuple[float, float, float, float] | None:
+def extent_of(mask: Mask) -> Extent | None:
     """Return left, top, right, bottom of a mask (H, W); right and bottom lie outside. None where it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -77,7 +76,7 @@ def extent_of(mask: Mask) -> tuple[float, float, float, float] | None:
     return float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1
 
 
-def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
+def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> Extent | None:
     """Left, top, right, bottom of the runs down the columns; None where they hold nothing of the object."""
     ends = np.cumsum(runs)
     starts, stops = ends[0:-1:2], ends[1::2]  # of the object's runs: first pixel, one past the last
@@ -107,28 +106,32 @@ def _load_png(path: Path, hw: tuple[int, int] | None) -> Mask:
 def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[Mask]:
     if hw is None:
         raise ValueError("polygons need the image's size, which is not known")
-    return [_decode_rle(rle, hw) for rle in coco_mask.frPyObjects(_parse_polygons(polygons, hw), *hw)]
+    kept = [polygon for polygon, _ in _parse_polygons(polygons, hw)]
+    return [_decode_rle(rle, hw) for rle in coco_mask.frPyObjects(kept, *hw)]
 
 
-def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[list[float]]:
-    """The polygons of three corners and more, checked."""
-    width_height = np.array(hw[::-1])
+def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list[float], Extent]]:
+    """The polygons of three corners and more, checked, and the extent of each.
+
+    Of plain numbers, without NumPy: a data set has hundred thousands, all looked at when it is read.
+    """
+    height, width = hw
     kept = []
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2 or not set(map(type, polygon)) <= {int, float}:
             raise ValueError(f"a polygon must be a list of x, y pairs, not {_shorten(polygon)}")
-        try:
-            corners = np.array(polygon, np.float64).reshape(-1, 2)
-        except OverflowError as error:
-            raise ValueError(f"a polygon lies far outside the image: {_shorten(polygon)}") from error
-        # pycocotools walks along every edge, so one that ends far away would take all memory. NaN is nowhere.
-        if not ((corners >= -width_height) & (corners <= 2 * width_height)).all():
+        if len(polygon) < 6:  # encloses nothing, and pycocotools would take four numbers for a box
+            continue
+        xs, ys = polygon[0::2], polygon[1::2]
+        edges = min(xs), min(ys), max(xs), max(ys)
+        is_near = -width <= edges[0] and -height <= edges[1] and edges[2] <= 2 * width and edges[3] <= 2 * height
+        # pycocotools walks along every edge, so one that ends far away would take all memory. A NaN makes the sum one.
+        if not is_near or math.isnan(sum(polygon)):
             raise ValueError(f"a polygon lies far outside the image: {_shorten(polygon)}")
-        if len(corners) >= 3:  # fewer enclose nothing, and pycocotools would take four numbers for a box
-            kept.append(polygon)
+        kept.append((polygon, edges))
     if not kept:
         raise ValueError("no polygon has three corners")
-    if max(hw) > 2 and max(map(max, kept)) <= 1:
+    if max(hw) > 2 and max(max(edges) for _, edges in kept) <= 1:
         raise ValueError("its polygons are in shares of the image, or a matrix of 0 and 1; they must be in pixels")
     return kept
 

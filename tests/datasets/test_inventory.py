@@ -1,0 +1,81 @@
+import json
+import os
+
+import PIL.Image
+import pytest
+
+from ris_pipeline.datasets import inventory
+from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.inventory import Inventory
+from ris_pipeline.errors import RisError
+
+CARD = Card("toy", "pairs", "toy", "toy/images", {"train": None, "val": None})
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "toy" / "images").mkdir(parents=True)
+    lines = [
+        {"image": "a.png", "ref": "x", "sentence": "one"},
+        {"image": "b.png", "ref": "v", "sentence": "two", "split": "val", "mask": "m.png"},
+    ]
+    (tmp_path / "toy" / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("images/a.png", "images/b.png", "m.png"):
+        PIL.Image.new("L", (4, 3), 9).save(tmp_path / "toy" / name)
+    return tmp_path
+
+
+def digests(root):
+    """Of both splits, as a new command has them."""
+    return [Inventory(CARD, root, root / "runs" / "data.json").digest(split) for split in ("train", "val")]
+
+
+def replace_picture(path, level):
+    """Another picture; the time of change moves even where the clock of the file system is coarse."""
+    before = path.stat().st_mtime_ns
+    PIL.Image.new("L", (4, 3), level).save(path)
+    os.utime(path, ns=(before + 10**9, before + 10**9))
+
+
+def test_a_digest_follows_the_contents_of_its_split(root):
+    train, val = digests(root)
+    assert digests(root) == [train, val]
+    replace_picture(root / "toy" / "images" / "b.png", 50)
+    assert digests(root)[0] == train
+    changed = digests(root)[1]
+    assert changed != val
+    replace_picture(root / "toy" / "m.png", 50)
+    assert digests(root)[1] not in (val, changed)
+    replace_picture(root / "toy" / "images" / "b.png", 9)
+    replace_picture(root / "toy" / "m.png", 9)
+    assert digests(root) == [train, val]  # touched, but the same again
+
+
+def test_changed_annotations_change_every_split(root):
+    before = digests(root)
+    path = root / "toy" / "pairs.jsonl"
+    path.write_text(path.read_text().replace("one", "uno"))
+    assert not set(before) & set(digests(root))
+
+
+def test_nothing_is_read_twice(root, monkeypatch):
+    before = digests(root)
+    monkeypatch.setattr(inventory, "_hash_file", None)
+    monkeypatch.setattr(inventory, "load_dataset", None)
+    assert digests(root) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"files": {"a": 1}, "splits": {}}'])
+def test_a_damaged_memory_is_made_again(root, content):
+    before = digests(root)
+    (root / "runs" / "data.json").write_bytes(content)
+    assert digests(root) == before
+
+
+def test_missing_and_empty_images_are_told_before_any_work(root):
+    (root / "toy" / "images" / "a.png").unlink()
+    with pytest.raises(RisError, match=r"toy train: 1 of 1 files .* a\.png"):
+        Inventory(CARD, root, root / "data.json").digest("train")
+    (root / "toy" / "m.png").write_bytes(b"")
+    with pytest.raises(RisError, match=r"toy val: 1 of 2 files .* m\.png"):
+        Inventory(CARD, root, root / "data.json").digest("val")
