@@ -24,6 +24,7 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
+Side = Annotated[int, Range(64)]  # pixels: two cells of the coarsest grid, of which there must be more than one
 Natural = Annotated[int, Range(0)]
 Rate = Annotated[float, Range(1e-12)]  # strictly positive
 Weight = Annotated[float, Range(0)]
@@ -42,7 +43,7 @@ class Step1Config:
     image_encoder_weights: str | None = None  # file or timm tag; None: random values
     aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP of the calibration loss; TRIS
     aux_weights: str | None = "openai"  # as clip_weights
-    input_size: Count = 320  # pixels a side, plain resize; TRIS
+    input_size: Side = 320  # pixels a side, plain resize; TRIS
     hidden: Count = 1024  # channels C_d shared by image and text; TRIS
     epochs: Count = 15  # an epoch visits each ref once; TRIS
     batch_size: Count = 48  # refs; TRIS
@@ -91,6 +92,7 @@ class PseudolabelConfig:
     beta: Rate = 10.0  # power of the affinity; IRNet
     log2_steps: Natural = 8  # 2^8 = 256 random-walk steps; IRNet
     background: Share = 0.25  # score of "no object" against the walked map; TRIS
+    max_side: Count = 640  # pixels; larger photographs are refined at this size, COCO's and ReferIt's are not larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Step2Config:
     clip_weights: str | None = "openai"  # open_clip tag or a file; None: random values
     image_encoder: str | None = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
     image_encoder_weights: str | None = None  # file or timm tag; None: random values
-    input_size: Count = 320  # pixels a side, plain resize; TRIS
+    input_size: Side = 320  # pixels a side, plain resize; TRIS
     encoders_from_step1: bool = False  # start the encoders where Step-1 left them; TRIS starts from CLIP: False
     decoder_width: Count = 64  # channels of the decoder at c1; 2, 4, 8 times as many at c2, c3, c4; TRIS
     epochs: Count = 15  # an epoch visits each ref once; TRIS

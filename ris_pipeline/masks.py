@@ -52,6 +52,14 @@ def load_label(path: Path) -> Pixels:
     return label
 
 
+def resize_labels(labels: Pixels, hw: tuple[int, int]) -> Pixels:
+    """Return labels uint8 (R, h, w) at the size hw, each pixel that of the nearest centre."""
+    h, w = labels.shape[1:]
+    y = ((np.arange(hw[0]) + 0.5) * h / hw[0]).astype(int)
+    x = ((np.arange(hw[1]) + 0.5) * w / hw[1]).astype(int)
+    return labels[:, y[:, None], x[None, :]]
+
+
 def has_right_checksums(path: Path) -> bool:
     """Whether the file is a PNG whose every part has its checksum: decoders pass over that of the pixels."""
     data = path.read_bytes()

@@ -1,6 +1,7 @@
 """What the commands share: their configuration, data set, device and artifacts."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -150,6 +151,8 @@ def request_of(
         seed=options.seed,
         precision=options.precision,
         chosen=chosen_of(options, stage),
+        # As torchrun tells it; asking torch would cost the seconds of its import.
+        n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if stage in ("step1", "step2") else 1,
     )
 
 

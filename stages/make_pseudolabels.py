@@ -6,11 +6,11 @@ from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import PseudolabelConfig
 from stages.common import device_of, due, input_of, open_dataset, request_of, resolve_config, show
-from stages.options import StageOptions
+from stages.options import StageOptions, say
 from stages.progress import progress, report_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ris_pipeline.datasets import Dataset
     from ris_pipeline.datasets.records import ImageGroup
@@ -44,7 +44,7 @@ def fill(
 ) -> None:
     """Write the pseudo-labels that are missing in the work folder, and the contact sheet."""
     from ris_pipeline.datasets.records import group_by_image
-    from ris_pipeline.refine.pseudolabels import save_thresholded
+    from ris_pipeline.refine.pseudolabels import count_labels, save_thresholded
 
     groups = group_by_image(dataset)
     if config.refine:
@@ -53,7 +53,26 @@ def fill(
         with progress(options, "labels", len(dataset.refs)) as advance:
             save_thresholded(dataset, store, groups, work.path, config.threshold, advance)
     _save_sheet(work, dataset, groups)
-    work.counts |= {"refs": len(dataset.refs), "images": len(groups)}
+    with progress(options, "count", len(dataset.refs)) as advance:
+        counts = count_labels(work.path, dataset.refs, advance)
+    work.counts |= {
+        "refs": len(dataset.refs),
+        "images": len(groups),
+        "empty": counts.n_empty,
+        "tiny": counts.n_tiny,
+        "ignored_per_mille": round(1000 * counts.ignored_share),
+    }
+    say_what_labels_hold(options, work.counts)
+
+
+def say_what_labels_hold(options: StageOptions, counts: "Mapping[str, int]") -> None:
+    """Say how many pseudo-labels hold no object, as a warning where half of them do."""
+    refs, empty = counts["refs"], counts.get("empty", 0)
+    ignored = f", {counts['ignored_per_mille'] / 10:.1f} % of the pixels ignored" if counts["ignored_per_mille"] else ""
+    line = f"{refs:,} pseudo-labels: {empty:,} empty, {counts['tiny']:,} tiny{ignored}"
+    if 2 * empty >= refs:
+        line = f"warning: {line}; at least half of them teach nothing: look at the responses (ris report)"
+    say(options, line)
 
 
 def _refine(

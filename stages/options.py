@@ -26,7 +26,7 @@ class StageOptions:
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Change one configuration value; repeatable."),
     ] = None
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of all random numbers.")] = 0
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"], typer.Option(help="bf16, fp16: automatic mixed precision; fp16 needs CUDA.")

@@ -3,6 +3,7 @@
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.config import Step2Config
 from stages.common import due, input_of, open_dataset, request_of, resolve_config, show
+from stages.make_pseudolabels import say_what_labels_hold
 from stages.options import StageOptions
 
 
@@ -14,6 +15,8 @@ def run(options: StageOptions, oracle: bool = False) -> None:
     inputs = [one for one in (labels, step1) if one is not None]
     request = request_of(options, "step2", config, inputs=inputs, flags={"labels": "true" if oracle else "pseudo"})
     if due(options, request):
+        if labels is not None and "empty" in labels.manifest["counts"]:
+            say_what_labels_hold(options, labels.manifest["counts"])
         _train(options, request, config, labels, step1)
     show(options, request)
 

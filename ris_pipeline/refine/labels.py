@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ris_pipeline.masks import save_label
+from ris_pipeline.masks import resize_labels, save_label
 from ris_pipeline.refine.instances import compute_pseudolabels
 from ris_pipeline.refine.seeds import compute_seeds
 
@@ -34,15 +34,16 @@ def write_refined(
     maps: Maps,
     edge: Maps,
     displacement: Maps,
-    hw: tuple[int, int],
+    image_hw: tuple[int, int],
     threshold: float,
     beta: float,
     n_steps: int,
     radius: int,
 ) -> None:
-    """Write folder/<ref_id>.png: the refined pseudo-labels of the maps float32 (R, H, W) of one image."""
+    """Write folder/<ref_id>.png of image_hw: the refined pseudo-labels of the maps float32 (R, H, W) of one image."""
+    hw = (maps.shape[1], maps.shape[2])
     labels = compute_pseudolabels(maps, edge, displacement, hw, threshold, beta=beta, n_steps=n_steps, radius=radius)
-    write_labels(folder, ref_ids, labels)
+    write_labels(folder, ref_ids, resize_labels(labels, image_hw))
 
 
 def write_labels(folder: Path, ref_ids: Sequence[int], labels: NDArray[np.uint8]) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ import torch
 from numpy.typing import NDArray
 
 from ris_pipeline.config import PseudolabelConfig
-from ris_pipeline.datasets.io.images import load_image, normalise, size_of
+from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, resize_image, size_of
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.store import ResponseStore, compute_map
-from ris_pipeline.masks import has_right_checksums, load_label
+from ris_pipeline.masks import FOREGROUND, IGNORE, has_right_checksums, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.workers import process_pool
 from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds
 
 Advance = Callable[[int], None]
 Maps = NDArray[np.float32]
+TINY_SHARE = 0.001  # of an image's pixels: 20×15 of 640×480
 
 
 def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
@@ -48,9 +50,10 @@ def save_thresholded(
 ) -> None:  # fmt: skip
     """Write the plain pseudo-label of each ref: 1 where its selected map exceeds the threshold."""
     for group in groups:
-        refs = _missing(group, dataset, folder)
+        hw = size_of(dataset.images[group.image_id])
+        refs = _missing(group, folder, hw)
         if refs:
-            maps = compute_selected_maps(store, refs, size_of(dataset.images[group.image_id]))
+            maps = compute_selected_maps(store, refs, hw)
             write_labels(folder, _ids(refs), (maps > threshold).astype(np.uint8))
         advance(len(group.refs))
 
@@ -62,10 +65,11 @@ def save_seeds(
     """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes."""
     with _submitting(workers) as submit:
         for group in groups:
-            refs = _missing(group, dataset, folder)
+            hw = limit_size(size_of(dataset.images[group.image_id]), config.max_side)
+            refs = _missing(group, folder, hw)
             if refs:
-                image = load_image(dataset.images[group.image_id])
-                maps = compute_selected_maps(store, refs, (image.shape[0], image.shape[1]))
+                image = resize_image(load_image(dataset.images[group.image_id]), hw)
+                maps = compute_selected_maps(store, refs, hw)
                 thresholds = config.fg_threshold, config.bg_threshold
                 submit(write_seeds, folder, _ids(refs), maps, image, *thresholds)
             advance(len(group.refs))
@@ -79,15 +83,16 @@ def save_refined(
     net.to(device).eval()
     with _submitting(workers) as submit:
         for group in groups:
-            refs = _missing(group, dataset, folder)
+            image_hw = size_of(dataset.images[group.image_id])
+            refs = _missing(group, folder, image_hw)
             if refs:
-                image = load_image(dataset.images[group.image_id])
+                hw = limit_size(image_hw, config.max_side)
+                image = resize_image(load_image(dataset.images[group.image_id]), hw)
                 edge, displacement = net.edge_displacement(normalise(image)[None].to(device))
-                hw = (image.shape[0], image.shape[1])
                 maps = compute_selected_maps(store, refs, hw)
                 submit(
                     write_refined, folder, _ids(refs), maps, edge[0, 0].cpu().numpy(),
-                    displacement[0].cpu().numpy(), hw, config.background, config.beta, 2**config.log2_steps,
+                    displacement[0].cpu().numpy(), image_hw, config.background, config.beta, 2**config.log2_steps,
                     config.walk_radius,
                 )  # fmt: skip
             advance(len(group.refs))
@@ -97,18 +102,42 @@ def _ids(refs: Sequence[Ref]) -> list[int]:
     return [ref.ref_id for ref in refs]
 
 
-def _missing(group: ImageGroup, dataset: Dataset, folder: Path) -> list[Ref]:
-    """The refs of the image without a whole label: since a crash there may be a name without its contents."""
-    return [ref for ref in group.refs if not _is_whole(folder / f"{ref.ref_id}.png", dataset, group)]
+def _missing(group: ImageGroup, folder: Path, hw: tuple[int, int]) -> list[Ref]:
+    """The refs of the image whose label of the size hw is missing or damaged: a crash can leave an empty file."""
+    return [ref for ref in group.refs if not _is_whole(folder / f"{ref.ref_id}.png", hw)]
 
 
-def _is_whole(path: Path, dataset: Dataset, group: ImageGroup) -> bool:
+def _is_whole(path: Path, hw: tuple[int, int]) -> bool:
     if not path.exists():
         return False
     try:
-        return has_right_checksums(path) and load_label(path).shape == size_of(dataset.images[group.image_id])
+        return has_right_checksums(path) and load_label(path).shape == hw
     except RisError:
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """What pseudo-labels hold, without a look at the truth."""
+
+    n_labels: int
+    n_empty: int  # without foreground
+    n_tiny: int  # foreground in less than TINY_SHARE of the image
+    ignored_share: float  # of all pixels, those that no stage learns from
+
+
+def count_labels(folder: Path, refs: Sequence[Ref], advance: Advance) -> LabelCounts:
+    """Return what the refs' labels in the folder hold. Raises RisError where one is missing."""
+    n_empty = n_tiny = n_ignored = n_pixels = 0
+    for ref in refs:
+        label = load_label(folder / f"{ref.ref_id}.png")
+        share = np.count_nonzero(label == FOREGROUND) / label.size
+        n_empty += int(share == 0)
+        n_tiny += int(0 < share < TINY_SHARE)
+        n_ignored += int(np.count_nonzero(label == IGNORE))
+        n_pixels += label.size
+        advance(1)
+    return LabelCounts(len(refs), n_empty, n_tiny, n_ignored / max(n_pixels, 1))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.errors import RisError
-from ris_pipeline.masks import load_label
+from ris_pipeline.masks import load_label, resize_labels
 from ris_pipeline.training.draws import Draw, Plan
 from ris_pipeline.training.readers import read_ahead
 
@@ -59,15 +59,10 @@ class _Steps:
         pixels = torch.stack([to_pixels(load_image(dataset.images[i]), self.input_size) for i in image_ids])
         labels = None
         if self.labels is not None:
-            labels = torch.stack([self._resize(self.labels.load(dataset, ref)) for ref in refs])
+            hw = (self.input_size, self.input_size)
+            loaded = [self.labels.load(dataset, ref)[None] for ref in refs]
+            labels = torch.from_numpy(np.concatenate([resize_labels(label, hw) for label in loaded]))
         return Batch(pixels, torch.tensor([row[ref.image_id] for ref in refs]), draws, labels)
-
-    def _resize(self, label: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
-        """Nearest pixel, so that no value between 0, 1 and 255 comes up."""
-        h, w = label.shape
-        y = ((np.arange(self.input_size) + 0.5) * h / self.input_size).astype(int)
-        x = ((np.arange(self.input_size) + 0.5) * w / self.input_size).astype(int)
-        return torch.from_numpy(label[y[:, None], x[None, :]])
 
 
 def read_batches(

@@ -58,7 +58,19 @@ class Plan:
         sentence = ref.expressions[rng.integers(len(ref.expressions))].sentence
         others = self.dataset.siblings(ref) or self._strangers(ref, rng)
         negatives = tuple(_any_sentence(others, rng) for _ in range(self.n_negatives)) if others else ()
+        if sentence in negatives:
+            # Differs from TRIS: also of siblings; there only strangers' sentences are drawn again.
+            negatives = self._without(sentence, negatives, [*others, *self._strangers(ref, rng)])
         return Draw(index, sentence, negatives)
+
+    def _without(self, sentence: str, negatives: tuple[str, ...], refs: Sequence[Ref]) -> tuple[str, ...]:
+        """The negatives with another sentence of `refs` in place of the own one; without it where there is none."""
+        others = [e.sentence for ref in refs for e in ref.expressions if e.sentence != sentence]
+        return tuple(
+            text if text != sentence else others[k % len(others)]
+            for k, text in enumerate(negatives)
+            if text != sentence or others
+        )
 
     def _strangers(self, ref: Ref, rng: np.random.Generator) -> list[Ref]:
         """Refs of other images, for a ref that is alone in its own."""

@@ -7,15 +7,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ris_pipeline.config import PseudolabelConfig
-from ris_pipeline.datasets.io.images import load_image, normalise
+from ris_pipeline.datasets.io.images import load_image, normalise, resize_image
 from ris_pipeline.datasets.records import Image
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import IGNORE, load_label
@@ -45,8 +45,9 @@ def augment(
     """A crop × crop cut of the image and its labels, rescaled and mirrored at random; IGNORE outside the image."""
     scale = rng.uniform(*SCALES)
     h, w = (max(round(side * scale), 1) for side in seed.shape)
-    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-    seed = cv2.resize(seed, (w, h), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+    # PIL's filters, as IRNet: antialiased where they make smaller, which OpenCV's are not, and on pixel centres.
+    image = np.array(PIL.Image.fromarray(image).resize((w, h), PIL.Image.Resampling.BICUBIC))
+    seed = np.array(PIL.Image.fromarray(seed).resize((w, h), PIL.Image.Resampling.NEAREST))
     if rng.random() < 0.5:
         image, seed = image[:, ::-1], seed[:, ::-1]
     # A side longer than the crop is cut, a shorter one is placed anywhere in it.
@@ -80,7 +81,10 @@ class _Cuts:
     def _cut(self, k: int) -> tuple[Tensor, Tensor]:
         file = self.file_of(k)
         rng = np.random.default_rng([self.seed, *divmod(k, len(self.files))])
-        image, seed = augment(load_image(file.image), load_label(file.seed), self.crop, rng)
+        seed = load_label(file.seed)
+        # A large photograph's seeds are those of the image at the size that it is refined at.
+        image = resize_image(load_image(file.image), (seed.shape[0], seed.shape[1]))
+        image, seed = augment(image, seed, self.crop, rng)
         return normalise(image), torch.from_numpy(seed)
 
     def file_of(self, k: int) -> SeedFile:

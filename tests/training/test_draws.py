@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -151,3 +152,29 @@ def test_ranks_share_a_small_data_set(n_refs):
 def test_no_rank_is_without_a_ref():
     dataset = dataset_of(1)
     assert [refs_of(plan_of(dataset, rank=rank, n_ranks=2).draw_epoch(0)) for rank in (0, 1)] == [[0], [0]]
+
+
+def replace_sentences(dataset, *sentences):
+    """The data set with one sentence a ref."""
+    refs = tuple(replace(ref, expressions=(Expression(ref.ref_id, text),))
+                 for ref, text in zip(dataset.refs, sentences, strict=True))  # fmt: skip
+    return replace(dataset, refs=refs)
+
+
+@pytest.mark.parametrize(
+    ("n_refs", "sentences"),
+    [
+        ((2, 1), ("man", "man", "woman")),  # said of two refs of one image
+        ((1, 1, 1), ("man", "man", "woman")),  # a stranger's
+    ],
+)
+def test_the_own_sentence_is_never_a_negative(n_refs, sentences):
+    plan = plan_of(replace_sentences(dataset_of(*n_refs), *sentences))
+    draws = [draw for epoch in range(40) for batch in plan.draw_epoch(epoch) for draw in batch if draw.ref < 2]
+    assert all(draw.sentence == "man" and set(draw.negatives) <= {"woman"} for draw in draws)
+    assert any(draw.negatives for draw in draws)
+
+
+def test_where_all_say_the_same_there_are_no_negatives():
+    plan = plan_of(replace_sentences(dataset_of(2), "man", "man"))
+    assert [draw.negatives for batch in plan.draw_epoch(0) for draw in batch] == [(), ()]

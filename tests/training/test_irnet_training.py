@@ -78,6 +78,36 @@ def test_crops_are_rescaled_by_a_half_to_three_halves():
     assert np.mean(sides) == pytest.approx(40, abs=3)
 
 
+class Fixed:
+    """Random numbers that scale by the given factor, mirror nothing and cut at the upper left."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def uniform(self, low, high):
+        return self.scale
+
+    def random(self):
+        return 0.9
+
+    def integers(self, low, high):
+        return 0
+
+
+def test_an_image_is_made_smaller_with_antialiasing():
+    """A checkerboard of single pixels at half the size is even grey; without antialiasing it stays a pattern."""
+    board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    cut, _ = augment(np.repeat(board[:, :, None], 3, axis=2), np.zeros((32, 32), np.uint8), 16, Fixed(0.5))
+    assert np.abs(cut[4:12, 4:12].astype(int) - 127).max() <= 2
+
+
+def test_labels_are_taken_at_the_centres_of_pixels():
+    """Columns 0 1 2 3 at half the size: centres 1.0 and 3.0 of the old ones, so columns 1 and 3."""
+    seed = np.tile(np.array([0, 1, 255, 0], np.uint8), (4, 1))
+    _, cut = augment(np.zeros((4, 4, 3), np.uint8), seed, 2, Fixed(0.5))
+    assert cut.tolist() == [[1, 0], [1, 0]]
+
+
 def test_crops_are_mirrored_half_of_the_time():
     image, seed = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
     seed[:, :20] = 1

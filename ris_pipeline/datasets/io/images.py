@@ -35,6 +35,21 @@ def size_of(image: Image) -> tuple[int, int]:
     return image.hw or read_size(image.path, upright=image.upright)
 
 
+def limit_size(hw: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Return height and width with no side over `longest` pixels, in the same proportion; hw itself where none is."""
+    if max(hw) <= longest:
+        return hw
+    height, width = (max(round(side * longest / max(hw)), 1) for side in hw)
+    return height, width
+
+
+def resize_image(image: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the image uint8 (H, W, 3) at the size hw, bicubic with antialiasing; itself where it has that size."""
+    if image.shape[:2] == hw:
+        return image
+    return np.array(PIL.Image.fromarray(image).resize(hw[::-1], PIL.Image.Resampling.BICUBIC))
+
+
 def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:
     """The network input, float32 (3, size, size): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation.
 
