@@ -8,7 +8,7 @@ DATA_ROOT = data
 RUNS      = runs
 CONFIG    =
 PYTHON    = python3
-OPTIONS   = --dataset $(DATASET) --data-root $(DATA_ROOT) --runs $(RUNS) $(if $(CONFIG),--config $(CONFIG))
+OPTIONS   = --dataset "$(DATASET)" --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $(if $(CONFIG),--config "$(CONFIG)")
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
@@ -86,8 +86,10 @@ $(READY): pyproject.toml constraints.txt
 	    || { echo "$(PYTHON) is missing or older than 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv \
 	    || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)"; exit 1; }
+	@echo "installing torch and what else is needed into .venv: about 6 GB on the disk, two minutes on a fast network"
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,demo,tensorboard]'
 	@touch $@
+	@echo "done; for the commands: . .venv/bin/activate"
 
 # The reference of the library, from its docstrings: build/docs/index.html.
 docs: $(READY)

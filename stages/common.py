@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -100,7 +101,7 @@ def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact
         for name, value in flags.items():
             words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
         what = f"{stage} ({label_of(flags)})" if flags else stage
-        command = " ".join([*words, places_of(options)])
+        command = command_line(options, " ".join(words))
         # Before the command, which ends the line so that it can be copied.
         hint = suggest_path(options.runs)
         raise RisError(f"{options.runs / dataset}: no finished {what} yet{hint}; run: {command}")
@@ -118,18 +119,24 @@ def check_lineage(options: StageOptions, artifact: Artifact) -> None:
     if other is None:
         return
     line = f"{other} was made from annotations that have changed since"
-    if artifact.manifest["stage"] in ("responses", "pseudolabels"):
+    stage = str(artifact.manifest["stage"])
+    if stage in ("responses", "pseudolabels"):
         what = "" if other.startswith(artifact.name) else f"{artifact.name} is out of date: "
-        raise RisError(
-            f"{what}{line}; make it again: {STAGES[artifact.manifest['stage']].command} {places_of(options)}"
-        )
+        raise RisError(f"{what}{line}; make it again: {command_line(options, STAGES[stage].command)}")
     say(options, f"{artifact.name} is stale: {line}")
 
 
-def places_of(options: StageOptions) -> str:
-    """The options that say which data and where, as typed: the end of a command in a message."""
-    places = [f"--dataset {options.dataset}", f"--data-root {options.data_root}", f"--runs {options.runs}"]
-    return " ".join([*places, *([f"--config {options.config}"] if options.config else [])])
+def command_line(options: StageOptions, command: str) -> str:
+    """A command as it has to be typed for the data and places of `options`; what is the default is left out."""
+    default = StageOptions()
+    places = (
+        ("--dataset", options.dataset, default.dataset),
+        ("--data-root", options.data_root, default.data_root),
+        ("--runs", options.runs, default.runs),
+        ("--config", options.config, default.config),
+    )
+    words = [word for name, value, usual in places if value != usual for word in (name, str(value))]
+    return f"{command} {shlex.join(words)}".rstrip()
 
 
 def request_of(

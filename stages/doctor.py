@@ -13,14 +13,17 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+from ris_pipeline.artifacts.files import fsync_path
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.errors import DownloadError, RisError
+from ris_pipeline.process.failures import explain_failure
 from stages.common import device_of, resolve_config
 from stages.options import StageOptions, card_of, emit
 
 REINSTALL = "rm -r .venv and make again, or: pip install -c constraints.txt -e . (torch and torchvision in one command)"
 GIGABYTE = 1e9
 FREE_FOR_RUNS = 5.0  # GB; a run on RefCOCO leaves about one, and a resumable checkpoint beside it
+SHARED_MEMORY = Path("/dev/shm")
 SLOW = 3.0  # GFLOP/s; two cores that six other processes kept busy came to 9
 
 
@@ -214,6 +217,32 @@ def check_data(options: StageOptions) -> Iterator[Finding]:
         yield Finding("data", "ok", f"{card.name}: sentences as its card says: {counts}")
 
 
+def check_opencv(options: StageOptions) -> Iterator[Finding]:
+    """Whether OpenCV imports: its build for desktops needs a library that servers lack."""
+    try:
+        import cv2
+    except ImportError as error:
+        yield Finding("opencv", "broken", str(error), explain_failure(error) or REINSTALL)
+    else:
+        yield Finding("opencv", "ok", cv2.__version__)
+
+
+def check_shared_memory(options: StageOptions) -> Iterator[Finding]:
+    """Whether the batches that readers hold ready fit into /dev/shm; containers often have 64 MB of it."""
+    config = resolve_config(options, Step1Config, "step1")
+    # Each reader holds two batches of float32 pixels ready (torch), and one is in use.
+    needed = (2 * options.workers + 1) * config.batch_size * 3 * config.input_size**2 * 4
+    if not SHARED_MEMORY.is_dir() or options.workers == 0:
+        yield Finding("shared memory", "ok", "not used")
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    found = f"{free / 1e6:,.0f} MB free in {SHARED_MEMORY}; {options.workers} readers of step1 take {needed / 1e6:,.0f}"
+    if free < needed:
+        yield Finding("shared memory", "warning", found, "docker: --shm-size=1g; or fewer --workers, 0 takes none")
+    else:
+        yield Finding("shared memory", "ok", found)
+
+
 def check_disk(options: StageOptions) -> Iterator[Finding]:
     """The space that is left where the artifacts go."""
     folder = _existing(options.runs)
@@ -233,11 +262,14 @@ def check_writing(options: StageOptions) -> Iterator[Finding]:
             link.symlink_to(lock.name)
             with lock.open("w") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fsync_path(lock)
+                fsync_path(Path(name))  # a folder: some network disks cannot
     except OSError as error:
         remedy = "put --runs on a disk of this machine that you may write to"
-        yield Finding("writing", "broken", f"{folder}: no files, links or locks there ({error.strerror})", remedy)
+        what = f"{folder}: no files, links, locks or fsync there ({error.strerror})"
+        yield Finding("writing", "broken", what, remedy)
     else:
-        yield Finding("writing", "ok", f"files, links and locks at {folder}")
+        yield Finding("writing", "ok", f"files, links, locks and fsync at {folder}")
 
 
 def _existing(path: Path) -> Path:
@@ -248,12 +280,14 @@ def _existing(path: Path) -> Path:
 CHECKS: dict[str, Callable[[StageOptions], Iterator[Finding]]] = {
     "python": check_python,
     "packages": check_packages,
+    "opencv": check_opencv,
     "torchvision": check_torchvision,
     "open_clip": check_open_clip,
     "device": check_device,
     "speed": check_speed,
     "weights": check_weights,
     "data": check_data,
+    "shared memory": check_shared_memory,
     "disk": check_disk,
     "writing": check_writing,
 }

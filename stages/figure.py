@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ris_pipeline.errors import RisError
-from stages.common import open_dataset, places_of
+from stages.common import command_line, open_dataset
 from stages.options import StageOptions, card_of, emit
 from stages.report import draw_samples
 from stages.report_inputs import LABELS_SPLIT, Found, find_artifacts, open_sources, read_curves, read_scores
@@ -75,7 +75,7 @@ def _draw_curves(options: StageOptions, found: Found, refs: Sequence[int]) -> Fi
 
     curves = {CURVE_TITLES.get(name, name): own for name, own in read_curves(found).items() if own}
     if not curves:
-        raise RisError(f"no training has left its losses yet; run: ris train-step1 {places_of(options)}")
+        raise RisError(f"no training has left its losses yet; run: {command_line(options, 'ris train-step1')}")
     return draw_all_curves(curves)
 
 
@@ -84,5 +84,5 @@ def _draw_table(options: StageOptions, found: Found, refs: Sequence[int]) -> Fig
 
     scores = read_scores(options, found)
     if not scores:
-        raise RisError(f"nothing has been scored yet; run: ris score {places_of(options)}")
+        raise RisError(f"nothing has been scored yet; run: {command_line(options, 'ris score')}")
     return draw_table(scores, [name for name in METRICS if any(name in score.metrics for score in scores)])

@@ -9,14 +9,14 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explain_failure
 from ris_pipeline.process.signals import Stopped, watch_signals
-from stages.options import StageOptions, is_silent
+from stages.options import StageOptions, is_silent, say
 
 _SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -25,7 +25,25 @@ _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,
 }
 METRICS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "all")  # of --metric; prec and box are groups
+TRAININGS = ("train-step1", "train-step2")  # the commands that several processes of torchrun share
 app = typer.Typer(help="Images and sentences in, masks out.", **_SETTINGS)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from ris_pipeline import __version__
+
+        print(f"ris {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ris(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Images and sentences in, masks out."""
 
 
 def add_group(name: str, text: str) -> typer.Typer:
@@ -48,6 +66,10 @@ def command(name: str, group: typer.Typer = app) -> Callable[[Callable[..., None
         @functools.wraps(function)
         def run(**values: Any) -> None:
             options = StageOptions(**{one.name: values.pop(one.name) for one in common})
+            if name not in TRAININGS and "TORCHELASTIC_RUN_ID" in os.environ:
+                if is_silent():
+                    return
+                say(options, f"{name} runs in one process: the others that torchrun started have nothing to do")
             with_errors_shown(functools.partial(function, options, **values), debug=options.debug)
 
         keyword_only = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *common)]

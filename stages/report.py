@@ -14,7 +14,7 @@ from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ReportConfig
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.stage_rows import StageRow
-from stages.common import due, open_dataset, request_of, resolve_config
+from stages.common import command_line, due, open_dataset, request_of, resolve_config
 from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 from stages.report_inputs import Found, find_artifacts, open_sources, read_curves, read_outcomes, read_scores
@@ -71,7 +71,7 @@ def list_stages(options: StageOptions) -> list[StageRow]:
         artifacts = list_latest(options.runs, card_of(options).name, stage).values()
         rows += [_stage_row(artifact, freshness.reasons(artifact)) for artifact in artifacts]
         if not artifacts and stage not in _OPTIONAL:
-            rows.append(StageRow(stage, "missing", f"run: {STAGES[stage].command}"))
+            rows.append(StageRow(stage, "missing", f"run: {command_line(options, STAGES[stage].command)}"))
     return rows
 
 

@@ -12,7 +12,7 @@ from ris_pipeline.config import PseudolabelConfig, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import Estimate
 from ris_pipeline.scoring.paper import paper_figure
-from stages.common import device_of, places_of, splits_of
+from stages.common import command_line, device_of, splits_of
 from stages.options import StageOptions, card_of
 from stages.score import OUTCOMES, SCORED, SCORES
 
@@ -57,7 +57,7 @@ def find_artifacts(options: StageOptions, chosen: Sequence[str] | None) -> Found
     if not with_something:
         raise RisError(
             f"{options.runs / name}: no responses and no scores of {', '.join(splits)} yet; "
-            f"run: ris dump-responses {places_of(options)}"
+            f"run: {command_line(options, 'ris dump-responses')}"
         )
     return Found(
         splits=with_something,

@@ -17,7 +17,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import METRICS, Outcome, require_metric, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
 from ris_pipeline.scoring.paper import paper_figure
-from stages.common import device_of, due, open_dataset, places_of, request_of, resolve_config, splits_of
+from stages.common import command_line, device_of, due, open_dataset, request_of, resolve_config, splits_of
 from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 
@@ -138,7 +138,7 @@ def _plan(options: StageOptions, base: Request, splits: Sequence[str] | None, st
         if stage and wanted and not found:
             command = wanted[0].command.format(split=split)
             raise RisError(
-                f"{base.dataset} {split}: nothing of {stage} to score yet; run: {command} {places_of(options)}"
+                f"{base.dataset} {split}: nothing of {stage} to score yet; run: {command_line(options, command)}"
             )
         for one in wanted:
             if one in found:
@@ -146,7 +146,7 @@ def _plan(options: StageOptions, base: Request, splits: Sequence[str] | None, st
             elif one.name != "step2-oracle":
                 missing.setdefault(one.command.format(split=split), []).append(f"{one.name} {split}")
     for command, names in missing.items():
-        say(options, f"left out, not made yet: {', '.join(names)}; run: {command}")
+        say(options, f"left out, not made yet: {', '.join(names)}; run: {command_line(options, command)}")
     if stage and not jobs:
         chosen = ", ".join(splits_of(options, splits))
         raise RisError(f"{stage} is not scored on {chosen}: pseudo-labels are of train only; for step2 name --split")

@@ -18,7 +18,7 @@ from ris_pipeline.artifacts.identity import (
 from ris_pipeline.artifacts.locks import holder_of
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
-from stages.common import data_digest, resolve_config
+from stages.common import command_line, data_digest, resolve_config
 from stages.options import StageOptions, align, card_of, emit
 from stages.verify import Damages, find_damages
 from stages.verify import repair as mend
@@ -121,11 +121,13 @@ def rows_of(options: StageOptions, stage: str, damages: Damages, freshness: Fres
             rows.append(Row(stage, "damaged", path=str(folder), why=faults))
     for partial in sorted((options.runs / name / stage).glob("*.partial")):
         holder = holder_of(partial.with_suffix(".lock"))
-        why = (f"by {holder}",) if holder else (f"broken off; {STAGES[stage].command} resumes it",)
+        why = (
+            (f"by {holder}",) if holder else (f"broken off; {command_line(options, STAGES[stage].command)} resumes it",)
+        )
         rows.append(Row(stage, "running" if holder else "partial", path=str(partial), why=why))
     if rows or stage == "irnet":  # an IRNet is imported or not; nothing waits for it
         return rows
-    return [Row(stage, "missing", why=(f"run: {STAGES[stage].command}",))]
+    return [Row(stage, "missing", why=(f"run: {command_line(options, STAGES[stage].command)}",))]
 
 
 def _manifest_fault(folder: Path) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from ris_pipeline.integrity import (
     recorded_checksum,
     restore_records,
 )
-from stages.common import data_digest, open_dataset, places_of
+from stages.common import command_line, data_digest, open_dataset
 from stages.options import StageOptions, card_of, say
 from stages.progress import progress
 
@@ -110,7 +110,7 @@ def _anew(options: StageOptions, folder: Path) -> str:
             words.append(f"--{name} {value}" if isinstance(value, str) else f"--{'' if value else 'no-'}{name}")
     words += [f"--seed {manifest['seed']}"] if manifest["seed"] else []
     words += [f"--precision {manifest['precision']}"] if manifest["precision"] != "fp32" else []
-    return f"make it anew with its configuration: {' '.join(words)} --force {places_of(options)}"
+    return f"make it anew with its configuration: {command_line(options, ' '.join([*words, '--force']))}"
 
 
 def _remake(

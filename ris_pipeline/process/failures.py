@@ -36,6 +36,11 @@ def explain_failure(error: Exception, folder: Path | None = None, lower: str = "
     `folder`: where was written, for errors that do not say; `lower`: the settings that take memory.
     """
     text = str(error)
+    if isinstance(error, ImportError) and "libGL" in text:
+        return (
+            "OpenCV needs the system's libGL, which is not here: install it (Debian: apt-get install libgl1), or take "
+            "the build without it: pip uninstall opencv-python && pip install opencv-python-headless"
+        )
     again = "then run the same command to go on"
     if isinstance(error, MemoryError) or _has(text, _MEMORY_WORDS) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory ({_first_line(error)}); lower {lower}"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
+from ris_pipeline.errors import RisError
+
 _LAUNCHER = os.getppid()
 
 
@@ -23,8 +25,17 @@ class Ranks:
 
 
 def find_ranks() -> Ranks:
-    """What torchrun says of this process; alone where there is no torchrun."""
+    """What torchrun says of this process; alone where there is no torchrun.
+
+    Raises RisError where the environment holds a part of what torchrun sets.
+    """
     environment = os.environ
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if int(environment.get("WORLD_SIZE", 1)) > 1 and missing:
+        raise RisError(
+            f"WORLD_SIZE is set, but not {', '.join(missing)}: start several processes by torchrun "
+            "(torchrun --nproc-per-node 2 -m stages.cli train-step1), or unset WORLD_SIZE"
+        )
     return Ranks(
         int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1)), int(environment.get("LOCAL_RANK", 0))
     )

@@ -14,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+import ris_pipeline
 from ris_pipeline.errors import RisError
 from stages import register
 from stages.cli import app
@@ -195,3 +196,41 @@ def test_data_list_names_every_card():
     assert "refcocog-umd     refer    train 80,512, val 4,896, test 9,602" in ris("data", "list").stdout.splitlines()
     listed = {row["name"]: row for row in json.loads(ris("data", "list", "--json").stdout)}
     assert listed["referit"]["splits"] == {"train": 59976, "test": 60105}
+
+
+def run_ris(*words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "stages.cli", *words],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_version():
+    assert run_ris("--version").stdout == f"ris {ris_pipeline.__version__}\n"
+
+
+def test_the_old_launcher_is_named():
+    done = run_ris("train-step1", "--local-rank=0")
+    assert done.returncode == 2
+    assert "torchrun" in done.stderr
+
+
+def test_a_part_of_torchruns_environment_is_named(monkeypatch):
+    from ris_pipeline.process.ranks import find_ranks
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RisError, match="RANK, MASTER_ADDR, MASTER_PORT: start several processes by torchrun"):
+        find_ranks()
+
+
+def test_a_command_of_one_process_runs_in_the_first_of_torchrun():
+    first = run_ris("data", "list", RANK="0", WORLD_SIZE="2", TORCHELASTIC_RUN_ID="1")
+    other = run_ris("data", "list", RANK="1", WORLD_SIZE="2", TORCHELASTIC_RUN_ID="1")
+    assert "refcoco" in first.stdout
+    assert "list runs in one process" in first.stderr
+    assert (other.returncode, other.stdout, other.stderr) == (0, "", "")
+
+
+def test_a_terminal_without_utf8_does_not_fail():
+    done = run_ris("table", "1", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr

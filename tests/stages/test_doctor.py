@@ -1,7 +1,9 @@
 """Each fault that the diagnosis is there for is made, and has to be found."""
 
 import dataclasses
+import errno
 import json
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ris_pipeline.errors import RisError
+from ris_pipeline.process.failures import explain_failure
 from stages import doctor
 from stages.options import StageOptions
 
@@ -129,7 +132,7 @@ def test_disk_and_writing(healthy, monkeypatch):
     assert (state, text.partition(" at ")[0]) == ("warning", "1.0 GB left")
     in_a_file = dataclasses.replace(healthy, runs=Path(healthy.dataset) / "runs")
     ((state, text),) = find(in_a_file, "writing")
-    assert (state, "no files, links or locks there (Not a directory)" in text) == ("broken", True)
+    assert (state, "no files, links, locks or fsync there (Not a directory)" in text) == ("broken", True)
     assert find(healthy, "writing")[0][0] == "ok"
     assert not healthy.runs.exists()
 
@@ -146,3 +149,36 @@ def test_a_driver_without_a_torch_for_it(healthy, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
     ((state, text),) = find(dataclasses.replace(healthy, device="auto"), "device")
     assert (state, text.startswith("cpu, though an NVIDIA driver is here; torch is ")) == ("warning", True)
+
+
+DiskUsage = namedtuple("DiskUsage", "total used free")
+
+
+def test_a_small_shared_memory(healthy, monkeypatch):
+    """Docker's 64 MB: two readers of 48 pictures of 320 pixels need five batches of 59 MB."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: DiskUsage(2**26, 0, 2**26))
+    ((state, text),) = find(healthy, "shared memory")
+    assert state == "warning"
+    assert "67 MB free in /dev/shm; 2 readers of step1 take 295 → docker: --shm-size=1g" in text
+    assert find(dataclasses.replace(healthy, workers=0), "shared memory")[0][0] == "ok"
+
+
+def test_opencv_without_libgl(healthy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # its import fails
+    ((state, _),) = find(healthy, "opencv")
+    assert state == "broken"
+    error = ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+    line = explain_failure(error)
+    assert "apt-get install libgl1" in line
+    assert "pip install opencv-python-headless" in line
+    assert explain_failure(ImportError("no module named x")) is None
+
+
+def test_a_disk_that_cannot_sync(healthy, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(doctor, "fsync_path", refuse)
+    ((state, text),) = find(healthy, "writing")
+    assert state == "broken"
+    assert "fsync there (Invalid argument)" in text

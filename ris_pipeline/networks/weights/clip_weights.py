@@ -64,14 +64,15 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int = 20) -> Clip
     `name` is a model of open_clip ("RN50-quickgelu"), "shapes" for the small shipped one, or a directory that
     holds open_clip_config.json (open_clip's format; "last_stride": 16 beside "model_cfg" is Clip's) and
     model.safetensors. `weights` is one of open_clip's tags ("openai"), which
-    open_clip downloads, or a local file; None means random values, or for a directory its own file.
+    open_clip downloads, or a local file; None means random values, or for a directory its own file. "openai", which is
+    every configuration's default, is a directory's own file as well: there is no other.
     Raises RisError for an unknown name or tag, and for a file that cannot be read or does not fit the model.
     """
     if name == "shapes" and not SHAPES_CLIP.is_dir():
         raise RisError(f"{SHAPES_CLIP}: the small CLIP is not there; make it by ris pretrain-clip")
     directory = SHAPES_CLIP if name == "shapes" else Path(name)
     if directory.is_dir():
-        file = directory / WEIGHTS_NAME if weights is None else Path(weights)
+        file = directory / WEIGHTS_NAME if weights in (None, "openai") else Path(weights)
         config, last_stride = _read_config(directory / CONFIG_NAME)
         return _build(config, read_weights(file), file, n_tokens, last_stride)
     config = _find_config(name)
