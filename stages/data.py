@@ -106,6 +106,7 @@ def run_make_shapes(options: StageOptions) -> None:
         raise RisError(f"{card.name} is not a generated data set: its card has no [generate] table")
     from ris_pipeline.shapes.generate import STAMP, remove_leftovers
 
+    _check_places(card)
     folder = options.data_root / card.images.parent
     if not options.dry_run:
         remove_leftovers(folder)
@@ -121,6 +122,21 @@ def run_make_shapes(options: StageOptions) -> None:
     if not options.dry_run:
         _generate(options, card, folder)
         emit(options, str(folder), {"path": str(folder), **card.generate})
+
+
+def _check_places(card: Card) -> None:
+    """RisError where the card looks for the generated files elsewhere than they are written."""
+    folder = card.images.parent
+    right = {
+        "partition": ("shapes", card.partition),
+        "images": (str(folder / "images"), str(card.images)),
+        "annotations": (str(folder / "refer" / str(card.generate.get("variant"))), str(card.annotations)),
+    }
+    for key, (expected, written) in right.items():
+        if written != expected:
+            raise RisError(
+                f'{card.name}: the card must have {key} = "{expected}", where make-shapes writes, not "{written}"'
+            )
 
 
 def _generate(options: StageOptions, card: Card, folder: Path) -> None:

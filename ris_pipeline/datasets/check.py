@@ -111,7 +111,8 @@ def check_dataset(card: Card, data_root: Path) -> Check:
             if not part.ok:
                 found, expected = f"{part.n_expressions:,}", f"{part.n_expected:,}"
                 line = f"{card.name} {part.split}: {found} sentences where the card expects {expected}"
-                check.faults[COUNTS].append(Fault(f"{line}; other annotation files?"))
+                hint = 'write the number, or "any", into the card' if card.generate else "other annotation files?"
+                check.faults[COUNTS].append(Fault(f"{line}; {hint}"))
     _check_files(check, data_root / card.images)
     in_splits = Counter(image.path for dataset in check.datasets for image in dataset.images.values())
     if shared := [path.name for path, n in in_splits.items() if n > 1]:

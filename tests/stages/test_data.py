@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,30 @@ def test_shapes_are_made_once(few, capsys):
     card.write_text(card.read_text().replace("seed = 7", "seed = 8"))
     data.run_make_shapes(few)
     assert "(seed: 7 → 8)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('annotations = "few/refer/shapes"', 'annotations = "few/refer/mine"'),
+        ('images = "few/images"', 'images = "few/photos"'),
+        ('partition = "shapes"', 'partition = "unc"'),
+    ],
+)
+def test_a_card_that_looks_elsewhere_is_refused_before_anything_is_made(few, right, wrong):
+    card = Path(few.dataset)
+    card.write_text(card.read_text().replace(right, wrong))
+    with pytest.raises(RisError, match=re.escape(f"few: the card must have {right}, ")):
+        data.run_make_shapes(few)
+    assert not few.data_root.exists()
+
+
+def test_a_generated_set_of_another_number_of_sentences_says_what_to_write(few):
+    card = Path(few.dataset)
+    card.write_text(card.read_text().replace('val = "any"', "val = 1"))
+    data.run_make_shapes(few)
+    with pytest.raises(RisError, match=r'few val: .* expects 1; write the number, or "any", into the card'):
+        data.run_check(few)
 
 
 def test_shapes_never_replace_what_somebody_else_put_there(few):
