@@ -1,6 +1,6 @@
 """What the commands share: their configuration, data set, device and artifacts."""
 
-import hashlib
+import functools
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     import torch
 
     from ris_pipeline.datasets import Dataset
+    from ris_pipeline.datasets.inventory import Inventory
 
 C = TypeVar("C")
+MANY_FILES = 1000  # that take a while to read
 
 
 def chosen_of(options: StageOptions, stage: str) -> dict[str, Any]:
@@ -49,10 +51,15 @@ def resolve_config(options: StageOptions, cls: type[C], stage: str, **flags: Any
     return resolve(cls, card.config.get(stage, {}), chosen_of(options, stage), flags)
 
 
-def open_dataset(options: StageOptions, split: str) -> "Dataset":
-    """One split of the data set of `options`; says what is left out of it or looks odd."""
+def open_dataset(options: StageOptions, split: str, *, with_images: bool = False) -> "Dataset":
+    """One split of the data set of `options`; says what is left out of it or looks odd.
+
+    with_images: RisError where any of its image files is missing or empty, before any work.
+    """
     from ris_pipeline.datasets import load_dataset
 
+    if with_images:
+        inventory_of(options).check_files(split)
     dataset = load_dataset(card_of(options), options.data_root, split)
     for remark in dataset.remarks:
         say(options, remark)
@@ -83,13 +90,25 @@ def data_digest(options: StageOptions) -> str:
 
     RisError naming missing files.
     """
-    from ris_pipeline.datasets import list_files
+    return digest(inventory_of(options).annotations())
 
-    contents = {}
-    for path in list_files(card_of(options), options.data_root):
-        with path.open("rb") as file:
-            contents[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest(contents)
+
+def images_digest(options: StageOptions, split: str) -> str:
+    """A digest of the images of a split, and of the masks that are files. RisError where its records are faulty."""
+
+    def report(n: int) -> None:
+        if n > MANY_FILES:
+            say(options, f"{card_of(options).name} {split}: reading {n:,} images, once")
+
+    return inventory_of(options).images(split, report)
+
+
+def inventory_of(options: StageOptions) -> "Inventory":
+    """The files of the data set, and what was found of them by earlier commands."""
+    from ris_pipeline.datasets.inventory import Inventory
+
+    card = card_of(options)
+    return Inventory(card, options.data_root, options.runs / card.name / "data.json")
 
 
 def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact:
@@ -110,18 +129,19 @@ def input_of(options: StageOptions, stage: str, **flags: str | bool) -> Artifact
 
 
 def check_lineage(options: StageOptions, artifact: Artifact) -> None:
-    """Raise RisError where the ids in an artifact, or behind it, may mean other sentences and objects by now.
+    """Raise RisError where what is in an artifact, or behind it, may be of other sentences, objects or images by now.
 
     An artifact knows sentences and objects by their ids. After a change of the annotations they may be others.
     """
     name = card_of(options).name
-    other = describe_other_data(artifact, options.runs, name, data_digest(options))
-    if other is None:
+    data = functools.cache(lambda: data_digest(options))
+    images = functools.cache(lambda split: images_digest(options, split))
+    line = describe_other_data(artifact, options.runs, name, data, images)
+    if line is None:
         return
-    line = f"{other} was made from annotations that have changed since"
     stage = str(artifact.manifest["stage"])
     if stage in ("responses", "pseudolabels"):
-        what = "" if other.startswith(artifact.name) else f"{artifact.name} is out of date: "
+        what = "" if line.startswith(artifact.name) else f"{artifact.name} is out of date: "
         raise RisError(f"{what}{line}; make it again: {command_line(options, STAGES[stage].command)}")
     say(options, f"{artifact.name} is stale: {line}")
 
@@ -153,7 +173,7 @@ def request_of(
         dataset=card_of(options).name,
         stage=stage,
         configuration=asdict(config),
-        inputs={"data": data_digest(options), **{one.name: one.digest for one in inputs}},
+        inputs={**data_inputs(options, stage, flags or {}), **{one.name: one.digest for one in inputs}},
         flags=dict(flags or {}),
         seed=options.seed,
         precision=options.precision,
@@ -161,6 +181,14 @@ def request_of(
         # As torchrun tells it; asking torch would cost the seconds of its import.
         n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if stage in ("step1", "step2") else 1,
     )
+
+
+def data_inputs(options: StageOptions, stage: str, flags: Mapping[str, str | bool]) -> dict[str, str]:
+    """Digests of the annotations and, but for the report, which is made of artifacts, of the split's images."""
+    inputs = {"data": data_digest(options)}
+    if stage != "report":
+        inputs["images"] = images_digest(options, str(flags.get("split", "train")))
+    return inputs
 
 
 def due(options: StageOptions, request: Request) -> bool:

@@ -30,14 +30,20 @@ def run(options: StageOptions, splits: list[str] | None, prms: bool | None = Non
 
 
 def _dump(options: StageOptions, request: Request, config: ResponsesConfig, step1: Artifact, split: str) -> None:
-    dataset = open_dataset(options, split)
+    from ris_pipeline.predict import describe_cut
+
+    dataset = open_dataset(options, split, with_images=True)
     networks = load_networks(options, config, step1)
+    sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
+    if cut := networks.step1.clip.find_cut(sorted(sentences)):
+        say(options, f"{dataset.name} {split}: {describe_cut(cut, networks.step1.clip.n_tokens)}")
     with publish(request, force=options.force) as work:
         fill(options, work, dataset, networks, config)
         work.counts |= {
             "refs": len(dataset.refs),
             "sentences": dataset.n_expressions,
             "images": len(dataset.images),
+            "cut_sentences": len(cut),
         }
         work.host |= {"device": str(networks.device)}
 

@@ -33,7 +33,7 @@ def run(options: StageOptions, refine: bool) -> None:
 def _make(options: StageOptions, request: Request, config: PseudolabelConfig, responses: Artifact) -> None:
     from ris_pipeline.maps.store import ResponseStore
 
-    dataset = open_dataset(options, SPLIT)
+    dataset = open_dataset(options, SPLIT, with_images=True)
     store = ResponseStore.open(responses.path / f"{SPLIT}.zarr")
     with publish(request, force=options.force) as work:
         fill(options, work, dataset, store, config)

@@ -84,7 +84,7 @@ def run(
     """Score all that is there, or one stage, on all splits or those named, unless done; print the table."""
     chosen = {} if min_box_area is None else {"skip_small_boxes": min_box_area}
     config = resolve_config(options, ScoreConfig, "scores", **chosen)
-    jobs = _plan(options, request_of(options, "scores", config), splits, stage)
+    jobs = _plan(options, config, splits, stage)
 
     @functools.cache
     def load(split: str) -> "Dataset":
@@ -127,11 +127,12 @@ def _with_stored_oracle(card: "Card", rows: Sequence[dict[str, Any]]) -> list[di
     return shown
 
 
-def _plan(options: StageOptions, base: Request, splits: Sequence[str] | None, stage: str | None) -> list[Job]:
+def _plan(options: StageOptions, config: ScoreConfig, splits: Sequence[str] | None, stage: str | None) -> list[Job]:
     """The rows to make; what cannot be made for want of an artifact is told, or an error if asked for by --stage."""
     jobs = []
     missing: dict[str, list[str]] = {}
     for split in splits_of(options, splits):
+        base = request_of(options, "scores", config, flags={"split": split})
         wanted = [one for one in SCORED if stage in (None, one.stage) and _applies(one, split, chosen=bool(splits))]
         sources = {one.name: one.find_source(options, split) for one in wanted}
         found = [one for one in wanted if not one.source or sources[one.name]]

@@ -18,7 +18,7 @@ from ris_pipeline.artifacts.identity import (
 from ris_pipeline.artifacts.locks import holder_of
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
-from stages.common import command_line, data_digest, resolve_config
+from stages.common import command_line, data_digest, images_digest, resolve_config
 from stages.options import StageOptions, align, card_of, emit
 from stages.verify import Damages, find_damages
 from stages.verify import repair as mend
@@ -145,6 +145,10 @@ def freshness_of(options: StageOptions) -> Freshness:
     def digest_data() -> str:
         return data_digest(options)
 
+    @functools.cache
+    def digest_images(split: str) -> str:
+        return images_digest(options, split)
+
     def configure(artifact: Artifact) -> dict[str, Any] | None:
         stage = artifact.manifest["stage"]
         if stage not in CONFIGS:
@@ -156,4 +160,4 @@ def freshness_of(options: StageOptions) -> Freshness:
         chosen = {} if options.config or options.set else artifact.manifest.get("chosen", {})
         return asdict(resolve_config(options, CONFIGS[stage], stage, **{**chosen, **own}))
 
-    return Freshness(options.runs, card_of(options).name, digest_data, configure)
+    return Freshness(options.runs, card_of(options).name, digest_data, digest_images, configure)

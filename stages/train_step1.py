@@ -21,6 +21,6 @@ def _train(options: StageOptions, request: Request, config: Step1Config) -> None
     from ris_pipeline.training.tasks import Step1Task
     from stages.training import train_and_publish
 
-    dataset = open_dataset(options, "train")
+    dataset = open_dataset(options, "train", with_images=True)
     plan = Plan(dataset, config.batch_size, config.refs_per_image, config.n_negatives, options.seed)
     train_and_publish(options, request, config, plan, lambda: Step1Task(build_step1(config), build_aux(config), config))

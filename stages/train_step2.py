@@ -31,7 +31,7 @@ def _train(
     from ris_pipeline.training.tasks import Step2Task
     from stages.training import train_and_publish
 
-    dataset = open_dataset(options, "train")
+    dataset = open_dataset(options, "train", with_images=True)
     plan = Plan(dataset, config.batch_size, config.refs_per_image, 0, options.seed)
     train_and_publish(
         options,

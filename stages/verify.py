@@ -35,7 +35,7 @@ from ris_pipeline.integrity import (
     recorded_checksum,
     restore_records,
 )
-from stages.common import command_line, data_digest, open_dataset
+from stages.common import command_line, data_inputs, open_dataset
 from stages.options import StageOptions, card_of, say
 from stages.progress import progress
 
@@ -145,7 +145,7 @@ def _remake(
 def _check_same(options: StageOptions, folder: Path, manifest: dict[str, Any]) -> None:
     """None where code, annotations and inputs are those that the artifact was made with; else RisError."""
     now: dict[str, Any] = {"code_version": STAGES[manifest["stage"]].code_version}
-    now["inputs"] = manifest["inputs"] | {"data": data_digest(options)}
+    now["inputs"] = manifest["inputs"] | data_inputs(options, manifest["stage"], manifest["flags"])
     changed = differences(manifest, now)
     if changed:
         raise RisError(f"{folder}: cannot be repaired, {'; '.join(changed)}; {_anew(options, folder)}")

@@ -21,8 +21,8 @@ from ris_pipeline.errors import RisError
 class Freshness:
     """What is stale of one data set's artifacts, and why; each artifact is looked at once.
 
-    `digest_data` returns the digest of the data that a split has now, `configure` the configuration with which an
-    artifact would be made now; both raise RisError where there is none.
+    `digest_data` returns the digest of the annotations as they are now, `digest_images` that of a split's images,
+    `configure` the configuration with which an artifact would be made now; all raise RisError where there is none.
     """
 
     def __init__(
@@ -30,10 +30,11 @@ class Freshness:
         runs: Path,
         dataset: str,
         digest_data: Callable[[], str],
+        digest_images: Callable[[str], str],
         configure: Callable[[Artifact], Mapping[str, Any] | None],
     ) -> None:
         self.runs, self.dataset = runs, dataset
-        self._digest_data, self._configure = digest_data, configure
+        self._digest_data, self._digest_images, self._configure = digest_data, digest_images, configure
         self._reasons: dict[Path, list[str]] = {}
 
     def reasons(self, artifact: Artifact) -> list[str]:
@@ -51,18 +52,18 @@ class Freshness:
         now: dict[str, Any] = {"inputs": {}, "code_version": stage.code_version}
         behind: list[str] = []
         for name, recorded in manifest["inputs"].items():
-            now["inputs"][name], stale = self._look_at_input(name, recorded)
+            now["inputs"][name], stale = self._look_at_input(name, recorded, split_of(manifest))
             behind += stale
         configuration = self._configure(artifact)
         if configuration is not None:
             now["configuration"] = {key: value for key, value in configuration.items() if key not in stage.speed}
         return [*differences(manifest, now), *behind]
 
-    def _look_at_input(self, name: str, recorded: str) -> tuple[str, list[str]]:
+    def _look_at_input(self, name: str, recorded: str, split: str) -> tuple[str, list[str]]:
         """The digest that the input has now, or a word on why it has none; and the reasons why it is stale itself."""
         if name in NO_ARTIFACTS:
             try:
-                return self._digest_data(), []
+                return self._digest_images(split) if name == "images" else self._digest_data(), []
             except RisError as error:
                 return str(error), []
         try:
@@ -75,17 +76,27 @@ class Freshness:
         return latest.digest, [f"made from {name}, which is stale: {reason}" for reason in reasons[:1]]
 
 
-def describe_other_data(artifact: Artifact, runs: Path, dataset: str, data: str) -> str | None:
-    """Return what of the artifact and all it was made from was made of other data than those of digest `data`.
+def split_of(manifest: Mapping[str, Any]) -> str:
+    """Return the split whose images an artifact was made from: that of its flags, or train."""
+    return str(manifest["flags"].get("split", "train"))
 
-    None where all were made of these. Imported artifacts know nothing of data.
+
+def describe_other_data(
+    artifact: Artifact, runs: Path, dataset: str, digest_data: Callable[[], str], digest_images: Callable[[str], str]
+) -> str | None:
+    """Return what of the artifact and all it was made from was made of annotations or images that have changed since.
+
+    None where all were made of those of now. Imported artifacts know nothing of data.
     """
     to_see, seen = [artifact], set()
     while to_see:
         found = to_see.pop()
-        recorded = found.manifest["inputs"].get("data")
-        if recorded is not None and recorded != data:
-            return f"{found.name} ({found.digest})"
+        recorded = found.manifest["inputs"]
+        name = f"{found.name} ({found.digest})"
+        if "data" in recorded and recorded["data"] != digest_data():
+            return f"{name} was made from annotations that have changed since"
+        if "images" in recorded and recorded["images"] != digest_images(split_of(found.manifest)):
+            return f"{name} was made from images that have changed since"
         for name, its_digest in found.manifest["inputs"].items():
             path = runs / dataset / name.partition("/")[0] / its_digest
             if name not in NO_ARTIFACTS and path not in seen:

@@ -29,7 +29,7 @@ RESUME = "resume.pt"  # the checkpoint of a training; removed when its artifact 
 UNLISTED = (*RECORDS, RESUME)  # what files.json does not list
 CHECKSUM = "checksum"  # of the manifest without it
 CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
-NO_ARTIFACTS = ("data", CHECKPOINT)  # the names of inputs that are files from elsewhere
+NO_ARTIFACTS = ("data", "images", CHECKPOINT)  # the names of inputs that are files from elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Request:
     dataset: str
     stage: str
     configuration: Mapping[str, Any]  # resolved
-    inputs: Mapping[str, str]  # {Artifact.name: Artifact.digest}, and "data" for the data set's files
+    inputs: Mapping[str, str]  # {Artifact.name: Artifact.digest}, "data" for the annotations, "images" for the split's
     flags: Mapping[str, str | bool] = field(default_factory=dict)  # arguments of the command that make variants
     seed: int = 0
     precision: str = "fp32"

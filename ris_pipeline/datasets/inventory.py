@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts.files import make_folder, write_json
+from ris_pipeline.artifacts.files import write_json
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json
-from ris_pipeline.datasets.load import list_files, load_dataset
+from ris_pipeline.datasets.load import list_files, read_whole
+from ris_pipeline.datasets.records import Reading
 from ris_pipeline.errors import RisError
 
 _READERS = 8  # threads that hash: they wait for the disk
@@ -23,16 +24,16 @@ _N_NAMED = 10
 class Inventory:
     """The files of one data set and the digests of their contents.
 
-    memory: the JSON file that keeps them between commands; where it cannot be written, they are hashed again. A file
-    counts as unchanged while its size and its time of change are.
+    memory: the JSON file that keeps them between commands; where it cannot be written, or its folder is not there yet,
+    they are hashed again. A file counts as unchanged while its size and its time of change are.
     """
 
     def __init__(self, card: Card, data_root: Path, memory: Path) -> None:
         self.card = card
         self.data_root = data_root
         self.memory = memory
-        self._files: dict[str, list[Any]] = {}  # path: [bytes, time of change in ns, sha256]
-        self._splits: dict[str, list[Any]] = {}  # split: [digest of the annotations, paths of images and mask PNGs]
+        self._files: dict[str, list[Any]] = {}  # name: [bytes, time of change in ns, sha256]
+        self._splits: dict[str, list[Any]] = {}  # split: [digest of the annotations, names of images and mask PNGs]
         with suppress(RisError, TypeError, ValueError, KeyError):  # not there yet, or damaged: look again
             kept = load_json(memory)
             files, splits = dict(kept["files"]), dict(kept["splits"])
@@ -45,61 +46,82 @@ class Inventory:
         Raises RisError naming each file that is missing.
         """
         paths = list_files(self.card, self.data_root)
-        hashed = self._hash(paths, lambda n: None)
+        hashed = self._hash(paths)
         return {path.name: digest for path, digest in zip(paths, hashed, strict=True)}
 
-    def digest(self, split: str, advance: Callable[[int], None] = lambda n: None) -> str:
-        """Return a digest of the annotations and of the images and mask PNGs of one split.
+    def images(self, split: str, report: Callable[[int], None] = lambda n: None) -> str:
+        """Return a digest of the images and mask PNGs of one split.
 
-        advance: called with the number of files that are done. Raises RisError where a record of the split cannot be
-        used, or an image or mask is missing or empty: whoever asks learns it before any work.
+        A file that is gone counts with what it last held: what was made of it is no other for that. report: called
+        with the number of files that have to be read, where there are any. Raises RisError where a record of the
+        split cannot be used: whoever asks learns it before any work.
         """
-        annotations = self.annotations()
+        # In the order of the annotations, which have the names: so a data set may lie elsewhere.
+        return hashlib.sha256("".join(self._hash(self.files(split), report)).encode()).hexdigest()
+
+    def check_files(self, split: str) -> None:
+        """Raise RisError, naming the first, where images or mask PNGs of a split are missing or empty."""
         paths = self.files(split)
         lost = [path for path in paths if not path.is_file() or not path.stat().st_size]
         if lost:
-            shown = ", ".join(path.name for path in lost[:_N_NAMED]) + (" …" if len(lost) > _N_NAMED else "")
+            shown = ", ".join(map(str, lost[:_N_NAMED])) + (" …" if len(lost) > _N_NAMED else "")
             raise RisError(
-                f"{self.card.name} {split}: {len(lost):,} of {len(paths):,} files in {lost[0].parent} are missing or "
-                f"empty: {shown}; `ris data check` lists all"
+                f"{self.card.name} {split}: {len(lost):,} of {len(paths):,} images and masks are missing or empty: "
+                f"{shown}; `ris data check` lists all"
             )
-        hashed = self._hash(paths, advance)
-        names = [path.relative_to(self.data_root).as_posix() if path.is_relative_to(self.data_root) else path.name
-                 for path in paths]  # fmt: skip
-        contents = [annotations, dict(zip(names, hashed, strict=True))]
-        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
     def files(self, split: str) -> list[Path]:
-        """Return the image files and mask PNGs of a split. Raises RisError as load_dataset."""
+        """Return the image files and mask PNGs of a split, none where the card has no such split.
+
+        Raises RisError where a record of it cannot be used.
+        """
         of = hashlib.sha256(json.dumps(self.annotations(), sort_keys=True).encode()).hexdigest()
         known = self._splits.get(split)
         if known is None or known[0] != of:
-            dataset = load_dataset(self.card, self.data_root, split)
-            paths = {str(image.path): None for image in dataset.images.values()}
-            paths |= {str(ref.segmentation): None for ref in dataset.refs if isinstance(ref.segmentation, Path)}
-            self._splits[split] = known = [of, list(paths)]
+            reading = read_whole(self.card, self.data_root, split) if split in self.card.splits else Reading()
+            paths = [image.path for image in reading.images.values()]
+            paths += [ref.segmentation for ref in reading.refs if isinstance(ref.segmentation, Path)]
+            self._splits[split] = known = [of, list(dict.fromkeys(map(self._key, paths)))]
             self._save()
-        return [Path(path) for path in known[1]]
+        return [self.data_root / key for key in known[1]]
 
-    def _hash(self, paths: Iterable[Path], advance: Callable[[int], None]) -> list[str]:
-        """The sha256 of each file, from memory where size and time of change are as at the last look."""
-        stamps = {path: [(status := path.stat()).st_size, status.st_mtime_ns] for path in paths}
-        unknown = [path for path, stamp in stamps.items() if self._files.get(str(path), [])[:2] != stamp]
-        advance(len(stamps) - len(unknown))
-        with ThreadPoolExecutor(_READERS) as pool:
-            for path, digest in zip(unknown, pool.map(_hash_file, unknown), strict=True):
-                self._files[str(path)] = [*stamps[path], digest]
-                advance(1)
+    def _hash(self, paths: Iterable[Path], report: Callable[[int], None] = lambda n: None) -> list[str]:
+        """The sha256 of each file, from memory where size and time of change are as at the last look, or it is gone."""
+        stamps = {path: _stamp(path) for path in paths}
+        unknown = [
+            path for path, stamp in stamps.items() if stamp and self._files.get(self._key(path), [])[:2] != stamp
+        ]
         if unknown:
+            report(len(unknown))
+            with ThreadPoolExecutor(_READERS) as pool:
+                for path, digest in zip(unknown, pool.map(_hash_file, unknown), strict=True):
+                    self._files[self._key(path)] = [*stamps[path], digest]
             self._save()
-        return [str(self._files[str(path)][2]) for path in stamps]
+        return [str(self._files.get(self._key(path), ["", "", "missing"])[2]) for path in stamps]
+
+    def _key(self, path: Path) -> str:
+        """The file's name in memory: below the data root, so that data and runs may be copied elsewhere together."""
+        return path.relative_to(self.data_root).as_posix() if path.is_relative_to(self.data_root) else str(path)
 
     def _save(self) -> None:
-        with suppress(OSError, RisError):  # runs may lie where nobody may write
-            make_folder(self.memory.parent)
-            write_json(self.memory, {"files": self._files, "splits": self._splits})
+        if self.memory.parent.is_dir():
+            with suppress(OSError):  # runs may lie where nobody may write
+                write_json(self.memory, {"files": self._files, "splits": self._splits})
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of change; empty where there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns] if path.is_file() else []
 
 
 def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError:  # it went, or may not be read: whoever needs it says so
+        return "unreadable"
+    with file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,17 +35,23 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     """
     card.check_split(split)
     list_files(card, data_root)
+    reading = read_whole(card, data_root, split)
+    if not reading.refs:
+        others = ", ".join(f"{n:,} of {name!r}" for name, n in reading.other_splits.most_common(5))
+        hint = f"; there are {others}" if others else ""
+        raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}")
+    return Dataset(card.name, split, reading.images, tuple(reading.refs), describe(card, reading))
+
+
+def read_whole(card: Card, data_root: Path, split: str) -> Reading:
+    """Return the records of one split, none where it has none. Raises RisError where any of them cannot be used."""
     reading = read_split(card, data_root, split)
     if reading.faults:
         n = len(reading.faults)
         more = f"; the first of {n:,} faults" if n > 1 else ""
         remedy = "`ris data check` lists all, with --write-exclude for the card's list of what is left out"
         raise RisError(f"{reading.faults[0].text}{more}; {remedy}")
-    if not reading.refs:
-        others = ", ".join(f"{n:,} of {name!r}" for name, n in reading.other_splits.most_common(5))
-        hint = f"; there are {others}" if others else ""
-        raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}")
-    return Dataset(card.name, split, reading.images, tuple(reading.refs), describe(card, reading))
+    return reading
 
 
 def read_split(card: Card, data_root: Path, split: str) -> Reading:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import PIL.Image
 import pytest
@@ -26,8 +27,9 @@ def root(tmp_path):
 
 
 def digests(root):
-    """Of both splits, as a new command has them."""
-    return [Inventory(CARD, root, root / "runs" / "data.json").digest(split) for split in ("train", "val")]
+    (root / "runs").mkdir(exist_ok=True)
+    inventory = Inventory(CARD, root, root / "runs" / "data.json")  # as a new command has it
+    return [inventory.images(split) for split in ("train", "val")]
 
 
 def replace_picture(path, level):
@@ -51,17 +53,25 @@ def test_a_digest_follows_the_contents_of_its_split(root):
     assert digests(root) == [train, val]  # touched, but the same again
 
 
-def test_changed_annotations_change_every_split(root):
-    before = digests(root)
+def test_annotations_are_by_name_and_content(root):
+    before = Inventory(CARD, root, root / "data.json").annotations()
+    assert list(before) == ["pairs.jsonl"]
     path = root / "toy" / "pairs.jsonl"
-    path.write_text(path.read_text().replace("one", "uno"))
-    assert not set(before) & set(digests(root))
+    path.write_text(path.read_text().replace("one", "uno "))
+    assert Inventory(CARD, root, root / "data.json").annotations() != before
+
+
+def test_faulty_annotations_are_told_when_they_are_asked_for(root):
+    path = root / "toy" / "pairs.jsonl"
+    path.write_text(path.read_text().replace("one", " "))
+    with pytest.raises(RisError, match=r"pairs\.jsonl:1"):
+        digests(root)
 
 
 def test_nothing_is_read_twice(root, monkeypatch):
     before = digests(root)
     monkeypatch.setattr(inventory, "_hash_file", None)
-    monkeypatch.setattr(inventory, "load_dataset", None)
+    monkeypatch.setattr(inventory, "read_whole", None)
     assert digests(root) == before
 
 
@@ -72,10 +82,27 @@ def test_a_damaged_memory_is_made_again(root, content):
     assert digests(root) == before
 
 
-def test_missing_and_empty_images_are_told_before_any_work(root):
+def test_data_may_lie_elsewhere(root, tmp_path_factory):
+    before = digests(root)
+    copy = tmp_path_factory.mktemp("copy") / "data"
+    shutil.copytree(root, copy)
+    shutil.rmtree(root / "toy")
+    assert digests(copy) == before
+    shutil.rmtree(copy / "runs")
+    assert digests(copy) == before
+
+
+def test_an_image_that_is_gone_counts_with_what_it_held(root):
+    before = digests(root)
     (root / "toy" / "images" / "a.png").unlink()
-    with pytest.raises(RisError, match=r"toy train: 1 of 1 files .* a\.png"):
-        Inventory(CARD, root, root / "data.json").digest("train")
+    assert digests(root) == before
+
+
+def test_missing_and_empty_images_are_named(root):
+    (root / "toy" / "images" / "a.png").unlink()
     (root / "toy" / "m.png").write_bytes(b"")
-    with pytest.raises(RisError, match=r"toy val: 1 of 2 files .* m\.png"):
-        Inventory(CARD, root, root / "data.json").digest("val")
+    inventory = Inventory(CARD, root, root / "data.json")
+    with pytest.raises(RisError, match=r"toy train: 1 of 1 images .*a\.png"):
+        inventory.check_files("train")
+    with pytest.raises(RisError, match=r"toy val: 1 of 2 images .*m\.png"):
+        inventory.check_files("val")

@@ -115,8 +115,8 @@ def test_weights_are_not_guessed(copy_of_project, status):
     assert weights.read_bytes() == spoilt
 
 
-def test_a_repair_that_comes_out_differently_changes_nothing(copy_of_project, status):
-    """The images were replaced meanwhile: the sheet made of them would not be the one that was published."""
+def test_images_that_were_replaced_are_told(copy_of_project, status):
+    """The sheet made of them would not be the one that was published."""
     from PIL import Image
 
     for image in (copy_of_project / "data" / "tiny" / "images").glob("*.jpg"):
@@ -126,7 +126,7 @@ def test_a_repair_that_comes_out_differently_changes_nothing(copy_of_project, st
     sheet.unlink()
     code, errors, _ = status(copy_of_project, "--repair")
     assert code == 1
-    assert "contact-sheet.png does not come out as it was published" in errors
+    assert "cannot be repaired, inputs.images: " in errors
     assert "ris make-pseudolabels --refine --force" in errors
     assert not sheet.exists()
     assert not list(copy_of_project.glob("runs/*/*/*.repair"))

@@ -3,6 +3,7 @@ import errno
 import json
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from ris_pipeline.artifacts.publish import publish
@@ -70,6 +71,40 @@ def test_changed_annotations_are_a_reason(tiny, capsys):
         file.write('{"image": "a.png", "ref": "cow", "sentence": "the cow"}\n')
     run_step1(tiny)
     assert "runs (inputs.data: " in capsys.readouterr().err
+
+
+def replace_picture(tiny, name):
+    path = tiny.data_root / "tiny" / "images" / name
+    PIL.Image.new("RGB", (6, 4), "red").save(path)
+
+
+def test_replaced_images_of_its_split_are_a_reason(tiny, capsys):
+    run_step1(tiny)
+    replace_picture(tiny, "b.png")  # of val
+    run_step1(tiny)
+    assert "up to date" in capsys.readouterr().err
+    replace_picture(tiny, "a.png")
+    run_step1(tiny)
+    assert "runs (inputs.images: " in capsys.readouterr().err
+
+
+def test_responses_of_other_images_are_refused(tiny):
+    run_step1(tiny)
+    config = resolve_config(tiny, ResponsesConfig, "responses")
+    with publish(
+        request_of(tiny, "responses", config, inputs=[input_of(tiny, "step1")], flags={"split": "val"})
+    ) as work:
+        (work.path / "val.zarr").touch()
+    replace_picture(tiny, "b.png")
+    with pytest.raises(RisError, match=r"responses/val .* images that have changed .*ris dump-responses"):
+        input_of(tiny, "responses", split="val")
+
+
+def test_missing_images_are_named_before_any_work(tiny):
+    (tiny.data_root / "tiny" / "images" / "a.png").unlink()
+    with pytest.raises(RisError, match=r"tiny train: 1 of 1 images and masks are missing or empty: .*a\.png"):
+        common.open_dataset(tiny, "train", with_images=True)
+    common.open_dataset(tiny, "train")
 
 
 def test_labels_and_responses_of_other_annotations_are_refused(tiny, capsys):

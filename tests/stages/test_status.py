@@ -74,6 +74,17 @@ def test_a_raised_code_version_makes_all_behind_it_stale(tiny, capsys, monkeypat
     assert "code_version" in found["pseudolabels/refine"][1][0]
 
 
+def test_replaced_images_make_what_was_made_of_them_stale(tiny, capsys):
+    make(tiny, "step1", Step1Config)
+    make(tiny, "responses", ResponsesConfig, ("step1", {}), flags={"split": "val"})
+    path = tiny.data_root / "tiny" / "images" / "b.png"
+    path.write_bytes(path.read_bytes() + b" ")
+    found = states(tiny, capsys)
+    assert found["step1"] == ("fresh", [])
+    assert found["responses/val"][0] == "stale"
+    assert found["responses/val"][1][0].startswith("inputs.images: ")
+
+
 def test_damage_and_broken_runs(tiny, capsys):
     make(tiny, "step1", Step1Config)
     (input_of(tiny, "step1").path / "result").write_bytes(b"x")
