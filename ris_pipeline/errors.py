@@ -21,6 +21,10 @@ class DownloadError(RisError):
     """Weights that are neither on this machine nor could be fetched."""
 
 
+class EmptySplitError(RisError):
+    """A split of the card of which the data hold nothing."""
+
+
 def suggest_path(path: Path) -> str:
     """'; did you mean …?' with the existing path nearest to a missing one, or nothing where none is near."""
     missing = next((part for part in (*reversed(path.parents), path) if not part.exists()), None)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stages.options import StageOptions
-from stages.register import METRICS, add_group, command, one_of, run_stage
+from stages.register import a_metric, add_group, command, one_of, run_stage
 
 data_app = add_group("data", "List, check and generate data sets.")
 
@@ -75,7 +75,7 @@ def train_step2(
 @command("score")
 def score(
     options: StageOptions,
-    metric: Annotated[str, one_of(METRICS, "What to print; all are computed.")] = "all",
+    metric: Annotated[str, a_metric("What to print; all are computed.")] = "all",
     split: Splits = None,
     stage: Annotated[str | None, one_of(SCORED, "Whose maps or masks; all if left out.")] = None,
     min_box_area: Annotated[

@@ -7,7 +7,7 @@ import typer
 
 from stages.cli_chain import Splits
 from stages.options import StageOptions
-from stages.register import METRICS, command, one_of, run_stage
+from stages.register import a_metric, command, one_of, run_stage
 
 KINDS = ("tris-step1", "tris-step2", "irn", "clip")
 FIGURES = ("qualitative", "curves", "table")
@@ -137,7 +137,7 @@ def doctor(options: StageOptions) -> None:
 def runs(
     options: StageOptions,
     which: Annotated[list[str] | None, typer.Argument(help="Two runs to compare, by digest or name.")] = None,
-    metric: Annotated[str, one_of(METRICS, "What to compare.")] = "all",
+    metric: Annotated[str, a_metric("What to compare.")] = "all",
     tensorboard: Annotated[Path | None, typer.Option(help="Write the training curves there instead.")] = None,
 ) -> None:
     """List all runs, or compare two: settings and scores.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ResponsesConfig, Step1Config
+from ris_pipeline.errors import EmptySplitError
 from stages.common import device_of, due, input_of, open_dataset, request_of, resolve_config, show, splits_of
 from stages.options import StageOptions, say
 from stages.progress import progress
@@ -23,9 +24,15 @@ def run(options: StageOptions, splits: list[str] | None, prms: bool | None = Non
     config = resolve_config(options, ResponsesConfig, "responses", **chosen)
     step1 = input_of(options, "step1")
     for split in splits_of(options, splits):
-        request = request_of(options, "responses", config, inputs=[step1], flags={"split": split})
-        if due(options, request):
-            _dump(options, request, config, step1, split)
+        try:
+            request = request_of(options, "responses", config, inputs=[step1], flags={"split": split})
+            if due(options, request):
+                _dump(options, request, config, step1, split)
+        except EmptySplitError as error:
+            if splits:
+                raise
+            say(options, f"left out: {error}")
+            continue
         show(options, request)
 
 

@@ -95,6 +95,26 @@ def one_of(known: Sequence[str], text: str, declare: Callable[..., Any] = typer.
     return declare(metavar=f"<{'|'.join(known)}>", callback=check, help=text)
 
 
+def a_metric(text: str) -> Any:
+    """A typer option that takes the name of a metric, or of a group of METRICS, in any usual spelling."""
+
+    def check(value: str) -> str:
+        # Not above: the command line imports nothing heavy.
+        from ris_pipeline.scoring.metrics import METRICS as SINGLE
+        from ris_pipeline.scoring.metrics import find_metric
+
+        found, known = find_metric(value), dict.fromkeys((*METRICS, *SINGLE))
+        if found not in known:
+            near = difflib.get_close_matches(found, known, n=2)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of {', '.join(METRICS)}."
+            raise typer.BadParameter(f"{value!r} is not known; {hint}")
+        if found != value.casefold():
+            print(f"{value}: printed as {found} (cIoU = oIoU; gIoU = mIoU where all refer)", file=sys.stderr)
+        return found
+
+    return typer.Option(metavar=f"<{'|'.join(METRICS)}>", callback=check, help=text)
+
+
 def run_stage(module: str, *arguments: Any, function: str = "run", **flags: Any) -> None:
     """Imports stages.`module` and calls its function."""
     getattr(import_module(f"stages.{module}"), function)(*arguments, **flags)

@@ -13,13 +13,14 @@ from ris_pipeline.artifacts.files import write_json
 from ris_pipeline.artifacts.identity import Artifact, Request, find, find_latest
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ScoreConfig, Step2Config
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import EmptySplitError, RisError
 from ris_pipeline.scoring.metrics import METRICS, Outcome, require_metric, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
 from ris_pipeline.scoring.paper import paper_figure
 from stages.common import command_line, device_of, due, open_dataset, request_of, resolve_config, splits_of
 from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
+from stages.status import freshness_of
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets import Card, Dataset
@@ -90,16 +91,30 @@ def run(
     def load(split: str) -> "Dataset":
         return open_scored(options, split, config)
 
+    freshness = freshness_of(options)
     rows, unlabelled = [], set()
     for job in jobs:
-        if (options.force or find(job.request) is None) and not _has_ground_truth(load(job.split)):
-            unlabelled.add(job.split)
+        try:
+            if (options.force or find(job.request) is None) and not _has_ground_truth(load(job.split)):
+                unlabelled.add(job.split)
+                continue
+        except EmptySplitError:
+            if splits:
+                raise
+            say(options, f"{card_of(options).name} {job.split}: nothing of this split is in the data")
             continue
         if due(options, job.request):
             _make(options, job, load(job.split), config)
         artifact = find(job.request)
         if artifact is not None:
-            rows.append(_read_row(artifact, job))
+            reasons = freshness.reasons(job.source) if job.source is not None else []
+            # Other settings are no fault of a row, and what was deleted since cannot be compared with.
+            stale = [
+                reason
+                for reason in reasons
+                if not (reason.startswith("configuration.") or reason.endswith("→ missing"))
+            ]
+            rows.append(_read_row(artifact, job) | ({"stale": stale} if stale else {}))
     if unlabelled:
         say(
             options,
@@ -191,12 +206,17 @@ def fill(options: StageOptions, job: Job, dataset: "Dataset", config: ScoreConfi
             outcomes.append(outcome)
             advance(outcome.weight)
     save_outcomes(work.path / OUTCOMES, outcomes)
-    work.counts |= {"refs": len(dataset.refs), "sentences": dataset.n_expressions}
+    n_empty = sum(outcome.weight for outcome in outcomes if outcome.is_empty)
+    work.counts |= {"refs": len(dataset.refs), "sentences": dataset.n_expressions, "empty": n_empty}
+    if 2 * n_empty >= dataset.n_expressions:
+        say(options, f"warning: {label}: {n_empty:,} of {dataset.n_expressions:,} masks are empty")
+    n_all, expected = open_dataset(options, job.split).n_expressions, card_of(options).splits[job.split]
     estimates = summarise(outcomes, config.bootstrap, options.seed)
     scores = {
         "dataset": job.request.dataset,
         **job.request.flags,
         **work.counts,
+        "partial": None if n_all == (expected or n_all) else {"sentences": n_all, "expected": expected},
         "configuration": dict(job.request.configuration),
         "inputs": dict(job.request.inputs),
         "metrics": {name: asdict(estimate) for name, estimate in estimates.items()},
@@ -238,7 +258,8 @@ def _read_row(artifact: Artifact, job: Job) -> dict[str, Any]:
     """What scores.json holds, where it lies, and the paper's figures for it by metric."""
     scores = json.loads((artifact.path / SCORES).read_text(encoding="utf-8"))
     figures = {name: paper_figure(job.request.dataset, job.split, job.scored.paper, name) for name in scores["metrics"]}
-    paper = {name: figure for name, figure in figures.items() if figure is not None}
+    # Of a part of the split there is nothing in the paper to compare with.
+    paper = {name: figure for name, figure in figures.items() if figure is not None and not scores.get("partial")}
     return {**scores, "paper": paper, "path": str(job.request.path)}
 
 
@@ -257,7 +278,19 @@ def _show(options: StageOptions, rows: list[dict[str, Any]], metric: str) -> Non
         say(options, "also scored: prec@0.6 to 0.9 and boxes; print them by --metric prec, --metric box or --json")
     for row in shown:
         row["metrics"] = {name: row["metrics"][name] for name in chosen if name in row["metrics"]}
-    emit(options, _render(shown, columns), shown)
+    emit(options, "\n".join([_render(shown, columns), *_remarks(shown)]), shown)
+
+
+def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines below the table on rows that are not what they seem: parts of a split, and what is stale."""
+    lines = []
+    parts = {row["split"]: row["partial"] for row in rows if row.get("partial")}
+    for split, part in parts.items():
+        lines.append(f"* partial: {part['sentences']:,} of the {part['expected']:,} sentences of {split}")
+    for row in rows:
+        if row.get("stale"):
+            lines.append(f"† {row['scored']} {row['split']} is stale: {row['stale'][0]}")
+    return lines
 
 
 def _render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -275,9 +308,10 @@ def _render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
         if any(name in row["paper"] for row in rows):
             table.add_column("paper", justify="right", no_wrap=True)
     for i, row in enumerate(rows):
-        cells = [row["scored"], row["split"], f"{row['sentences']:,}"]
+        marks = ("*" if row.get("partial") else "") + ("†" if row.get("stale") else "")
+        cells = [row["scored"] + marks, row["split"], f"{row['sentences']:,}"]
         for name in columns:
-            cells.append(_format(row["metrics"].get(name)))
+            cells.append(_format(row["metrics"].get(name), row["sentences"]))
             if any(name in one["paper"] for one in rows):
                 cells.append(f"{row['paper'][name]:.2f}" if name in row["paper"] else "")
         last_of_split = i + 1 < len(rows) and rows[i + 1]["split"] != row["split"]
@@ -290,7 +324,10 @@ def _render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join([title, *(line.rstrip() for line in capture.get().splitlines()[1:-1])])
 
 
-def _format(estimate: Mapping[str, float] | None) -> str:
+def _format(estimate: Mapping[str, float] | None, n_sentences: int) -> str:
+    """The score with half of its interval, and what it was counted on where that is not all sentences of the row."""
     if estimate is None:
         return "–"
-    return f"{estimate['value']:.1f} ±{(estimate['ci_high'] - estimate['ci_low']) / 2:.1f}"
+    own = estimate.get("n_expressions", n_sentences)
+    part = f" (n={own:,})" if own < n_sentences else ""
+    return f"{estimate['value']:.1f} ±{(estimate['ci_high'] - estimate['ci_low']) / 2:.1f}{part}"

@@ -7,7 +7,7 @@ from typing import Any
 from ris_pipeline.artifacts.identity import Artifact, find_latest
 from ris_pipeline.scoring.tables import Column, Row, Table, build_table
 from ris_pipeline.variants import find_scores
-from stages.options import StageOptions, align, emit
+from stages.options import StageOptions, align, emit, say
 
 
 def run(options: StageOptions, number: int) -> None:
@@ -18,6 +18,8 @@ def run(options: StageOptions, number: int) -> None:
         for row in table.rows
     ]
     columns = [column.title for column in table.columns]
+    if partial := [name for row in table.rows for name in _list_partial(options, row, table.columns)]:
+        say(options, f"left out, of a part of their split only: {', '.join(dict.fromkeys(partial))}")
     emit(options, _render(table, rows), {"table": number, "title": table.title, "columns": columns, "rows": rows})
 
 
@@ -27,10 +29,27 @@ def _our_scores(options: StageOptions, row: Row, columns: Sequence[Column]) -> d
     for column in columns:
         artifact = _find(options, row, column) if row.scored and column.dataset else None
         if artifact is not None:
-            scores = json.loads((artifact.path / "scores.json").read_text(encoding="utf-8"))["metrics"]
-            if column.metric in scores:
-                found[column.title] = float(scores[column.metric]["value"])
+            scores = _read(artifact)
+            if column.metric in scores["metrics"] and not scores.get("partial"):
+                found[column.title] = float(scores["metrics"][column.metric]["value"])
     return found
+
+
+def _list_partial(options: StageOptions, row: Row, columns: Sequence[Column]) -> list[str]:
+    """What of the row was scored on a part of its split: it has no place beside the paper's figures."""
+    found = []
+    for column in columns:
+        artifact = _find(options, row, column) if row.scored and column.dataset else None
+        part = _read(artifact).get("partial") if artifact is not None else None
+        if part:
+            share = f"{part['sentences']:,} of {part['expected']:,} sentences"
+            found.append(f"{row.name} on {column.dataset} {column.split} ({share})")
+    return found
+
+
+def _read(artifact: Artifact) -> dict[str, Any]:
+    scores: dict[str, Any] = json.loads((artifact.path / "scores.json").read_text(encoding="utf-8"))
+    return scores
 
 
 def _find(options: StageOptions, row: Row, column: Column) -> Artifact | None:

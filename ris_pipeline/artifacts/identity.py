@@ -49,7 +49,7 @@ STAGES = {
     "responses": Stage("ris dump-responses", 1, ("batch_size",), speed=("batch_size",)),
     "pseudolabels": Stage("ris make-pseudolabels", 2, ("irn_batch",)),
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True),
-    "scores": Stage("ris score", 1, uses_precision=True),
+    "scores": Stage("ris score", 2, uses_precision=True),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
     "report": Stage("ris report", 5),
 }

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.formats import pairs, refer, referit
 from ris_pipeline.datasets.records import Dataset, Reading, drop_repeated
-from ris_pipeline.errors import RisError, suggest_path
+from ris_pipeline.errors import EmptySplitError, RisError, suggest_path
 
 
 class _Reader(NamedTuple):
@@ -39,7 +39,7 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     if not reading.refs:
         others = ", ".join(f"{n:,} of {name!r}" for name, n in reading.other_splits.most_common(5))
         hint = f"; there are {others}" if others else ""
-        raise RisError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}")
+        raise EmptySplitError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}")
     return Dataset(card.name, split, reading.images, tuple(reading.refs), describe(card, reading))
 
 

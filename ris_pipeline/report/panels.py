@@ -218,5 +218,6 @@ class _Reader:
             return None
         return score_expression(
             ref_id=ref.ref_id, sent_id=self.sample.expression.sent_id,
-            response=response, prediction=prediction, box_xyxy=ref.box_xyxy, mask=self.truth,
+            response=response, prediction=prediction, box_xyxy=ref.box_xyxy,
+            edges_xyxy=ref.edges_xyxy, mask=self.truth,
         )  # fmt: skip

@@ -134,6 +134,7 @@ def _score(ref: Ref, expression: Expression, response: Maps, prediction: BoolMas
         response=response,
         prediction=prediction,
         box_xyxy=ref.box_xyxy,
+        edges_xyxy=ref.edges_xyxy,
         mask=mask,
     )
 

@@ -8,7 +8,7 @@ logit > 0 in Step-2.
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,10 @@ _NEEDS = {
     f"box@{BOX_THRESHOLD}": "boxes",
 }
 METRICS = tuple(_NEEDS)
+_ALIASES = {
+    "ciou": "oiou", "overall_iou": "oiou", "cumulative_iou": "oiou", "giou": "miou", "mean_iou": "miou",
+    "point_it": "pointit", "point_m": "pointm", "boxiou": "box_iou", "box_acc": f"box@{BOX_THRESHOLD}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Outcome:
     intersection: int | None  # pixels
     union: int | None  # pixels
     box_iou: float | None  # 0..1
+    is_empty: bool = field(default=False, compare=False)  # nothing was found: a mask without a pixel
 
     @property
     def iou(self) -> float | None:
@@ -126,13 +131,16 @@ def score_expression(
     response: npt.NDArray[np.floating],
     prediction: BoolMask,
     box_xyxy: Box | None,
+    edges_xyxy: Box | None,
     mask: BoolMask | None,
     weight: int = 1,
 ) -> Outcome:
     """Return the outcome of a response map (H, W) and the mask made from it (H, W) against the ground truth.
 
-    `response` gives the point, `prediction` the IoUs and the predicted box. A ground truth of None gives
-    outcomes of None. Raises RisError for a NaN in the map and for a ground-truth mask of another size.
+    `response` gives the point, `prediction` the IoUs and the predicted box. `box_xyxy` is the box as annotated, in
+    which the point has to lie; `edges_xyxy` is the same with x2 and y2 one past its last pixel, for the IoU of boxes.
+    A ground truth of None gives outcomes of None. Raises RisError for a NaN in the map and for a ground-truth mask of
+    another size.
     """
     if np.isnan(response).any():
         raise RisError(f"ref {ref_id}, sentence {sent_id}: the response map holds NaN; dump the responses again")
@@ -144,7 +152,7 @@ def score_expression(
     point = point_of(response)
     intersection, union = (None, None) if mask is None else intersection_union(prediction, mask)
     predicted_box = box_of(prediction)
-    overlap = box_iou(predicted_box, box_xyxy) if predicted_box and box_xyxy else 0.0
+    overlap = box_iou(predicted_box, edges_xyxy) if predicted_box and edges_xyxy else 0.0
     return Outcome(
         ref_id=ref_id,
         sent_id=sent_id,
@@ -153,7 +161,8 @@ def score_expression(
         point_m=None if mask is None else bool(mask[point]),
         intersection=intersection,
         union=union,
-        box_iou=None if box_xyxy is None else overlap,
+        box_iou=None if edges_xyxy is None else overlap,
+        is_empty=predicted_box is None,
     )
 
 
@@ -249,6 +258,20 @@ def require_metric(estimates: Mapping[str, Estimate], metric: str) -> Estimate:
     if metric not in estimates:
         raise _missing_ground_truth(metric)
     return estimates[metric]
+
+
+def find_metric(name: str) -> str:
+    """Return the name here of a metric or group of them ("prec", "box") in any usual spelling.
+
+    cIoU is oIoU: all intersections over all unions. gIoU, as gRefCOCO has it, is the mean over sentences, which is mIoU
+    where every sentence refers to something; the generalised IoU of boxes is another measure and not here. Another name
+    comes back in small letters.
+    """
+    word = name.casefold().replace(" ", "").replace("-", "_")
+    for long, short in (("precision", "prec"), ("pr@", "prec@"), ("p@", "prec@")):
+        if word.startswith(long):
+            word = short + word.removeprefix(long)
+    return _ALIASES.get(word, word)
 
 
 def check_metric(metric: str) -> None:

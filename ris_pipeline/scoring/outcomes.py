@@ -8,13 +8,13 @@ from pathlib import Path
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import Outcome
 
-_COLUMNS = [field.name for field in fields(Outcome)]
+_COLUMNS = [field.name for field in fields(Outcome) if field.compare]  # is_empty is counted, not kept
 
 
 def save_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write one CSV line per outcome, a column per field of Outcome; without ground truth an empty cell."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
+        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for outcome in outcomes:
             # bools as 0 and 1: spreadsheets average them

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring import metrics
-from ris_pipeline.scoring.metrics import Outcome, score_expression, summarise, summarise_difference
+from ris_pipeline.scoring.metrics import Outcome, find_metric, score_expression, summarise, summarise_difference
 
 PEAK_AT_ROW_1_COLUMN_2 = np.array(
     [
@@ -114,6 +114,7 @@ def test_score_expression_with_all_ground_truth():
         response=PEAK_AT_ROW_1_COLUMN_2,
         prediction=SHIFTED,
         box_xyxy=(1.0, 1.0, 3.0, 3.0),
+        edges_xyxy=(1.0, 1.0, 3.0, 3.0),
         mask=TARGET,
         weight=3,
     )
@@ -126,14 +127,26 @@ def test_point_in_box_but_off_the_mask():
     ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
     response = np.array([[0, 0, 0], [0, 5, 0], [0, 0, 0]], dtype=np.float32)
     scored = score_expression(
-        ref_id=1, sent_id=1, response=response, prediction=response > 0, box_xyxy=(0, 0, 3, 3), mask=ring
+        ref_id=1,
+        sent_id=1,
+        response=response,
+        prediction=response > 0,
+        box_xyxy=(0, 0, 3, 3),
+        edges_xyxy=(0, 0, 3, 3),
+        mask=ring,
     )
     assert (scored.point_it, scored.point_m, scored.iou) == (True, False, 0.0)
 
 
 def test_empty_prediction_has_iou_0():
     scored = score_expression(
-        ref_id=1, sent_id=1, response=np.zeros((4, 4)), prediction=EMPTY, box_xyxy=(1, 1, 3, 3), mask=TARGET
+        ref_id=1,
+        sent_id=1,
+        response=np.zeros((4, 4)),
+        prediction=EMPTY,
+        box_xyxy=(1, 1, 3, 3),
+        edges_xyxy=(1, 1, 3, 3),
+        mask=TARGET,
     )
     assert (scored.point_it, scored.point_m) == (False, False)
     assert (scored.intersection, scored.union, scored.iou, scored.box_iou) == (0, 4, 0.0, 0.0)
@@ -142,7 +155,13 @@ def test_empty_prediction_has_iou_0():
 
 def test_missing_ground_truth_gives_none():
     scored = score_expression(
-        ref_id=1, sent_id=1, response=PEAK_AT_ROW_1_COLUMN_2, prediction=TARGET, box_xyxy=None, mask=None
+        ref_id=1,
+        sent_id=1,
+        response=PEAK_AT_ROW_1_COLUMN_2,
+        prediction=TARGET,
+        box_xyxy=None,
+        edges_xyxy=None,
+        mask=None,
     )
     assert scored == outcome()
     assert scored.iou is None
@@ -155,6 +174,7 @@ def test_score_expression_refuses_nan_and_other_sizes():
         "response": PEAK_AT_ROW_1_COLUMN_2,
         "prediction": TARGET,
         "box_xyxy": None,
+        "edges_xyxy": None,
     }
     with pytest.raises(RisError, match=r"ref 5, sentence 50: .*NaN"):
         score_expression(**{**sound, "response": np.full((4, 4), np.nan)}, mask=None)
@@ -282,3 +302,34 @@ def test_difference_needs_the_same_refs_and_a_metric():
         summarise_difference([outcome()], [outcome()], "miou")
     with pytest.raises(RisError, match="did you mean 'oiou'"):
         summarise_difference(HALF_AND_HALF, HALF_AND_HALF, "ooiou")
+
+
+def test_a_perfect_mask_of_an_inclusive_box_has_box_iou_1():
+    """ReferIt's boxes end on the last pixel inside: rows and columns 2 to 11 of a 10×10 object."""
+    mask = np.zeros((20, 20), bool)
+    mask[2:12, 2:12] = True
+    response = mask.astype(float)
+    scored = score_expression(
+        ref_id=1, sent_id=1, response=response, prediction=mask, box_xyxy=(2, 2, 11, 11), edges_xyxy=(2, 2, 12, 12),
+        mask=None,
+    )  # fmt: skip
+    assert scored.box_iou == 1
+    response[11, 11] = 2  # the last pixel inside counts as a hit, the next one does not
+    boxes = {"box_xyxy": (2, 2, 11, 11), "edges_xyxy": (2, 2, 12, 12)}
+    corner = {"ref_id": 1, "sent_id": 1, "prediction": mask, **boxes, "mask": None}
+    assert score_expression(response=response, **corner).point_it
+    response[12, 12] = 3
+    assert not score_expression(response=response, **corner).point_it
+    assert score_expression(response=response, **{**corner, "prediction": ~mask & False}).is_empty
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("mIoU", "miou"), ("PointIt", "pointit"), ("point-m", "pointm"), ("oIoU", "oiou"), ("cIoU", "oiou"),
+        ("gIoU", "miou"), ("prec@0.5", "prec@0.5"), ("Pr@0.7", "prec@0.7"), ("P@0.9", "prec@0.9"),
+        ("Precision@0.5", "prec@0.5"), ("box_iou", "box_iou"), ("Box IoU", "boxiou"), ("iou", "iou"),
+    ],
+)  # fmt: skip
+def test_usual_spellings_of_metrics(name, found):
+    assert find_metric(name) == {"boxiou": "box_iou"}.get(found, found)

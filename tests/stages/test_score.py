@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -329,3 +330,27 @@ def test_what_is_done_is_shown_without_torch(options, capsys):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "chance" in done.stdout
+
+
+def test_a_part_of_a_split_is_marked_and_not_set_beside_the_paper(options, tmp_path, capsys):
+    """Like the real sample: a card of RefCOCO's name and numbers over two sentences."""
+    write_data(tmp_path, {"box": [0, 0, 2, 4], "mask": "mask.png"}, name="refcoco")
+    card = tmp_path / "refcoco.toml"
+    card.write_text(re.sub(r"val = \d+", "val = 10834", card.read_text()))
+    options = dataclasses.replace(options, dataset=str(card))
+    make_responses(options, "val", [[[4, -2]] * 2])
+    score.run(dataclasses.replace(options, json=True), "all", ["val"], None)
+    rows = json.loads(capsys.readouterr().out)
+    n = rows[0]["sentences"]
+    assert all(row["partial"] == {"sentences": n, "expected": 10834} and row["paper"] == {} for row in rows)
+    score.run(options, "all", ["val"], None)
+    text = capsys.readouterr().out
+    assert "paper" not in text
+    assert "step1*" in text
+    assert f"* partial: {n} of the 10,834 sentences of val" in text
+
+
+def test_a_column_says_what_it_was_counted_on_where_that_is_not_all():
+    estimate = {"value": 50.0, "ci_low": 40.0, "ci_high": 60.0, "n_expressions": 6}
+    assert score._format(estimate, 8) == "50.0 ±10.0 (n=6)"
+    assert score._format(estimate, 6) == "50.0 ±10.0"
