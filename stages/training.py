@@ -31,9 +31,8 @@ def train_and_publish(
     ranks = find_ranks()
     plan = replace(plan, rank=ranks.rank, n_ranks=ranks.n_ranks)
     device = _own_device(options, ranks)
-    torch.manual_seed(options.seed)
-    task = build_task()
     with joined(ranks, device):
+        task = _build_first_alone(build_task, ranks, options.seed)
         work_of_this_rank = (
             publish(request, force=options.force) if ranks.rank == 0 else nullcontext(Work(request.partial, False))
         )
@@ -41,6 +40,17 @@ def train_and_publish(
             wait()  # for the folder, and for the checkpoint that may lie in it
             _fit(options, request.stage, task, plan, config, device, work, labels)
             work.host |= {"device": str(device), "ranks": ranks.n_ranks}
+
+
+def _build_first_alone(build_task: Callable[[], Task], ranks: Ranks, seed: int) -> Task:
+    """The task of this process; the first one builds before the others, which find downloaded weights whole."""
+    if ranks.rank > 0:
+        wait()
+    torch.manual_seed(seed)
+    task = build_task()
+    if ranks.rank == 0:
+        wait()
+    return task
 
 
 def _own_device(options: StageOptions, ranks: Ranks) -> torch.device:

@@ -39,7 +39,9 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     if not reading.refs:
         others = ", ".join(f"{n:,} of {name!r}" for name, n in reading.other_splits.most_common(5))
         hint = f"; there are {others}" if others else ""
-        raise EmptySplitError(f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}")
+        raise EmptySplitError(
+            f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}"
+        )
     return Dataset(card.name, split, reading.images, tuple(reading.refs), describe(card, reading))
 
 

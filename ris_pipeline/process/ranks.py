@@ -73,3 +73,13 @@ def any_rank(value: bool) -> bool:
     flag = torch.tensor(int(value), device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag.item())
+
+
+def is_same_everywhere(value: int) -> bool:
+    """Return whether all processes have the same value, which is not negative; each of them has to ask."""
+    if not torch.distributed.is_initialized():
+        return True
+    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    extremes = torch.tensor([value, -value], device=device)
+    torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
+    return bool(extremes[0] == -extremes[1])

@@ -19,7 +19,7 @@ from ris_pipeline.artifacts.files import replacing, write_bytes
 from ris_pipeline.artifacts.identity import RESUME as RESUME
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
-from ris_pipeline.process.ranks import any_rank, is_orphaned, wait
+from ris_pipeline.process.ranks import any_rank, is_orphaned, is_same_everywhere, wait
 
 METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -52,7 +52,8 @@ class TrainingState:
     def load(self) -> int:
         """Bring the parts to the last checkpoint, if there is one; returns the number of steps done.
 
-        Raises RisError for a checkpoint that is damaged, of other networks or of another number of processes.
+        Raises RisError for a checkpoint that is damaged, of other networks or of another number of processes, and where
+        the processes of one training do not see the same one.
         """
         path = self.folder / RESUME
         log = ""
@@ -69,6 +70,11 @@ class TrainingState:
                 self.n_done, self.is_finished, log = state["n_done"], state["is_finished"], state["log"]
             except (KeyError, RuntimeError, ValueError) as error:
                 raise RisError(f"{path}: a checkpoint of something else; begin anew with --force") from error
+        if not is_same_everywhere(self.n_done):
+            raise RisError(
+                f"{path}: the processes do not see the same checkpoint (here step {self.n_done}); on several machines "
+                "--runs has to be one shared folder"
+            )
         if self.is_writer and (log or self._log.exists()):
             write_bytes(self._log, log.encode())
         return self.n_done
