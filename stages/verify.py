@@ -175,7 +175,9 @@ def _remake_responses(
     from ris_pipeline.networks.load import config_from_manifest
     from stages.dump_responses import fill, load_networks
 
-    config = config_from_manifest(ResponsesConfig, manifest)
+    # Batches of another size round otherwise: with those of then, the bytes are the same.
+    configuration = manifest["configuration"] | manifest.get("speed", {})
+    config = config_from_manifest(ResponsesConfig, manifest | {"configuration": configuration})
     networks = load_networks(options, config, sources_of(folder, manifest)["step1"])
     fill(options, work, open_dataset(options, manifest["flags"]["split"]), networks, config)
 
@@ -206,7 +208,7 @@ def _remake_scores(
     from stages.score import SCORED, Job, fill, open_scored
 
     config = config_from_manifest(ScoreConfig, manifest)
-    identity = {key: manifest[key] for key in IDENTITY if key != "code_version"}
+    identity = {key: manifest[key] for key in IDENTITY if key in manifest and key != "code_version"}
     request = Request(runs=options.runs, **identity)
     scored = next(one for one in SCORED if one.name == manifest["flags"]["scored"])
     source = next(iter(sources_of(folder, manifest).values()), None)

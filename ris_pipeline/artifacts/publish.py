@@ -178,6 +178,9 @@ def _seal(request: Request, work: Work, started: str) -> None:
     manifest: dict[str, Any] = {
         **request.identity,
         "chosen": dict(request.chosen),
+        "speed": {
+            key: request.configuration[key] for key in STAGES[request.stage].speed if key in request.configuration
+        },
         "counts": work.counts,
         "timings": work.timings,
         "started": started,
