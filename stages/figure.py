@@ -39,7 +39,7 @@ def run(options: StageOptions, kind: str, out: Path, splits: Sequence[str] | Non
 
 def _draw_qualitative(options: StageOptions, found: Found, refs: Sequence[int]) -> Figure:
     from ris_pipeline.report.figures import draw_qualitative
-    from ris_pipeline.report.panels import read_rows
+    from ris_pipeline.report.panels import TRUTH, read_rows
 
     datasets = {split: open_dataset(options, split) for split in found.splits if split in found.responses}
     if refs:
@@ -51,7 +51,9 @@ def _draw_qualitative(options: StageOptions, found: Found, refs: Sequence[int]) 
     sources = open_sources(options, found)
     rows = {(row.sample.split, row.sample.ref.ref_id): row for row in read_rows(datasets, samples, sources)}
     in_order = [rows[sample.split, sample.ref.ref_id] for sample in samples]
-    return draw_qualitative(in_order, sources.columns)
+    refs_shown = [row.sample.ref for row in in_order]
+    has_truth = any(ref.box_xyxy is not None or ref.segmentation is not None for ref in refs_shown)
+    return draw_qualitative(in_order, [column for column in sources.columns if has_truth or column != TRUTH])
 
 
 def _find_ref(options: StageOptions, datasets: dict[str, Dataset], ref_id: int) -> Sample:

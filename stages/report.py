@@ -120,6 +120,11 @@ def _make(options: StageOptions, config: ReportConfig, found: Found, stages: Seq
         columns=columns,
         cards=cards,
         seed=options.seed,
+        has_truth=any(
+            ref.box_xyxy is not None or ref.segmentation is not None
+            for dataset in datasets.values()
+            for ref in dataset.refs
+        ),
     )
     (work.path / REPORT).write_text(render(page), encoding="utf-8")
     write_json(work.path / STAGE_ROWS, _as_json(stages))

@@ -121,12 +121,14 @@ def _read_score(options: StageOptions, row: str, split: str, artifact: Artifact)
     scores: dict[str, Any] = json.loads((artifact.path / SCORES).read_text(encoding="utf-8"))
     paper_name = next((one.paper for one in SCORED if one.name == row), row)
     figures = {name: paper_figure(card_of(options).name, split, paper_name, name) for name in scores["metrics"]}
+    part = scores.get("partial")
     return Score(
+        partial=f"partial: {part['sentences']:,} of {part['expected']:,} sentences" if part else "",
         row=row,
         split=split,
         n_sentences=scores["sentences"],
         metrics={name: Estimate(**estimate) for name, estimate in scores["metrics"].items()},
-        paper={name: figure for name, figure in figures.items() if figure is not None},
+        paper={name: figure for name, figure in figures.items() if figure is not None and not part},
     )
 
 

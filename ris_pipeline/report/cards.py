@@ -54,7 +54,8 @@ def make_card(row: Row, dataset: Dataset, columns: Sequence[Column], side: int) 
     sample, hw = row.sample, (row.image.shape[0], row.image.shape[1])
     traits = traits_of(dataset, sample.ref, sample.expression)
     outcomes = {key: panel.outcome for key, panel in row.panels.items() if panel.outcome}
-    facts = [f"ref {sample.ref.ref_id}", f"sentence {sample.expression.sent_id}", f"{traits.n_words} words"]
+    image_name = dataset.images[sample.ref.image_id].path.name
+    facts = [f"ref {sample.ref.label}", image_name, f"sentence {sample.expression.sent_id}", f"{traits.n_words} words"]
     if traits.box_share is not None:
         facts.append(f"target {100 * traits.box_share:.0f} % of the image")
     if traits.n_same_kind is not None:
@@ -68,7 +69,7 @@ def make_card(row: Row, dataset: Dataset, columns: Sequence[Column], side: int) 
         has_place=traits.has_place,
         change=_change(outcomes),
         scores={key: _scores(outcome) for key, outcome in outcomes.items()},
-        image_name=dataset.images[sample.ref.image_id].path.name,
+        image_name=image_name,
         photo=encode_photo(row.image, side),
         aspect=f"{hw[1]} / {hw[0]}",
         tiles=tuple(_tile(row, column, hw, side) for column in columns),

@@ -59,6 +59,7 @@ class Score:
     n_sentences: int
     metrics: Mapping[str, Estimate]
     paper: Mapping[str, float]
+    partial: str = ""  # in words, where only a part of the split was scored
 
 
 def title_of(metric: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +34,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     metadata = {"CreationDate": None} if path.suffix.lower() == ".pdf" else {"Software": None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(unfinished, format=path.suffix.lower().removeprefix("."), dpi=_DPI, metadata=metadata)
+        # TrueType: submission systems refuse matplotlib's usual Type 3 fonts.
+        with matplotlib.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(unfinished, format=path.suffix.lower().removeprefix("."), dpi=_DPI, metadata=metadata)
         unfinished.replace(path)
     except OSError as error:
         raise RisError(f"{path}: cannot write the figure there: {error.strerror or error}") from error

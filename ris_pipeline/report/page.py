@@ -68,6 +68,7 @@ class Page:
     columns: Mapping[str, str]  # {key: title} of those that are scored, to judge by
     cards: Sequence[Card]
     seed: int
+    has_truth: bool  # whether any ref shown has a box or a mask
 
 
 def render(page: Page) -> str:
@@ -88,10 +89,35 @@ def render(page: Page) -> str:
         page=page,
         metrics=[name for name in HEADLINE if any(name in score.metrics for score in page.scores)],
         by_split=_by_split(page.scores),
+        headline=describe_result(page.scores),
         style=Markup(style),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def describe_result(scores: Sequence[Score]) -> str:
+    """Return what Step-2 reaches on the splits that it did not learn from, and beside what, in a sentence each.
+
+    Empty where that was not scored.
+    """
+    sentences = []
+    for split, rows in _by_split(scores).items():
+        by_row = {score.row: score.metrics for score in rows}
+        step2 = by_row.get("step2", {})
+        if split == "train" or "miou" not in step2:
+            continue
+        text = f"Step-2 on {split}: mIoU {step2['miou'].value:.1f}"
+        if "pointit" in step2:
+            text += f", PointIt {step2['pointit'].value:.1f}"
+        beside = []
+        if "miou" in by_row.get("step1", {}):
+            beside.append(f"{step2['miou'].value - by_row['step1']['miou'].value:+.1f} mIoU over Step-1")
+        bound = by_row.get("step2-oracle", by_row.get("oracle, stored", {}))
+        if "miou" in bound:
+            beside.append(f"{step2['miou'].value / bound['miou'].value:.0%} of what true masks give")
+        sentences.append(f"{text} ({', '.join(beside)})." if beside else f"{text}.")
+    return " ".join(sentences)
 
 
 def _read(name: str) -> str:

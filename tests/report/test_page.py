@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.report.cards import make_card
 from ris_pipeline.report.charts import Score
-from ris_pipeline.report.page import Chart, Page, render
+from ris_pipeline.report.page import Chart, Page, describe_result, render
 from ris_pipeline.report.panels import STAGE_COLUMNS, TRUTH, Panel, Row
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.stage_rows import StageRow
@@ -51,7 +51,7 @@ def make_page(cards=(), scores=(), **changes) -> Page:
     values = {
         "dataset": "toy", "newest": "", "scores": scores, "score_charts": {"val": []}, "has_paper": True, "curves": [],
         "graph": graph, "stages": stages, "breakdowns": [], "columns": {"step1": "Step-1 map"}, "cards": cards,
-        "seed": 0,
+        "seed": 0, "has_truth": True,
     }  # fmt: skip
     return Page(**values | changes)
 
@@ -139,3 +139,37 @@ def test_what_charts_draw_can_be_seen_on_their_ground(theme):
 
 def test_a_page_without_samples_says_what_makes_them():
     assert "ris dump-responses" in Parsed(render(make_page(columns={}))).texts
+
+
+def test_the_headline_says_what_step2_reaches_and_beside_what():
+    def score(row, split, **metrics):
+        estimates = {name: Estimate(value, value - 1, value + 1, 9, 9) for name, value in metrics.items()}
+        return Score(row, split, 9, estimates, {})
+
+    scores = [
+        score("step1", "val", miou=36.0, pointit=74.0),
+        score("step2", "val", miou=57.5, pointit=81.6),
+        score("oracle, stored", "val", miou=74.0),
+        score("step2", "train", miou=90.0),
+        score("step2", "testA", miou=60.0),
+    ]
+    assert describe_result(scores) == (
+        "Step-2 on val: mIoU 57.5, PointIt 81.6 (+21.5 mIoU over Step-1, 78% of what true masks give). "
+        "Step-2 on testA: mIoU 60.0."
+    )
+    assert describe_result(scores[:1]) == ""
+
+
+def test_photographs_print():
+    css = resources.files("ris_pipeline.report").joinpath("page.css").read_text()
+    printed = css[css.index("@media print") :]
+    assert "print-color-adjust: exact" in printed
+    assert "overflow: visible" in printed
+
+
+def test_data_without_truth_are_not_spoken_of_as_if_they_had_any():
+    page = render(make_page(columns={}, has_truth=False))
+    text = page[page.index("<main>") : page.index("</main>")]  # without styles and scripts
+    assert "no boxes and no masks" in text
+    for word in ("best", "worst", "IoU", "inside the box"):
+        assert word not in text, word
