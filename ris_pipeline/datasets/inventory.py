@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +47,7 @@ class Inventory:
         Raises RisError naming each file that is missing.
         """
         paths = list_files(self.card, self.data_root)
-        hashed = self._hash(paths)
+        hashed = self._hash([self._name_of(path) for path in paths])
         return {path.name: digest for path, digest in zip(paths, hashed, strict=True)}
 
     def images(self, split: str, report: Callable[[int], None] = lambda n: None) -> str:
@@ -61,18 +62,21 @@ class Inventory:
 
     def check_files(self, split: str) -> None:
         """Raise RisError, naming the first, where images or mask PNGs of a split are missing or empty."""
-        paths = self.files(split)
-        lost = [path for path in paths if not path.is_file() or not path.stat().st_size]
+        names = self.files(split)
+        lost = [name for name in names if not self._stamp(name)[:1] > [0]]
         if lost:
-            shown = ", ".join(map(str, lost[:_N_NAMED])) + (" …" if len(lost) > _N_NAMED else "")
+            shown = ", ".join(str(self.data_root / name) for name in lost[:_N_NAMED]) + (
+                " …" if len(lost) > _N_NAMED else ""
+            )
             raise RisError(
-                f"{self.card.name} {split}: {len(lost):,} of {len(paths):,} images and masks are missing or empty: "
+                f"{self.card.name} {split}: {len(lost):,} of {len(names):,} images and masks are missing or empty: "
                 f"{shown}; `ris data check` lists all"
             )
 
-    def files(self, split: str) -> list[Path]:
-        """Return the image files and mask PNGs of a split, none where the card has no such split.
+    def files(self, split: str) -> list[str]:
+        """Return the names of a split's image files and mask PNGs, none where the card has no such split.
 
+        A name is below the data root, where the file is, so that data and runs may be copied elsewhere together.
         Raises RisError where a record of it cannot be used.
         """
         of = hashlib.sha256(json.dumps(self.annotations(), sort_keys=True).encode()).hexdigest()
@@ -81,41 +85,37 @@ class Inventory:
             reading = read_whole(self.card, self.data_root, split) if split in self.card.splits else Reading()
             paths = [image.path for image in reading.images.values()]
             paths += [ref.segmentation for ref in reading.refs if isinstance(ref.segmentation, Path)]
-            self._splits[split] = known = [of, list(dict.fromkeys(map(self._key, paths)))]
+            self._splits[split] = known = [of, list(dict.fromkeys(map(self._name_of, paths)))]
             self._save()
-        return [self.data_root / key for key in known[1]]
+        return [str(name) for name in known[1]]
 
-    def _hash(self, paths: Iterable[Path], report: Callable[[int], None] = lambda n: None) -> list[str]:
+    def _hash(self, names: Sequence[str], report: Callable[[int], None] = lambda n: None) -> list[str]:
         """The sha256 of each file, from memory where size and time of change are as at the last look, or it is gone."""
-        stamps = {path: _stamp(path) for path in paths}
-        unknown = [
-            path for path, stamp in stamps.items() if stamp and self._files.get(self._key(path), [])[:2] != stamp
-        ]
+        stamps = {name: self._stamp(name) for name in names}
+        unknown = [name for name, stamp in stamps.items() if stamp and self._files.get(name, [])[:2] != stamp]
         if unknown:
             report(len(unknown))
             with ThreadPoolExecutor(_READERS) as pool:
-                for path, digest in zip(unknown, pool.map(_hash_file, unknown), strict=True):
-                    self._files[self._key(path)] = [*stamps[path], digest]
+                hashed = pool.map(_hash_file, [self.data_root / name for name in unknown])
+                self._files |= {n: [*stamps[n], sha256] for n, sha256 in zip(unknown, hashed, strict=True)}
             self._save()
-        return [str(self._files.get(self._key(path), ["", "", "missing"])[2]) for path in stamps]
+        return [str(self._files.get(name, ["", "", "missing"])[2]) for name in names]
 
-    def _key(self, path: Path) -> str:
-        """The file's name in memory: below the data root, so that data and runs may be copied elsewhere together."""
+    def _name_of(self, path: Path) -> str:
         return path.relative_to(self.data_root).as_posix() if path.is_relative_to(self.data_root) else str(path)
+
+    def _stamp(self, name: str) -> list[int]:
+        """Size and time of change; empty where there is no such file."""
+        try:
+            status = (self.data_root / name).stat()
+        except (OSError, ValueError):
+            return []
+        return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []
 
     def _save(self) -> None:
         if self.memory.parent.is_dir():
             with suppress(OSError):  # runs may lie where nobody may write
                 write_json(self.memory, {"files": self._files, "splits": self._splits})
-
-
-def _stamp(path: Path) -> list[int]:
-    """Size and time of change; empty where there is no such file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns] if path.is_file() else []
 
 
 def _hash_file(path: Path) -> str:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,11 @@ def test_boxes_inside_the_image_are_kept_as_they_are(xs, ys):
     box = (xs[0], ys[0], xs[1], ys[1])
     assert parse_box(list(box), (10, 20), "") == box
     assert parse_box(list(box), None, "") == box
+
+
+def test_the_edges_of_a_box_are_half_open_whatever_its_file_means():
+    box = (2.0, 3.0, 11.0, 12.0)
+    assert make_ref(1, box=box).edges_xyxy == box
+    # ReferIt's right and bottom are the last pixels inside: ten pixels by ten.
+    assert replace(make_ref(1, box=box), box_is_inclusive=True).edges_xyxy == (2, 3, 12, 13)
+    assert replace(make_ref(1, box=None), box_is_inclusive=True).edges_xyxy is None

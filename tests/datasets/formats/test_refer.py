@@ -390,3 +390,12 @@ def test_an_image_under_a_longer_name_is_named(save):
 def test_addresses_are_no_file_names(save):
     with pytest.raises(RisError, match="is an address"):
         load_dataset(CARD, save(**change_instances("images", file_name="http://a.b/c.jpg")), "train")
+
+
+@pytest.mark.parametrize(("written", "there"), [("train2014\\a.jpg", "a.jpg"), ("cafe\u0301.jpg", "caf\u00e9.jpg")])
+def test_an_image_of_another_spelling_is_named(save, written, there):
+    root = save(**change_instances("images", file_name=written))
+    for name in (there, "COCO_train2014_000000000006.jpg"):
+        (root / "train2014" / name).write_bytes(b"x")
+    (fault,) = check_dataset(CARD, root).faults["missing files"]
+    assert fault.text.endswith(f"; there is {root / 'train2014' / there}")

@@ -51,7 +51,7 @@ def test_json(save_json):
     assert tree.segmentation is sky.segmentation is None
     assert (tree.ref_id, sky.ref_id, man.ref_id) == (1203, 1210, 701)
     assert [(e.sent_id, e.sentence) for e in tree.expressions] == [(120300, "left tree"), (120301, "tree")]
-    assert tree.box_xyxy == (0, 1, 4, 5)
+    assert (tree.box_xyxy, tree.edges_xyxy) == ((0, 1, 4, 5), (0, 1, 5, 6))
     assert dataset.images[12].hw == (6, 10)
     assert dataset.images[12].path == root / "referit" / "images" / "12.jpg"
     assert dataset.siblings(tree) == (sky,)
