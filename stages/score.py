@@ -122,7 +122,9 @@ def run(
             "ground truth and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes",
         )
     if rows:
-        _show(options, _with_stored_oracle(card_of(options), rows), metric)
+        # The card's figures are of its own settings.
+        own = not (options.config or options.set)
+        _show(options, _with_stored_oracle(card_of(options), rows) if own else rows, metric)
     elif options.json:
         emit(options, "", [])
 
@@ -133,7 +135,8 @@ def _with_stored_oracle(card: "Card", rows: Sequence[dict[str, Any]]) -> list[di
     shown = []
     for row in rows:
         shown.append(row)
-        if row["scored"] == "step2" and row["split"] in card.oracle and row["split"] not in made:
+        is_whole = not row.get("partial")
+        if row["scored"] == "step2" and is_whole and row["split"] in card.oracle and row["split"] not in made:
             metrics = {
                 name: {"value": value, "ci_low": low, "ci_high": high}
                 for name, (value, low, high) in card.oracle[row["split"]].items()

@@ -1,8 +1,10 @@
 """Settings of the whole test run, and what the tests of the commands share."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,11 @@ def call_ris() -> Callable[..., int]:
             patch.setattr("sys.argv", ["ris", *map(str, arguments)])
             with pytest.raises(SystemExit) as stop:
                 main()
+        # Whatever a command ends with, nothing that it has started goes on.
+        deadline = time.monotonic() + 10
+        while children := multiprocessing.active_children():
+            assert time.monotonic() < deadline, (arguments, children)
+            time.sleep(0.02)
         return int(stop.value.code or 0)
 
     return call

@@ -1,6 +1,7 @@
 """The losses of Step-1 and Step-2 (TRIS, ICCV 2023) and the learning rate's decay.
 
-All take float32: leave automatic mixed precision before them, 0.9999 is 1 in bfloat16.
+All take float32 scores and clamp in float32, in which 0.9999 is not 1. Under automatic mixed precision the features
+that the frozen CLIP gives the calibration loss are of the lower precision.
 """
 
 from __future__ import annotations
