@@ -105,9 +105,9 @@ def _place(panel: Panel, hw: tuple[int, int]) -> Share | None:
 
 
 def _box(row: Row, hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    if row.sample.ref.box_xyxy is None:
+    if row.sample.ref.edges_xyxy is None:
         return None
-    x1, y1, x2, y2 = row.sample.ref.box_xyxy
+    x1, y1, x2, y2 = row.sample.ref.edges_xyxy
     height, width = hw
     left, top, across, down = x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height
     return round(100 * left, 2), round(100 * top, 2), round(100 * across, 2), round(100 * down, 2)
