@@ -6,6 +6,7 @@ import io
 import ipaddress
 import socket
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -80,13 +81,19 @@ def build_app(segmenter: "Segmenter", network: str, hosts: Sequence[str]) -> "St
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
+    from ris_pipeline.predict import describe_cut
+
     one_at_a_time = threading.Lock()
 
     def compute(data: bytes, sentences: list[str]) -> dict[str, Any]:
         image = read_upright(data)
-        with one_at_a_time:
+        cut = segmenter.find_cut(sentences)
+        with one_at_a_time, warnings.catch_warnings(action="ignore", category=UserWarning):  # the page says it
             predictions = segmenter(image, sentences)
-        return {"results": [describe(*pair) for pair in zip(sentences, predictions, strict=True)]}
+        return {
+            "results": [describe(*pair) for pair in zip(sentences, predictions, strict=True)],
+            "remark": describe_cut(cut, segmenter.network.clip.n_tokens) if cut else "",
+        }
 
     async def segment(request: "HttpRequest") -> Response:
         try:

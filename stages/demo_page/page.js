@@ -33,8 +33,9 @@ async function ask(sentences) {
   }
   const found = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(found.error ?? `It failed (${answer.status}); the terminal of ris demo says why.`);
-  return Promise.all(found.results.map(async (one) => (
+  const results = await Promise.all(found.results.map(async (one) => (
     { ...one, mask: await load(one.mask, "mask"), map: await load(one.map, "map"), visible: true })));
+  return { results, remark: found.remark };
 }
 
 function currentView() {
@@ -118,7 +119,7 @@ async function attempt(action) {
 async function add(sentences) {
   const asked = file;
   say("Segmenting …");
-  const found = await ask(sentences);
+  const { results: found, remark } = await ask(sentences);
   if (asked !== file) return; // another image has come meanwhile
   for (const one of found) {
     one.colour = COLOURS[shown.length % COLOURS.length];
@@ -127,7 +128,7 @@ async function add(sentences) {
   }
   chosen = found.at(-1);
   element("results").hidden = false;
-  say("Done. Write another sentence to compare.");
+  say(remark || "Done. Write another sentence to compare.");
   update();
 }
 

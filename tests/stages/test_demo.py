@@ -121,6 +121,12 @@ def test_masks_and_maps_are_those_of_the_network(address, checkpoint):
     assert [one["sentence"] for one in found["results"]] == ["the star", "left circle"]
 
 
+def test_a_sentence_that_is_cut_is_named(address):
+    long = "the small thing that is near the other thing on the left side of the picture, namely the purple heart"
+    assert segment(address, png(50, 30), "the star")[1]["remark"] == ""
+    assert "the end is cut" in segment(address, png(50, 30), "the star", long)[1]["remark"]
+
+
 @pytest.mark.parametrize(
     ("data", "sentences", "content_type", "error"),
     [
