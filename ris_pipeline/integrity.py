@@ -84,13 +84,6 @@ def load_manifest(folder: Path) -> dict[str, Any] | None:
     return _check_manifests(folder)[0]
 
 
-def recorded_checksum(folder: Path, file: str) -> str | None:
-    """The SHA-256 that the file had when it was published; None where that is not known."""
-    manifest = load_manifest(folder)
-    recorded = None if manifest is None else _load_files_json(folder, manifest)
-    return None if recorded is None or file not in recorded else str(recorded[file]["sha256"])
-
-
 def restore_records(folder: Path) -> list[str]:
     """Restores what of manifest.json, its copy and files.json follows from the others; the names of those restored.
 

@@ -111,12 +111,12 @@ def pretrain_clip(options: StageOptions) -> None:
 def status(
     options: StageOptions,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare checksums.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Verify, and make anew exactly what is damaged.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Verify; take out what is damaged, to be resumed.")] = False,
 ) -> None:
     """Show what is fresh, stale and why, running or missing.
 
     Reads:    the manifests of runs/<dataset>/; with --verify every file
-    Writes:   stdout: a tree; with --repair the damaged files
+    Writes:   stdout: a tree; with --repair artifacts without their damaged files
     Example:  ris status --dataset refcoco
     """
     run_stage("status", options, verify=verify, repair=repair)

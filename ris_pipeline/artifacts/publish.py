@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +40,7 @@ from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explained
 
+_IRNET_FILES = {"irnet.safetensors", "metrics.jsonl"}  # of pseudolabels
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -106,6 +107,22 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
     point_latest(Artifact(request.path, request.identity))
 
 
+def withdraw(folder: Path, damaged: Iterable[str]) -> None:
+    """Make of a finished artifact what a broken run leaves, without its damaged files: its stage goes on from there.
+
+    Raises RisError where a broken run has left something already.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    if partial.exists():
+        raise RisError(f"{partial}: a run broke off there; run its command first, or delete the folder")
+    folder.rename(partial)
+    names = set(damaged)
+    if names & _IRNET_FILES:  # one training leaves both
+        names |= _IRNET_FILES
+    for name in names:
+        (partial / name).unlink(missing_ok=True)
+
+
 def remove_leftovers(request: Request) -> None:
     """Clears what killed runs left of the stage: locks, half-made links, replaced artifacts, used checkpoints.
 
@@ -119,7 +136,6 @@ def remove_leftovers(request: Request) -> None:
     for lock in folder.glob("*.lock"):
         with suppress(RisError), hold(lock):
             restore_folder(lock.with_suffix(""))
-            shutil.rmtree(lock.with_suffix(".repair"), ignore_errors=True)
 
 
 def _lock_of(path: Path) -> Path:
@@ -178,9 +194,6 @@ def _seal(request: Request, work: Work, started: str) -> None:
     manifest: dict[str, Any] = {
         **request.identity,
         "chosen": dict(request.chosen),
-        "speed": {
-            key: request.configuration[key] for key in STAGES[request.stage].speed if key in request.configuration
-        },
         "counts": work.counts,
         "timings": work.timings,
         "started": started,

@@ -1,5 +1,6 @@
 """Whatever goes wrong, a command ends: one line, exit status 1, no process left after ten seconds."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,10 @@ def test_an_image_that_cannot_be_read(copy_of_project, command, damage, workers)
     if damage == "missing":
         image.unlink()
     else:
-        image.write_bytes(image.read_bytes()[:40])
+        # Of the size and time of before: it counts as the picture that labels and responses were made from.
+        status = image.stat()
+        image.write_bytes(image.read_bytes()[:40].ljust(status.st_size, b"\0"))
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
     ended = run_ris(*command, "--force", *places(root), "--workers", workers)
     assert ended.status == 1
     assert image.name in ended.error

@@ -1,4 +1,4 @@
-"""`ris status --repair` makes exactly what is damaged, with the bytes that were published."""
+"""`ris status --repair` takes out what is damaged; the stage makes exactly that again, with the published bytes."""
 
 import hashlib
 import json
@@ -67,8 +67,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Path]]] = {
 }
 
 
-def test_damage_of_every_kind_is_mended_byte_for_byte(scored, copy_of_project, status):
-    """All at once: what was made from something damaged waits until that is mended."""
+RECORDS = ("manifest.json", "manifest.copy.json", "files.json")  # of these a run makes others, with its time of day
+
+
+def test_what_is_damaged_is_taken_out_and_made_again_byte_for_byte(scored, copy_of_project, status, ris, chain):
+    """All at once. The commands of the chain then make what is missing, and nothing else."""
     before = checksums(copy_of_project)
     damaged = []
     for stage, choose in DAMAGES.values():
@@ -80,15 +83,22 @@ def test_damage_of_every_kind_is_mended_byte_for_byte(scored, copy_of_project, s
              for row in rows for line in row["why"]}  # fmt: skip
     assert code == 1
     assert named == set(damaged)
-    assert checksums(copy_of_project) != before
 
     code, errors, rows = status(copy_of_project, "--repair")
     assert (code, rows) == (0, []), errors
-    assert checksums(copy_of_project) == before
+    assert "mended: manifest.json" in errors
+    assert "mended: files.json" in errors
+    assert "to make them again, run: ris dump-responses --split train --dataset " in errors
+    assert "to make them again, run: ris make-pseudolabels --no-refine --dataset " in errors
+    for command in (*chain, ["score", "--split", "train", "--stage", "prms"]):
+        ris(copy_of_project, *command)
     assert status(copy_of_project, "--verify")[0] == 0
+    after = checksums(copy_of_project)
+    assert sorted(after) == sorted(before)
+    assert [name for name in after if after[name] != before[name] and Path(name).name not in RECORDS] == []
 
 
-def test_only_what_is_damaged_is_made(copy_of_project, status, monkeypatch):
+def test_only_what_is_damaged_is_made(copy_of_project, status, monkeypatch, ris):
     from ris_pipeline.refine import pseudolabels
 
     folder = latest(copy_of_project, "pseudolabels/latest-no-refine")
@@ -100,6 +110,8 @@ def test_only_what_is_damaged_is_made(copy_of_project, status, monkeypatch):
         pseudolabels, "write_labels", lambda folder, ids, labels: (made.extend(ids), write(folder, ids, labels))
     )
     assert status(copy_of_project, "--repair")[0] == 0
+    assert not folder.exists()
+    ris(copy_of_project, "make-pseudolabels", "--no-refine")
     assert made == [int(label.stem)]
 
 
@@ -115,31 +127,14 @@ def test_weights_are_not_guessed(copy_of_project, status):
     assert weights.read_bytes() == spoilt
 
 
-def test_images_that_were_replaced_are_told(copy_of_project, status):
-    """The sheet made of them would not be the one that was published."""
-    from PIL import Image
-
-    for image in (copy_of_project / "data" / "tiny" / "images").glob("*.jpg"):
-        with Image.open(image) as picture:
-            Image.new("RGB", picture.size, "red").save(image)
-    sheet = latest(copy_of_project, "pseudolabels/latest-refine") / "contact-sheet.png"
-    sheet.unlink()
+def test_a_run_that_broke_off_is_not_overwritten(copy_of_project, status):
+    folder = latest(copy_of_project, "pseudolabels/latest-no-refine")
+    flip(first_label(folder))
+    folder.with_name(f"{folder.name}.partial").mkdir()
     code, errors, _ = status(copy_of_project, "--repair")
     assert code == 1
-    assert "cannot be repaired, inputs.images: " in errors
-    assert "ris make-pseudolabels --refine --force" in errors
-    assert not sheet.exists()
-    assert not list(copy_of_project.glob("runs/*/*/*.repair"))
-
-
-def test_other_annotations_are_told(copy_of_project, status):
-    annotations = copy_of_project / "data/tiny/refer/shapes/instances.json"
-    annotations.write_bytes(annotations.read_bytes() + b"\n")
-    label = first_label(latest(copy_of_project, "pseudolabels/latest-refine"))
-    flip(label)
-    code, errors, _ = status(copy_of_project, "--repair")
-    assert code == 1
-    assert "cannot be repaired, inputs.data: " in errors
+    assert "a run broke off there; run its command first" in errors
+    assert folder.exists()
 
 
 def test_a_stage_refuses_a_damaged_input(copy_of_project, call_ris, capsys):
