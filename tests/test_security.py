@@ -12,7 +12,7 @@ CALLS = {
     "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "marshal.load", "marshal.loads",
     "os.system", "os.popen", "shelve.open", "torch.hub.load", "torch.jit.load", "joblib.load", "yaml.load",
 }  # fmt: skip
-UNPICKLERS = {"datasets/pickles.py", "networks/clip_weights.py"}  # restricted ones, with tests of their own
+UNPICKLERS = {"datasets/io/pickles.py", "networks/weights/clip_weights.py"}  # restricted ones, with tests of their own
 
 
 def dotted(node: ast.expr) -> str:
