@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ris_pipeline.artifacts.identity import Request, find_latest
+from ris_pipeline.artifacts.identity import Request, find, find_latest
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step2Config
 from ris_pipeline.errors import RisError
@@ -24,7 +24,7 @@ from ris_pipeline.networks.load import build_step2
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.scoring.outcomes import load_outcomes
 from ris_pipeline.training.loop import WEIGHTS
-from stages import score
+from stages import score, table
 from stages.common import open_dataset
 from stages.options import StageOptions
 from tiny import TINY
@@ -61,9 +61,10 @@ def request(options: StageOptions, stage: str, configuration: dict, **flags) -> 
     return Request(options.runs, Path(options.dataset).stem, stage, configuration, {}, flags)
 
 
-def make_responses(options: StageOptions, split: str, grids: list, prms: bool = True) -> None:
+def make_responses(options: StageOptions, split: str, grids: list, prms: bool = True, inputs=()) -> None:
     (ref,) = open_dataset(options, split).refs
-    with publish(request(options, "responses", {"prms": prms}, split=split)) as work:
+    asked = dataclasses.replace(request(options, "responses", {"prms": prms}, split=split), inputs=dict(inputs))
+    with publish(asked) as work:
         store = ResponseStore.create(
             work.path / f"{split}.zarr",
             sent_id=[expression.sent_id for expression in ref.expressions],
@@ -348,6 +349,30 @@ def test_a_part_of_a_split_is_marked_and_not_set_beside_the_paper(options, tmp_p
     assert "paper" not in text
     assert "step1*" in text
     assert f"* partial: {n} of the 10,834 sentences of val" in text
+    table.run(options, 1)
+    output = capsys.readouterr()
+    assert "here" not in output.out
+    assert f"left out, of a part of their split only: Step-1 on refcoco val ({n} of 10,834 sentences)" in output.err
+
+
+def test_a_row_of_something_stale_is_marked(options, capsys):
+    """The responses are of a Step-1 that is no longer the latest."""
+    for seed in (0, 1):
+        with publish(dataclasses.replace(request(options, "step1", {}), seed=seed)):
+            pass
+    first, second = (find(dataclasses.replace(request(options, "step1", {}), seed=seed)) for seed in (0, 1))
+    make_responses(options, "val", [[[4, -2]] * 2], inputs={"step1": first.digest})
+    score.run(options, "miou", ["val"], "step1")
+    output = capsys.readouterr().out
+    assert "step1†" in output
+    assert f"† step1 val is stale: inputs.step1: {first.digest} → {second.digest}" in output
+    assert "stale" not in scores(options, capsys, stage="chance", splits=["val"])[0]
+
+
+def test_a_warning_says_that_half_of_the_maps_are_empty(options, capsys):
+    make_responses(options, "val", [[[-4, -2]] * 2])
+    score.run(options, "miou", ["val"], "step1")
+    assert "warning: score step1 val: 1 of 1 masks are empty" in capsys.readouterr().err
 
 
 def test_a_column_says_what_it_was_counted_on_where_that_is_not_all():
