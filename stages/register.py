@@ -126,7 +126,7 @@ def with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
         with watch_signals():
             action()
     except RisError as error:
-        _stop(f"ris: {error}", 1, debug)
+        _stop(None if _is_repeated() else f"ris: {error}", 1, debug)
     except Stopped as stop:
         line = f"ris: stopped by {stop}; to go on: {_same_command()}"
         _stop(None if is_silent() else line, 128 + stop.number, debug)
@@ -136,6 +136,12 @@ def with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
         first_line = (str(error).splitlines() or [""])[0]
         other = f"{type(error).__name__}: {first_line}; run again with --debug for the traceback"
         _stop(f"ris: {explain_failure(error) or other}", 1, debug)
+
+
+def _is_repeated() -> bool:
+    """Whether the first process of torchrun says the same: all meet the same errors until they work together."""
+    ranks = sys.modules.get("ris_pipeline.process.ranks")  # not imported for this: it brings torch
+    return is_silent() and not (ranks is not None and ranks.has_joined())
 
 
 def _same_command() -> str:

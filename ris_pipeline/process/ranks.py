@@ -13,6 +13,7 @@ import torch.distributed
 from ris_pipeline.errors import RisError
 
 _LAUNCHER = os.getppid()
+_has_joined = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,18 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
     if ranks.n_ranks == 1:
         yield
         return
+    global _has_joined
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _has_joined = True
     try:
         yield
     finally:
         torch.distributed.destroy_process_group()
+
+
+def has_joined() -> bool:
+    """Whether this process has begun to work with others: until then all of them do, and say, the same."""
+    return _has_joined
 
 
 def wait() -> None:

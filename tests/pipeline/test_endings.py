@@ -34,10 +34,7 @@ def test_an_image_that_cannot_be_read(copy_of_project, command, damage, workers)
     if damage == "missing":
         image.unlink()
     else:
-        # Of the size and time of before: it counts as the picture that labels and responses were made from.
-        status = image.stat()
-        image.write_bytes(image.read_bytes()[:40].ljust(status.st_size, b"\0"))
-        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+        spoil(image)
     ended = run_ris(*command, "--force", *places(root), "--workers", workers)
     assert ended.status == 1
     assert image.name in ended.error
@@ -62,13 +59,21 @@ def test_a_reader_that_is_killed(copy_of_project, command, tmp_path):
     assert "killed" in ended.error
 
 
+def spoil(image):
+    """Make it unreadable, of the size and time of before: it counts as the picture that all was made from."""
+    status = image.stat()
+    image.write_bytes(image.read_bytes()[:40].ljust(status.st_size, b"\0"))
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_one_rank_of_torchrun_that_fails(copy_of_project, workers):
-    """Two processes; the image is missing for the one whose share it is in."""
+@pytest.mark.parametrize("damage", [Path.unlink, spoil], ids=["missing", "unreadable"])
+def test_an_image_under_torchrun(copy_of_project, damage, workers):
+    """Missing, both processes notice before they begin; unreadable, the one whose share it is in."""
     root = copy_of_project
     image = images_of(root)[3]
-    image.unlink()
+    damage(image)
     ended = run_ris("train-step1", "--set", "epochs=20", *places(root), "--workers", workers, launcher=TORCHRUN)
     assert ended.status == 1
     lines = [line for line in ended.stderr.splitlines() if image.name in line]
