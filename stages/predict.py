@@ -55,7 +55,8 @@ def run(
     if results:
         written.add(results)
     files = [record[kind] for record in results for kind in ("mask", "overlay", "map", "npy") if kind in record]
-    emit(options, "\n".join([*files, str(written.path)]), results)
+    if results or options.json:
+        emit(options, "\n".join([*files, str(written.path)]), results)
     if failures:
         raise RisError(f"{len(failures)} of {len(images)} images could not be read: {'; '.join(failures)}")
 

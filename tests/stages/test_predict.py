@@ -169,6 +169,7 @@ def test_what_cannot_be_read_or_written(options, image, tmp_path):
         run(options, [str(tmp_path / "gone.jpg"), "dog"], tmp_path)
     with pytest.raises(RisError, match=r"1 of 1 images could not be read: .* not a readable picture"):
         run(options, [str(tmp_path / "tiny.toml"), "dog"], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
     with pytest.raises(RisError, match="cannot write there"):
         run(options, [str(image), "dog"], image)
 

@@ -379,3 +379,15 @@ def test_a_column_says_what_it_was_counted_on_where_that_is_not_all():
     estimate = {"value": 50.0, "ci_low": 40.0, "ci_high": 60.0, "n_expressions": 6}
     assert score._format(estimate, 8) == "50.0 ±10.0 (n=6)"
     assert score._format(estimate, 6) == "50.0 ±10.0"
+
+
+def test_a_split_of_the_card_that_the_data_lack_is_passed_over(options, capsys):
+    card = Path(options.dataset)
+    card.write_text(card.read_text().replace("[splits]\n", "[splits]\ntestA = 5\n"))
+    score.run(options, "miou", None, "chance")
+    output = capsys.readouterr()
+    assert "tiny testA: nothing of this split is in the data" in output.err
+    rows = [line.split()[:2] for line in output.out.splitlines()[3:] if line.strip()]
+    assert rows == [["chance", "train"], ["chance", "val"]]
+    with pytest.raises(RisError, match="no refs in the split 'testA'"):
+        score.run(options, "miou", ["testA"], "chance")
