@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ris_pipeline.artifacts.identity import MANIFEST
+from ris_pipeline.artifacts.layout import MANIFEST, WEIGHTS
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets.io.files import load_json, to_rgb
 from ris_pipeline.datasets.io.images import load_image, to_pixels
@@ -29,7 +29,6 @@ from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.released import read_released
 from ris_pipeline.process.device import find_device
-from ris_pipeline.training.loop import WEIGHTS
 
 MAP_FOREGROUND = 1e-9  # a response map's mask is where it exceeds this; TRIS, released evaluation
 

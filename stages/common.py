@@ -8,22 +8,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import describe_other_data
-from ris_pipeline.artifacts.identity import (
-    NO_ARTIFACTS,
-    STAGES,
-    Artifact,
-    Request,
-    digest,
-    explain,
-    find,
-    find_latest,
-    label_of,
-)
+from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
+from ris_pipeline.artifacts.layout import NO_ARTIFACTS, STAGES
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
+from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
 from ris_pipeline.errors import RisError, suggest_path
-from ris_pipeline.integrity import check_whole
 from stages.options import StageOptions, card_of, emit, is_silent, say
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.layout import store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ResponsesConfig, Step1Config
 from ris_pipeline.errors import EmptySplitError
@@ -67,8 +68,8 @@ class Networks(NamedTuple):
 
 def load_networks(options: StageOptions, config: ResponsesConfig, step1: Artifact) -> Networks:
     """The networks of a Step-1, ready to respond."""
+    from ris_pipeline.artifacts.layout import WEIGHTS
     from ris_pipeline.networks.load import build_aux, build_step1, config_from_manifest
-    from ris_pipeline.training.loop import WEIGHTS
 
     step1_config = config_from_manifest(Step1Config, step1.manifest)
     device = device_of(options)
@@ -82,7 +83,7 @@ def fill(options: StageOptions, work: Work, dataset: "Dataset", networks: Networ
     from ris_pipeline.maps.respond import fill_responses, open_store
 
     label = f"responses {dataset.split}"
-    path = work.path / f"{dataset.split}.zarr"
+    path = store_path(work.path, dataset.split)
     store = open_store(path, dataset, networks.step1, networks.input_size, networks.digest)
     missing = store.missing_blocks(scored=networks.aux is not None)
     left = sum(len(store.rows_of_block(block)) for block in missing)

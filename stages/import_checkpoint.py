@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import replace_folder, write_json
-from ris_pipeline.artifacts.identity import CHECKPOINT, MANIFEST, Request
+from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.layout import CHECKPOINT, CLIP_CONFIG, MANIFEST, SOURCE
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import Step1Config, Step2Config, load_config_file, parse_assignments, resolve
 from ris_pipeline.errors import RisError
@@ -18,7 +19,6 @@ from stages.options import StageOptions, card_of, emit, say
 if TYPE_CHECKING:
     from ris_pipeline.networks.weights.released import Kind, Released
 
-SOURCE = "source.json"
 _STAGES = {"tris-step1": "step1", "tris-step2": "step2", "irn": "irnet", "clip": "clip"}
 _FLAGS = {"tris-step2": {"labels": "pseudo"}}
 # What the file tells, and what it leaves to the configuration: of the trained network, not of its training.
@@ -115,14 +115,13 @@ def _is_same(out: Path, request: Request) -> bool:
 
 def _write(work: Work, file: Path, released: "Released") -> None:
     """Write the weights, and where they come from."""
-    from ris_pipeline.networks.irnet import WEIGHTS as IRNET_WEIGHTS
+    from ris_pipeline.artifacts.layout import IRNET_WEIGHTS, WEIGHTS
     from ris_pipeline.training.checkpoints import save_weights
-    from ris_pipeline.training.loop import WEIGHTS
 
     # Cloned: tensors of a checkpoint may share their memory, which safetensors refuses.
     tensors = {name: value.clone() for name, value in released.tensors.items()}
     save_weights(work.path / (IRNET_WEIGHTS if released.kind == "irn" else WEIGHTS), tensors)
     if released.clip_config is not None:
-        write_json(work.path / "open_clip_config.json", {"model_cfg": released.clip_config})
+        write_json(work.path / CLIP_CONFIG, {"model_cfg": released.clip_config})
     write_json(work.path / SOURCE, {"file": file.name, "kind": released.kind})
     work.counts |= {"entries": len(tensors), "values": sum(value.numel() for value in tensors.values())}

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, label_path, store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import PseudolabelConfig
 from stages.common import device_of, due, input_of, open_dataset, request_of, resolve_config, show
@@ -34,7 +35,7 @@ def _make(options: StageOptions, request: Request, config: PseudolabelConfig, re
     from ris_pipeline.maps.store import ResponseStore
 
     dataset = open_dataset(options, SPLIT, with_images=True)
-    store = ResponseStore.open(responses.path / f"{SPLIT}.zarr")
+    store = ResponseStore.open(store_path(responses.path, SPLIT))
     with publish(request, force=options.force) as work:
         fill(options, work, dataset, store, config)
 
@@ -112,14 +113,16 @@ def _learn(
     from ris_pipeline.refine.pseudolabels import save_seeds
     from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
 
-    seeds = work.path / "seeds"
+    seeds = work.path / SEEDS
     seeds.mkdir(exist_ok=True)
     with (
         work.timed("seeds"),
         progress(options, "seeds", sum(len(one.refs) for one in groups)) as advance,
     ):
         save_seeds(dataset, store, groups, seeds, config, options.workers, advance)
-    files = [SeedFile(dataset.images[one.image_id], seeds / f"{ref.ref_id}.png") for one in groups for ref in one.refs]
+    files = [
+        SeedFile(dataset.images[one.image_id], label_path(seeds, ref.ref_id)) for one in groups for ref in one.refs
+    ]
     with work.timed("irnet"), progress(options, "irnet", count_steps(len(files), config)) as advance:
         train_irnet(
             net, files, config, folder=work.path, seed=options.seed, device=device_of(options),
@@ -138,6 +141,6 @@ def _save_sheet(work: Work, dataset: "Dataset", groups: "Sequence[ImageGroup]") 
     for one in groups[:12]:
         image = load_image(dataset.images[one.image_id])
         for ref in one.refs[:2]:
-            label = load_label(work.path / f"{ref.ref_id}.png")
+            label = load_label(label_path(work.path, ref.ref_id))
             tiles.append((ref.expressions[0].sentence, overlay_mask(image, label == 1)))
-    Image.fromarray(contact_sheet(tiles)).save(work.path / "contact-sheet.png")
+    Image.fromarray(contact_sheet(tiles)).save(work.path / CONTACT_SHEET)

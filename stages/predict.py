@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import replacing, write_json
-from ris_pipeline.artifacts.identity import MANIFEST, find_latest
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.layout import MANIFEST
+from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.errors import RisError, suggest_path
-from ris_pipeline.integrity import check_whole
 from stages.common import device_of, input_of, resolve_config
 from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import write_json
-from ris_pipeline.artifacts.identity import STAGES, Artifact, find, list_latest
+from ris_pipeline.artifacts.find import find, list_latest
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import REPORT, STAGE_ROWS, STAGES
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ReportConfig
 from ris_pipeline.errors import RisError
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from ris_pipeline.report.page import Breakdown
     from ris_pipeline.report.samples import Sample
 
-REPORT, STAGE_ROWS = "report.html", "stages.json"
 _OPTIONAL = ("clip", "irnet")  # stages that a data set may do without: not shown where they have not run
 
 

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.artifacts.identity import Artifact, find_latest, list_latest
+from ris_pipeline.artifacts.find import find_latest, list_latest
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, store_path
 from ris_pipeline.config import PseudolabelConfig, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import Estimate
 from ris_pipeline.scoring.paper import paper_figure
 from stages.common import command_line, device_of, splits_of
 from stages.options import StageOptions, card_of
-from stages.score import OUTCOMES, SCORED, SCORES
+from stages.score import SCORED
 
 if TYPE_CHECKING:
     from ris_pipeline.report.charts import Curves, Score
@@ -142,8 +144,8 @@ def read_outcomes(found: Found, row: str, split: str) -> list[Outcome]:
 
 def read_curves(found: Found) -> dict[str, Curves]:
     """The losses of each training that has left some, by artifact name."""
+    from ris_pipeline.artifacts.layout import METRICS
     from ris_pipeline.report.curves import load_curves
-    from ris_pipeline.training.checkpoints import METRICS
 
     trained = [one for one in (found.step1, found.labels, found.step2) if one is not None]
     return {one.name: load_curves(one.path / METRICS) for one in trained if (one.path / METRICS).is_file()}
@@ -153,11 +155,10 @@ def open_sources(options: StageOptions, found: Found) -> Sources:
     """The responses, labels and networks that panels are read from, networks on the device of `options`."""
     from safetensors.torch import load_file
 
+    from ris_pipeline.artifacts.layout import IRNET_WEIGHTS, WEIGHTS
     from ris_pipeline.maps.store import ResponseStore
-    from ris_pipeline.networks.irnet import WEIGHTS as IRNET_WEIGHTS
     from ris_pipeline.networks.load import build_irnet, build_step2, config_from_manifest
     from ris_pipeline.report.panels import Sources
-    from ris_pipeline.training.loop import WEIGHTS
 
     device = device_of(options)
     irnet = step2 = None
@@ -172,9 +173,9 @@ def open_sources(options: StageOptions, found: Found) -> Sources:
         step2_config = config_from_manifest(Step2Config, found.step2.manifest)
         step2 = build_step2(step2_config, found.step2.path / WEIGHTS).to(device), step2_config.input_size
     return Sources(
-        responses={split: ResponseStore.open(one.path / f"{split}.zarr") for split, one in found.responses.items()},
+        responses={split: ResponseStore.open(store_path(one.path, split)) for split, one in found.responses.items()},
         methods={
-            method: {split: ResponseStore.open(one.path / f"{split}.zarr") for split, one in by_split.items()}
+            method: {split: ResponseStore.open(store_path(one.path, split)) for split, one in by_split.items()}
             for method, by_split in found.methods.items()
         },
         labels=None if found.labels is None else found.labels.path,

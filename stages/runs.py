@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts.identity import Artifact, list_latest
+from ris_pipeline.artifacts.find import compare_identities, find_variant, list_latest, list_variants, pair_scores
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import METRICS, OUTCOMES
 from ris_pipeline.errors import RisError, suggest_path
-from ris_pipeline.variants import compare_identities, find_variant, list_variants, pair_scores
 from stages.common import resolve_config
 from stages.options import StageOptions, align, card_of, emit, say
 
@@ -105,7 +106,7 @@ def _score_apart(options: StageOptions, a: Artifact, b: Artifact, metric: str) -
     from ris_pipeline.scoring.outcomes import load_outcomes
 
     n_bootstrap = resolve_config(options, ScoreConfig, "scores").bootstrap
-    of_a, of_b = (load_outcomes(one.path / "outcomes.csv") for one in (a, b))
+    of_a, of_b = (load_outcomes(one.path / OUTCOMES) for one in (a, b))
     values_a, values_b = (summarise(one, n_bootstrap=1) for one in (of_a, of_b))
     names = HEADLINE if metric == "all" else [name for name in METRICS if name.startswith(metric)]
     kinds = dict.fromkeys(str(one.manifest["flags"]["scored"]) for one in (a, b))
@@ -130,7 +131,7 @@ def _write_curves(options: StageOptions, artifacts: Sequence[Artifact], folder: 
     except ImportError as error:
         raise RisError("TensorBoard is not installed; pip install -c constraints.txt -e '.[tensorboard]'") from error
     for one in artifacts:
-        log = one.path / "metrics.jsonl"
+        log = one.path / METRICS
         if not log.is_file():
             continue
         target = folder / one.name / one.digest

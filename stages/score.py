@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import write_json
-from ris_pipeline.artifacts.identity import Artifact, Request, find, find_latest
+from ris_pipeline.artifacts.find import find, find_latest
+from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ScoreConfig, Step2Config
 from ris_pipeline.errors import EmptySplitError, RisError
@@ -25,7 +27,6 @@ from stages.status import freshness_of
 if TYPE_CHECKING:
     from ris_pipeline.datasets import Card, Dataset
 
-SCORES, OUTCOMES = "scores.json", "outcomes.csv"
 HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # of --metric all, to fit the width
 WIDTH = 120  # columns of the table
 
@@ -241,14 +242,14 @@ def _evaluate(options: StageOptions, job: Job, dataset: "Dataset") -> Iterator[O
     of_maps: Callable[..., Iterator[Outcome]] = (
         evaluate.evaluate_prms if job.scored.name == "prms" else evaluate.evaluate_step1
     )
-    return of_maps(dataset, ResponseStore.open(job.source.path / f"{job.split}.zarr"))
+    return of_maps(dataset, ResponseStore.open(store_path(job.source.path, job.split)))
 
 
 def _evaluate_step2(options: StageOptions, step2: Artifact, dataset: "Dataset") -> Iterator[Outcome]:
+    from ris_pipeline.artifacts.layout import WEIGHTS
     from ris_pipeline.networks.load import build_step2, config_from_manifest
     from ris_pipeline.process.device import autocast
     from ris_pipeline.scoring.evaluate import evaluate_step2
-    from ris_pipeline.training.loop import WEIGHTS
 
     config = config_from_manifest(Step2Config, step2.manifest)
     device = device_of(options)

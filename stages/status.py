@@ -6,15 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ris_pipeline.artifacts.find import list_artifacts, list_latest, load_artifact
 from ris_pipeline.artifacts.freshness import Freshness
-from ris_pipeline.artifacts.identity import (
-    NO_ARTIFACTS,
-    STAGES,
-    Artifact,
-    list_artifacts,
-    list_latest,
-    load_artifact,
-)
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import NO_ARTIFACTS, STAGES
 from ris_pipeline.artifacts.locks import holder_of
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError

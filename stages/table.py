@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ris_pipeline.artifacts.identity import Artifact, find_latest
+from ris_pipeline.artifacts.find import find_latest, find_scores
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import SCORES
 from ris_pipeline.scoring.tables import Column, Row, Table, build_table
-from ris_pipeline.variants import find_scores
 from stages.options import StageOptions, align, emit, say
 
 
@@ -48,7 +49,7 @@ def _list_partial(options: StageOptions, row: Row, columns: Sequence[Column]) ->
 
 
 def _read(artifact: Artifact) -> dict[str, Any]:
-    scores: dict[str, Any] = json.loads((artifact.path / "scores.json").read_text(encoding="utf-8"))
+    scores: dict[str, Any] = json.loads((artifact.path / SCORES).read_text(encoding="utf-8"))
     return scores
 
 

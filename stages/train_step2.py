@@ -24,10 +24,10 @@ def run(options: StageOptions, oracle: bool = False) -> None:
 def _train(
     options: StageOptions, request: Request, config: Step2Config, labels: Artifact | None, step1: Artifact | None
 ) -> None:
+    from ris_pipeline.artifacts.layout import WEIGHTS
     from ris_pipeline.networks.load import build_step2
     from ris_pipeline.training.batches import Labels
     from ris_pipeline.training.draws import Plan
-    from ris_pipeline.training.loop import WEIGHTS
     from ris_pipeline.training.tasks import Step2Task
     from stages.training import train_and_publish
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from ris_pipeline.artifacts.identity import CHECKPOINT, FILES, STAGES, list_artifacts
+from ris_pipeline.artifacts.find import list_artifacts
+from ris_pipeline.artifacts.layout import CHECKPOINT, FILES, STAGES
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.artifacts.publish import withdraw
+from ris_pipeline.artifacts.verify import SURPLUS, Damage, find_damage, load_manifest, restore_records
 from ris_pipeline.errors import RisError
-from ris_pipeline.integrity import SURPLUS, Damage, find_damage, load_manifest, restore_records
 from stages.common import command_line
 from stages.options import StageOptions, card_of, say
 from stages.progress import progress

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 
 import ris_pipeline
-from ris_pipeline.artifacts.identity import MANIFEST
+from ris_pipeline.artifacts.layout import MANIFEST, WEIGHTS
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets.io.images import to_pixels
 from ris_pipeline.errors import RisError
@@ -23,7 +23,6 @@ from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step1, build_step2
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.predict import Prediction, Segmenter, resize_logits
-from ris_pipeline.training.loop import WEIGHTS
 from tiny import TINY
 
 SENTENCES = ["red ball", "the left one", "dog"]

@@ -6,15 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts.identity import (
-    CHECKPOINT,
-    NO_ARTIFACTS,
-    STAGES,
-    Artifact,
-    differences,
-    find_named,
-    load_artifact,
-)
+from ris_pipeline.artifacts.find import find_named, load_artifact
+from ris_pipeline.artifacts.identity import Artifact, differences
+from ris_pipeline.artifacts.layout import CHECKPOINT, NO_ARTIFACTS, STAGES
 from ris_pipeline.errors import RisError
 
 

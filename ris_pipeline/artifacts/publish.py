@@ -22,25 +22,25 @@ from ris_pipeline.artifacts.files import (
     restore_folder,
     write_json,
 )
-from ris_pipeline.artifacts.identity import (
+from ris_pipeline.artifacts.find import load_artifact
+from ris_pipeline.artifacts.identity import Artifact, Request, label_of, with_checksum
+from ris_pipeline.artifacts.layout import (
     FILES,
+    IRNET_WEIGHTS,
     MANIFEST,
     MANIFEST_COPY,
+    METRICS,
     RECORDS,
     RESUME,
     STAGES,
     UNLISTED,
-    Artifact,
-    Request,
-    label_of,
-    load_artifact,
-    with_checksum,
+    latest_name,
 )
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explained
 
-_IRNET_FILES = {"irnet.safetensors", "metrics.jsonl"}  # of pseudolabels
+_IRNET_FILES = {IRNET_WEIGHTS, METRICS}  # of pseudolabels
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -148,16 +148,17 @@ def _memory_settings(request: Request) -> str:
 
 
 def point_latest(artifact: Artifact) -> None:
-    """Makes the links `latest` and `latest-<label>` lead to `artifact`."""
-    label = label_of(artifact.manifest["flags"])
-    for name in {"latest", f"latest-{label}" if label else "latest"}:
-        link = artifact.path.with_name(name)
-        # Left alone where it is right: runs that are up to date may lie where nobody may write.
-        if link.is_symlink() and link.readlink() == Path(artifact.path.name):
-            continue
-        if link.is_dir() and not link.is_symlink():
-            _restore_name(link)
-        _replace_link(link, artifact.path.name)
+    """Make the link `latest`, or `latest-<label>` of an artifact with flags, lead to `artifact`.
+
+    A variant never becomes the plain `latest`: what reads `step1` would take another method's network for it.
+    """
+    link = artifact.path.with_name(latest_name(label_of(artifact.manifest["flags"])))
+    # Left alone where it is right: runs that are up to date may lie where nobody may write.
+    if link.is_symlink() and link.readlink() == Path(artifact.path.name):
+        return
+    if link.is_dir() and not link.is_symlink():
+        _restore_name(link)
+    _replace_link(link, artifact.path.name)
 
 
 def _restore_name(copy: Path) -> None:

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from ris_pipeline.networks.clip import Clip
 
-WEIGHTS = "irnet.safetensors"  # in an artifact of pseudo-labels, and in an imported IRNet
-
 
 class StageBackbone(nn.Module):
     """A network that gives five feature maps, of which the first two have stride 4."""

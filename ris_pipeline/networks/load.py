@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ris_pipeline.artifacts.layout import IRNET_WEIGHTS
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.backbones import (
@@ -18,7 +19,6 @@ from ris_pipeline.networks.backbones import (
     load_timm_network,
 )
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import WEIGHTS as IRNET_WEIGHTS
 from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2

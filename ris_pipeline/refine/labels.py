@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.masks import resize_labels, save_label
 from ris_pipeline.refine.instances import compute_pseudolabels
 from ris_pipeline.refine.seeds import compute_seeds
@@ -49,4 +50,4 @@ def write_refined(
 def write_labels(folder: Path, ref_ids: Sequence[int], labels: NDArray[np.uint8]) -> None:
     """Write folder/<ref_id>.png for each of the labels uint8 (R, H, W)."""
     for ref_id, label in zip(ref_ids, labels, strict=True):
-        save_label(folder / f"{ref_id}.png", label)
+        save_label(label_path(folder, ref_id), label)

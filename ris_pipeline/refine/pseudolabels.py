@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, resize_image, size_of
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
@@ -104,7 +105,7 @@ def _ids(refs: Sequence[Ref]) -> list[int]:
 
 def _missing(group: ImageGroup, folder: Path, hw: tuple[int, int]) -> list[Ref]:
     """The refs of the image whose label of the size hw is missing or damaged: a crash can leave an empty file."""
-    return [ref for ref in group.refs if not _is_whole(folder / f"{ref.ref_id}.png", hw)]
+    return [ref for ref in group.refs if not _is_whole(label_path(folder, ref.ref_id), hw)]
 
 
 def _is_whole(path: Path, hw: tuple[int, int]) -> bool:
@@ -130,7 +131,7 @@ def count_labels(folder: Path, refs: Sequence[Ref], advance: Advance) -> LabelCo
     """Return what the refs' labels in the folder hold. Raises RisError where one is missing."""
     n_empty = n_tiny = n_ignored = n_pixels = 0
     for ref in refs:
-        label = load_label(folder / f"{ref.ref_id}.png")
+        label = load_label(label_path(folder, ref.ref_id))
         share = np.count_nonzero(label == FOREGROUND) / label.size
         n_empty += int(share == 0)
         n_tiny += int(0 < share < TINY_SHARE)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import load_image, normalise, to_pixels
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
@@ -189,7 +190,7 @@ class _Reader:
             return Panel(None, f"refinement is of {sources.labels_split} only")
         if sources.labels is None:
             return Panel(None, "no refined pseudo-labels yet")
-        label = load_label(sources.labels / f"{self.sample.ref.ref_id}.png")
+        label = load_label(label_path(sources.labels, self.sample.ref.ref_id))
         mask = label == FOREGROUND
         outcome = self._score(mask.astype(np.float32), mask)
         # A mask has no largest value to point with.

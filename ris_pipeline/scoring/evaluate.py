@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import size_of
 from ris_pipeline.datasets.records import Dataset, Expression, Ref, group_by_image
 from ris_pipeline.errors import RisError
@@ -68,7 +69,7 @@ def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
     with, so PointIt and PointM are None. The sentence is the ref's first.
     """
     for ref in _refs_by_image(dataset):
-        mask = load_label(folder / f"{ref.ref_id}.png") == FOREGROUND
+        mask = load_label(label_path(folder, ref.ref_id)) == FOREGROUND
         outcome = _score(ref, ref.expressions[0], mask.astype(np.float32), mask, _mask(dataset, ref))
         yield replace(outcome, weight=len(ref.expressions), point_it=None, point_m=None)
 

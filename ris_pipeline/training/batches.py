@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.records import Dataset, Ref
 from ris_pipeline.errors import RisError
@@ -39,7 +40,7 @@ class Labels:
         """The ref's label, uint8 (H, W)."""
         if self.folder is None:
             return dataset.load_mask(ref).astype(np.uint8)
-        return load_label(self.folder / f"{ref.ref_id}.png")
+        return load_label(label_path(self.folder, ref.ref_id))
 
 
 class _Steps:

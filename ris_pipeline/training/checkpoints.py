@@ -16,12 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ris_pipeline.artifacts.files import replacing, write_bytes
-from ris_pipeline.artifacts.identity import RESUME as RESUME
+from ris_pipeline.artifacts.layout import METRICS, RESUME
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
 from ris_pipeline.process.ranks import any_rank, is_orphaned, is_same_everywhere, wait
 
-METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 

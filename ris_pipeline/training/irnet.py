@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ris_pipeline.artifacts.layout import IRNET_WEIGHTS as WEIGHTS
+from ris_pipeline.artifacts.layout import RESUME
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import load_image, normalise, resize_image
 from ris_pipeline.datasets.records import Image
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import IGNORE, load_label
-from ris_pipeline.networks.irnet import WEIGHTS, IRNet
+from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process import signals as stops
 from ris_pipeline.refine.affinity import PathIndex
-from ris_pipeline.training.checkpoints import RESUME, TrainingState, seed_step
+from ris_pipeline.training.checkpoints import TrainingState, seed_step
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 from ris_pipeline.training.losses import poly_lr
 from ris_pipeline.training.readers import read_ahead

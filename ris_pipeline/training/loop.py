@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
 from ris_pipeline.process.device import autocast
@@ -19,8 +20,6 @@ from ris_pipeline.training.checkpoints import Stateful, TrainingState, seed_step
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.losses import poly_lr
 from ris_pipeline.training.tasks import Optimised, Task
-
-WEIGHTS = "model.safetensors"
 
 Report = Callable[[int, dict[str, float]], None]
 

@@ -10,21 +10,12 @@ from pathlib import Path
 import pytest
 
 from ris_pipeline.artifacts.files import render_json
-from ris_pipeline.artifacts.identity import (
-    Request,
-    differences,
-    digest,
-    explain,
-    find,
-    find_latest,
-    label_of,
-    list_latest,
-    with_checksum,
-)
+from ris_pipeline.artifacts.find import explain, find, find_latest, list_latest
+from ris_pipeline.artifacts.identity import Request, differences, digest, label_of, with_checksum
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.artifacts.publish import point_latest, publish, remove_leftovers
+from ris_pipeline.artifacts.verify import find_damage
 from ris_pipeline.errors import RisError
-from ris_pipeline.integrity import find_damage
 
 
 def request_in(runs: Path, stage: str = "step1", **changes) -> Request:
@@ -162,7 +153,9 @@ def test_variants_have_their_own_latest(tmp_path):
     make(val)
     make(train)
     assert find_latest(tmp_path, "shapes", "responses", split="val").path == val.path.resolve()
-    assert find_latest(tmp_path, "shapes", "responses").path == train.path.resolve()
+    # What asks for a stage without flags must never get a variant of it, such as another method's network.
+    assert find_latest(tmp_path, "shapes", "responses") is None
+    assert not (val.path.parent / "latest").exists()
     assert list(list_latest(tmp_path, "shapes", "responses")) == ["train", "val"]
 
 

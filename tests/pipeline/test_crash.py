@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts.identity import RECORDS
+from ris_pipeline.artifacts.layout import RECORDS
 from ris_pipeline.training.checkpoints import TrainingState
 
 pytestmark = [

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from ris_pipeline.integrity import find_damage
+from ris_pipeline.artifacts.verify import find_damage
 
 # A file that fails while it is closed, or in the hands of somebody who forgets it, cannot raise its error any more.
 pytestmark = [

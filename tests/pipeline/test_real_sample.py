@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ris_pipeline.artifacts.identity import Artifact, find_latest
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.datasets import Dataset, load_card, load_dataset
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import load_label

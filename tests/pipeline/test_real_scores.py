@@ -19,11 +19,12 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 
 from by_hand import resize_matrix
-from ris_pipeline.artifacts.identity import Request, find_latest
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.networks.load import build_step1
-from ris_pipeline.training.loop import WEIGHTS
 
 SAMPLE = Path(__file__).parents[2].parent / "shared" / "real-sample"
 pytestmark = [

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ris_pipeline.artifacts.identity import Request, find_latest
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.scoring.outcomes import load_outcomes
 

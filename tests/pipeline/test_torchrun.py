@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts.identity import Artifact, find_latest
-from ris_pipeline.integrity import find_damage
-from ris_pipeline.training.checkpoints import METRICS, RESUME, TrainingState
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import METRICS, RESUME
+from ris_pipeline.artifacts.verify import find_damage
+from ris_pipeline.training.checkpoints import TrainingState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ris_pipeline.artifacts.identity import Artifact, Request, find
+from ris_pipeline.artifacts.find import find
+from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.scoring.tables import ENCODERS, build_table
 from stages import table

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ris_pipeline.artifacts.identity import find
+from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
@@ -35,8 +35,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Pat
     import torch
     from safetensors.torch import save_file
 
+    from ris_pipeline.artifacts.layout import WEIGHTS
     from ris_pipeline.networks.load import build_step1
-    from ris_pipeline.training.loop import WEIGHTS
 
     root = tmp_path_factory.mktemp("demo")
     (root / "tiny.toml").write_text(

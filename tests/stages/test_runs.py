@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts.identity import Artifact, Request, find
+from ris_pipeline.artifacts.find import find
+from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring import Outcome

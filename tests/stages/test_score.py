@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ris_pipeline.artifacts.identity import Request, find, find_latest
+from ris_pipeline.artifacts.find import find, find_latest
+from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step2Config
 from ris_pipeline.errors import RisError
@@ -23,7 +25,6 @@ from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step2
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.scoring.outcomes import load_outcomes
-from ris_pipeline.training.loop import WEIGHTS
 from stages import score, table
 from stages.common import open_dataset
 from stages.options import StageOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.artifacts.identity import STAGES
+from ris_pipeline.artifacts.layout import STAGES
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError

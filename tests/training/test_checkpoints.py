@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ris_pipeline.artifacts.layout import METRICS, RESUME
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
 from ris_pipeline.training import checkpoints
-from ris_pipeline.training.checkpoints import METRICS, RESUME, TrainingState, save_weights, seed_step
+from ris_pipeline.training.checkpoints import TrainingState, save_weights, seed_step
 
 
 def state_in(folder, seed=0, **settings):

@@ -1,7 +1,5 @@
 """Whatever byte of an artifact is flipped, `find_damage` says so; the files are those that the stages write."""
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ris_pipeline.artifacts.identity import Request, list_artifacts, load_artifact
+from ris_pipeline.artifacts.find import list_artifacts, load_artifact
+from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.publish import publish
+from ris_pipeline.artifacts.verify import check_whole, find_damage, restore_records
 from ris_pipeline.errors import RisError
-from ris_pipeline.integrity import check_whole, find_damage, restore_records
 
 KINDS = ("step1", "responses", "pseudolabels", "scores")
 N_SENTENCES = 1030  # two blocks
@@ -166,35 +165,6 @@ def test_an_artifact_may_be_renamed_and_copied(tmp_path):
     assert load_artifact(other).digest == folder.name
 
 
-def publish_spoilt(runs: Path, stage: str, spoil) -> list[str]:
-    request = Request(runs, "shapes", stage, {}, {"data": "d0"})
-    with publish(request) as work:
-        work.counts |= WRITERS[stage](work.path)
-        spoil(work)
-    return [str(one) for one in find_damage(request.path)]
-
-
-def test_contents_that_were_bad_when_they_were_published(tmp_path):
-    """Right checksums of wrong contents: only reading them tells."""
-    chunk = "val.zarr/logits/c/0/0/0"
-    found = publish_spoilt(tmp_path, "responses", lambda work: (work.path / chunk).write_bytes(b"x"))
-    assert len(found) == 1
-    assert "block 0: 1024 sentences" in found[0]
-    found = publish_spoilt(tmp_path, "pseudolabels", lambda work: (work.path / "3.png").write_bytes(b"x"))
-    assert found[0].startswith("3.png (pseudo-label of ref 3): ")
-    found = publish_spoilt(tmp_path, "scores", lambda work: (work.path / "scores.json").write_text("{"))
-    assert found[0].startswith("scores.json: not JSON")
-    found = publish_spoilt(tmp_path, "step1", lambda work: (work.path / "model.safetensors").write_bytes(b"x" * 99))
-    assert found[0].startswith("model.safetensors (weights): not a file of tensors")
-
-
-def test_counts_are_compared(tmp_path):
-    def forget(work):
-        work.counts["refs"] = 3
-
-    assert publish_spoilt(tmp_path, "pseudolabels", forget) == [".: 2 pseudo-labels, 3 refs were counted"]
-
-
 @pytest.mark.parametrize("name", ["manifest.json", "manifest.copy.json", "files.json"])
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(path.read_bytes()[:-9]), Path.unlink])
 def test_records_are_restored_from_each_other(tmp_path, name, spoil):
@@ -217,16 +187,3 @@ def test_records_without_a_whole_source_stay_as_they_are(tmp_path):
         (folder / name).write_text("{}")
     assert restore_records(folder) == []
     assert [one.file for one in find_damage(folder)] == ["manifest.json", "manifest.copy.json"]
-
-
-def test_an_artifact_of_an_earlier_version_is_told_and_may_be_read(tmp_path):
-    folder = make(tmp_path, "scores")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["checksum"], manifest["files"]["sha256"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "manifest.copy.json").unlink()
-    assert [str(one) for one in find_damage(folder)] == [
-        "manifest.json: made by an earlier version, which kept no checksum of it"
-    ]
-    check_whole(folder)
-    shutil.rmtree(folder)

@@ -1,33 +1,24 @@
-"""Whether an artifact still is what was published: which files are damaged, and what they hold.
+"""Which files of an artifact are not what was published, and what they held.
 
-Two rings: the manifest has a checksum of itself and that of files.json, which has one of every other file; and what the
-files hold can be read and has the right number. No byte of an artifact is outside of them. The folder's name is not
-part of it: an artifact may be copied and renamed.
+The manifest has a checksum of itself and that of files.json, which has one of every other file: no byte of an artifact
+is outside of them. The folder's name is not part of it: an artifact may be copied and renamed.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ris_pipeline.artifacts.files import describe_files, render_json, write_bytes
-from ris_pipeline.artifacts.identity import (
-    CHECKSUM,
-    FILES,
-    MANIFEST,
-    MANIFEST_COPY,
-    UNLISTED,
-    parse_manifest,
-)
+from ris_pipeline.artifacts.identity import CHECKSUM, parse_manifest
+from ris_pipeline.artifacts.layout import FILES, MANIFEST, MANIFEST_COPY, UNLISTED
 from ris_pipeline.errors import RisError
 
 MISSING, UNREADABLE, CHANGED = "missing", "cannot be read", "not the bytes that were published"
 SURPLUS = "not part of what was published; remove it"
-UNSEALED = "made by an earlier version, which kept no checksum of it"
-CONTACT_SHEET = "contact-sheet.png"
 
 _BLOCK = re.compile(r"([^/]+\.zarr)/(?:logits|prms_score)/c/(\d+)[/\d]*")
 _LABEL = re.compile(r"(seeds/)?(-?\d+)\.png")
@@ -46,11 +37,10 @@ class Damage:
         return f"{self.file}{f' ({self.content})' if self.content else ''}: {self.fault}"
 
 
-def find_damage(folder: Path, *, contents: bool = True) -> list[Damage]:
-    """What is damaged in the artifact, by file name; empty where it is whole.
+def find_damage(folder: Path) -> list[Damage]:
+    """Return what is damaged in the artifact, by file name; empty where no byte of it has changed.
 
-    Where manifest.json is damaged its copy is believed; where neither is whole, nothing else can be judged.
-    contents: where all checksums are right, also read and count what the files hold.
+    Where manifest.json is damaged its copy is believed; where both are, nothing else can be judged.
     """
     manifest, damages = _check_manifests(folder)
     if manifest is None:
@@ -65,14 +55,12 @@ def find_damage(folder: Path, *, contents: bool = True) -> list[Damage]:
             if found.get(file) == {}:
                 fault = UNREADABLE
             damages.append(Damage(file, fault, _describe(folder, str(manifest["stage"]), file)))
-    if contents and not damages:
-        damages = list(_check_contents(folder, manifest))
     return damages
 
 
 def check_whole(folder: Path) -> None:
-    """None where all files of the artifact are as published; else RisError naming the first that are not."""
-    damages = [one for one in find_damage(folder, contents=False) if one.fault != UNSEALED]
+    """Raise RisError, naming the first, where files of the artifact are not as published."""
+    damages = find_damage(folder)
     if damages:
         more = f" and {len(damages) - 3} more files" if len(damages) > 3 else ""
         first = "; ".join(map(str, damages[:3]))
@@ -121,23 +109,9 @@ def _read_sealed(path: Path) -> bytes | None:
         return None
 
 
-def _read_unsealed(folder: Path) -> dict[str, Any] | None:
-    """The manifest of an artifact from before there were checksums; None where there are any."""
-    try:
-        manifest = parse_manifest((folder / MANIFEST).read_bytes())
-        is_old = (
-            CHECKSUM not in manifest and "sha256" not in manifest["files"] and not (folder / MANIFEST_COPY).exists()
-        )
-        return manifest if is_old else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
 def _check_manifests(folder: Path) -> tuple[dict[str, Any] | None, list[Damage]]:
     """The manifest, None where neither it nor its copy is whole; and what is damaged of the two."""
     sealed = {name: _read_sealed(folder / name) for name in (MANIFEST, MANIFEST_COPY)}
-    if not any(sealed.values()) and (old := _read_unsealed(folder)) is not None:
-        return old, [Damage(MANIFEST, UNSEALED)]
     good = next((data for data in sealed.values() if data is not None), None)
     damages = [
         Damage(name, CHANGED if (folder / name).exists() else MISSING)
@@ -173,76 +147,13 @@ def _describe_block(store: Path, block: int) -> str:
     """Block, sentences and refs; the block alone where the ids themselves are damaged."""
     import zarr
 
-    from ris_pipeline.maps.store_layout import BLOCK
-
-    rows = slice(block * BLOCK, (block + 1) * BLOCK)
     try:
-        group = zarr.open_group(str(store), mode="r", zarr_format=3, use_consolidated=False)
+        group: Any = zarr.open_group(str(store), mode="r", zarr_format=3, use_consolidated=False)
+        n_rows = group["prms_score"].chunks[0]
+        rows = slice(block * n_rows, (block + 1) * n_rows)
         sent_id, ref_id = group["sent_id"][rows].tolist(), group["ref_id"][rows].tolist()
     except Exception:  # whatever the damage makes of it
         return f"block {block}"
     refs = list(dict.fromkeys(ref_id))
     sentences = f"{len(sent_id)} sentences, sent_id {sent_id[0]} to {sent_id[-1]}"
     return f"block {block}: {sentences}, of {len(refs)} refs, ref_id {refs[0]} to {refs[-1]}"
-
-
-def _check_contents(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Damage]:
-    stage, counts = manifest["stage"], manifest["counts"]
-    if stage == "responses":
-        yield from _check_responses(folder, counts)
-    elif stage == "pseudolabels":
-        yield from _check_labels(folder, counts)
-    elif stage == "scores":
-        yield from _check_json(folder)
-    else:
-        yield from _check_weights(folder)
-
-
-def _check_responses(folder: Path, counts: Mapping[str, int]) -> Iterator[Damage]:
-    from ris_pipeline.maps.store import ResponseStore
-
-    for path in sorted(folder.glob("*.zarr")):
-        try:
-            store = ResponseStore.open(path)
-            for block in store.missing_blocks():
-                yield Damage(path.name, "a block that cannot be read", _describe_block(path, block))
-            if len(store) != counts.get("sentences", len(store)):
-                yield Damage(path.name, f"{len(store)} sentences, {counts['sentences']} were counted")
-        except RisError as error:
-            yield Damage(path.name, str(error))
-
-
-def _check_labels(folder: Path, counts: Mapping[str, int]) -> Iterator[Damage]:
-    from ris_pipeline.masks import load_label
-
-    labels = sorted(path for path in folder.glob("*.png") if path.name != CONTACT_SHEET)
-    for path in [*labels, *sorted(folder.glob("seeds/*.png"))]:
-        file = path.relative_to(folder).as_posix()
-        try:
-            load_label(path)
-        except RisError as error:
-            yield Damage(file, str(error), _describe(folder, "pseudolabels", file))
-    if len(labels) != counts.get("refs", len(labels)):
-        yield Damage(".", f"{len(labels)} pseudo-labels, {counts['refs']} refs were counted")
-
-
-def _check_json(folder: Path) -> Iterator[Damage]:
-    for path in sorted(folder.glob("*.json")):
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            yield Damage(path.name, f"not JSON ({error})")
-
-
-def _check_weights(folder: Path) -> Iterator[Damage]:
-    from safetensors import SafetensorError, safe_open
-
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="np") as tensors:
-                empty = not list(tensors.keys())
-        except (SafetensorError, OSError) as error:
-            yield Damage(path.name, f"not a file of tensors ({error})", "weights")
-        else:
-            if empty:
-                yield Damage(path.name, "holds no tensor", "weights")

@@ -1,10 +1,99 @@
-"""Variants of a data set's artifacts: what was made, which of it made which scores, how two of them differ."""
+"""Finding artifacts: by request, by name, as variants of each other; and what two of them differ in."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from ris_pipeline.artifacts.identity import STAGES, Artifact, differences, find_named, identity_of, load_artifacts
+from ris_pipeline.artifacts.identity import (
+    Artifact,
+    Request,
+    artifact_name,
+    differences,
+    identity_of,
+    label_of,
+    parse_manifest,
+)
+from ris_pipeline.artifacts.layout import MANIFEST, STAGES, latest_name
 from ris_pipeline.errors import RisError
+
+
+def find(request: Request) -> Artifact | None:
+    """The finished artifact of exactly this request, or None."""
+    return load_artifact(request.path)
+
+
+def find_latest(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Artifact | None:
+    """Return the artifact of `stage` with exactly these flags that was asked for last; or None."""
+    return find_named(runs, dataset, artifact_name(stage, flags))
+
+
+def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
+    """As find_latest, by Artifact.name, which manifests list as inputs.
+
+    Where the link is lost, as in a copy that leaves links out, it is the artifact of that name that was finished last.
+    """
+    stage, _, label = name.partition("/")
+    latest = load_artifact(runs / dataset / stage / latest_name(label))
+    if latest is not None:
+        return latest
+    finished = [artifact for artifact in load_artifacts(runs, dataset, stage) if artifact.name == name]
+    return max(finished, key=lambda artifact: str(artifact.manifest["finished"]), default=None)
+
+
+def list_artifacts(runs: Path, dataset: str, stage: str) -> list[Path]:
+    """The folders of all finished artifacts of a stage, damaged or not, by name."""
+    return sorted(folder for folder in (runs / dataset / stage).glob("[0-9a-f]" * 12) if folder.is_dir())
+
+
+def load_artifacts(runs: Path, dataset: str, stage: str) -> list[Artifact]:
+    """The finished artifacts of a stage, by the name of their folder; those with a damaged manifest are left out."""
+    found = []
+    for folder in list_artifacts(runs, dataset, stage):
+        with suppress(RisError):  # `ris status` shows it
+            artifact = load_artifact(folder)
+            if artifact is not None:
+                found.append(artifact)
+    return found
+
+
+def list_latest(runs: Path, dataset: str, stage: str) -> dict[str, Artifact]:
+    """{label: artifact}: of the artifacts of a stage with equal flags, the one that was asked for last.
+
+    One whose manifest is damaged is left out.
+    """
+    names = {label_of(found.manifest["flags"]): found.name for found in load_artifacts(runs, dataset, stage)}
+    latest = {}
+    for label, name in sorted(names.items()):
+        with suppress(RisError):  # reported by whoever wants to read it, and by `integrity`
+            artifact = find_named(runs, dataset, name)
+            if artifact is not None:
+                latest[label] = artifact
+    return latest
+
+
+def load_artifact(folder: Path) -> Artifact | None:
+    """The artifact in a folder, or behind a link; None where there is none. Raises RisError for a damaged manifest."""
+    path = folder / MANIFEST
+    try:
+        return Artifact(folder.resolve(), parse_manifest(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RisError(f"{path}: cannot be read: {error.strerror}; mend its disk or its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise RisError(f"{path}: damaged manifest ({error}); `ris status --repair` restores it") from error
+
+
+def explain(request: Request) -> str:
+    """Why `request` is not made yet: what differs from the latest artifact with its flags."""
+    if request.partial.exists():
+        return f"an earlier run broke off: resuming {request.partial.name}"
+    latest = find_latest(request.runs, request.dataset, request.stage, **request.flags)
+    if latest is None:
+        return "nothing made yet"
+    return "; ".join(differences(latest.manifest, request.identity)) or "its folder is gone"
 
 
 def list_variants(runs: Path, dataset: str) -> list[Artifact]:

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from ris_pipeline.artifacts.find import compare_identities, find_variant, list_variants, pair_scores
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
-from ris_pipeline.variants import compare_identities, find_variant, list_variants, pair_scores
 
 
 def make(runs: Path, stage: str, *inputs: Artifact, flags: dict | None = None, seed: int = 0, **configuration):

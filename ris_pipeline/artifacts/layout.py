@@ -1,0 +1,75 @@
+"""The names of all files that stages leave on disk, and the table of the stages.
+
+    runs/<dataset>/data.json                  what is known of the data set's files (`datasets.inventory`)
+    runs/<dataset>/<stage>/<digest>/          a finished artifact: it holds a manifest.json
+    runs/<dataset>/<stage>/<digest>.partial/  being written, or left by a broken run for the next to resume
+    runs/<dataset>/<stage>/latest             link to the artifact without flags that was asked for last
+    runs/<dataset>/<stage>/latest-<label>     the same among those with equal flags, such as latest-val
+
+The digest covers configuration, flags, inputs, seed, precision and code version. Equal digest, equal result.
+
+The manifest holds a checksum of itself and that of files.json, which has one of every other file; manifest.copy.json
+is the manifest once more, so that a damaged byte in it does not cost what took days. `verify` compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST, MANIFEST_COPY = "manifest.json", "manifest.copy.json"
+FILES = "files.json"
+RECORDS = (MANIFEST, MANIFEST_COPY, FILES)  # what an artifact holds beside its stage's files
+RESUME = "resume.pt"  # the checkpoint of a training; removed when its artifact has been published
+UNLISTED = (*RECORDS, RESUME)  # what files.json does not list
+
+WEIGHTS = "model.safetensors"  # of clip, step1, step2
+CLIP_CONFIG = "open_clip_config.json"  # of clip
+METRICS = "metrics.jsonl"  # the log of a training, a line per step
+IRNET_WEIGHTS = "irnet.safetensors"  # of refined pseudolabels, and of an imported IRNet
+SEEDS = "seeds"  # folder of refined pseudolabels: the labels that IRNet learns from
+CONTACT_SHEET = "contact-sheet.png"  # of pseudolabels
+SCORES, OUTCOMES = "scores.json", "outcomes.csv"  # of scores
+REPORT, STAGE_ROWS = "report.html", "stages.json"  # of report
+SOURCE = "source.json"  # of an import: where the weights come from
+
+CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
+NO_ARTIFACTS = ("data", "images", CHECKPOINT)  # the names of inputs that are files from elsewhere
+
+
+def latest_name(label: str) -> str:
+    """Return the name of the link to the latest artifact of a stage with this label, "" for none."""
+    return f"latest-{label}" if label else "latest"
+
+
+def store_path(responses: Path, split: str) -> Path:
+    """Return where an artifact of responses keeps those of a split."""
+    return responses / f"{split}.zarr"
+
+
+def label_path(folder: Path, ref_id: int) -> Path:
+    """Return where a folder of pseudo-labels or seeds keeps that of a ref."""
+    return folder / f"{ref_id}.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The command that makes a stage's artifacts, and the version of the code behind it."""
+
+    command: str
+    code_version: int  # raise it with every change after which the stage would write something else
+    memory: tuple[str, ...] = ()  # the configuration keys that decide how much memory it takes
+    speed: tuple[str, ...] = ()  # those that change nothing but the speed: outside of the identity
+    uses_precision: bool = False  # whether --precision can change the result
+
+
+STAGES = {
+    "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch"), uses_precision=True),
+    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True),
+    "responses": Stage("ris dump-responses", 1, ("batch_size",), speed=("batch_size",)),
+    "pseudolabels": Stage("ris make-pseudolabels", 2, ("irn_batch",)),
+    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True),
+    "scores": Stage("ris score", 2, uses_precision=True),
+    "irnet": Stage("ris import-checkpoint --kind irn", 1),
+    "report": Stage("ris report", 5),
+}
