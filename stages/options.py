@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class StageOptions:
     """The options of every stage command; stages.cli makes its command line from these fields."""
 
-    dataset: Annotated[str, typer.Option(help="Card: a name in data/ or a path to a .toml file.")] = "shapes"
+    dataset: Annotated[str, typer.Option(help="Name of a card, or path of its .toml file.")] = "shapes"
     data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data")
     runs: Annotated[Path, typer.Option(help="Folder that holds the artifacts.")] = Path("runs")
     config: Annotated[Path | None, typer.Option(help="TOML file with one table per stage.")] = None

@@ -14,8 +14,8 @@ from ris_pipeline.errors import RisError, suggest_path
 
 FORMATS = ("refer", "referit", "pairs")
 
-# A card in ./data comes first, so that own data need no change in the checkout.
-CARD_FOLDERS = (Path("data"), Path(__file__).resolve().parents[2] / "data")
+# A card in ./data comes first, so that own data need no change in the package.
+CARD_FOLDERS = (Path("data"), Path(__file__).resolve().parents[1] / "cards")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _fold(name: str) -> str:
 
 
 def _read_cards() -> list[Card]:
-    """All cards, sorted by name; one in ./data hides one of the same name in the checkout."""
+    """All cards, sorted by name; one in ./data hides the shipped one of the same name."""
     paths = {path.name: path for folder in reversed(CARD_FOLDERS) for path in folder.glob("*.toml")}
     return [read_card(path) for _, path in sorted(paths.items())]
 

@@ -167,7 +167,10 @@ def test_a_box_outside_an_own_image(project):
         (["train-step1", "--force", "--device", "gpu"], "try --device cpu"),
         (["train-step1", "--config", "nowhere.toml"], "nowhere.toml: cannot read"),
         (["train-step1", "--config", "pyprojct.toml"], "; did you mean pyproject.toml?"),
-        (["train-step1", "--dataset", "data/shapse.toml"], "; did you mean data/shapes.toml?"),
+        (
+            ["train-step1", "--dataset", "ris_pipeline/cards/shapse.toml"],
+            "did you mean ris_pipeline/cards/shapes.toml",
+        ),
     ],
 )
 def test_unknown_names(project, arguments, hint):
