@@ -4,45 +4,58 @@
 "IRNet" is "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019).
 """
 
-import difflib
+from __future__ import annotations
+
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
-from ris_pipeline.errors import RisError, suggest_path
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """The closed interval a number has to lie in."""
-
-    low: float
-    high: float = float("inf")
+from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 
 
-Count = Annotated[int, Range(1)]
-Side = Annotated[int, Range(64)]  # pixels: two cells of the coarsest grid, of which there must be more than one
-Natural = Annotated[int, Range(0)]
-Rate = Annotated[float, Range(1e-12)]  # strictly positive
-Weight = Annotated[float, Range(0)]
-Share = Annotated[float, Range(0, 1)]
-Levels = Annotated[int, Range(0, 4)]
-Reach = Annotated[int, Range(2)]  # cells: two pixels less than that apart are a pair
+def _read_none(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() in ("none", "") else value
 
 
-@dataclass(frozen=True, slots=True)
+def _read_number(value: object) -> object:
+    try:
+        return json.loads(value.lower()) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+# `--set` brings text: "none" stands for None, "true", "7" and "1e-3" for a bool and for numbers.
+_NUMBER = BeforeValidator(_read_number)
+Flag = Annotated[bool, _NUMBER]
+Count = Annotated[int, _NUMBER, Field(ge=1)]
+Side = Annotated[int, _NUMBER, Field(ge=64)]  # pixels: two cells of the coarsest grid; one alone cannot be compared
+Natural = Annotated[int, _NUMBER, Field(ge=0)]
+Rate = Annotated[float, _NUMBER, Field(ge=1e-12)]  # strictly positive
+Weight = Annotated[float, _NUMBER, Field(ge=0)]
+Share = Annotated[float, _NUMBER, Field(ge=0, le=1)]
+Levels = Annotated[int, _NUMBER, Field(ge=0, le=4)]
+Reach = Annotated[int, _NUMBER, Field(ge=2)]  # cells: two pixels less than that apart are a pair
+Source = Annotated[str | None, BeforeValidator(_read_none)]  # a name, a file or a folder
+
+# Strict: neither True nor 1.5 is an int.
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Step1Config:
     """Step-1: from images and sentences to response maps."""
 
     clip: str = "RN50-quickgelu"  # open_clip model name, or "shapes"; TRIS implementation details
-    clip_weights: str | None = "openai"  # open_clip tag or a file; None: random values
-    image_encoder: str | None = None  # timm name; None: the image encoder of `clip`; TRIS Table 3
-    image_encoder_weights: str | None = None  # file or timm tag; None: random values
+    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
+    image_encoder: Source = None  # timm name; None: the image encoder of `clip`; TRIS Table 3
+    image_encoder_weights: Source = None  # file or timm tag; None: random values
     aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP of the calibration loss; TRIS
-    aux_weights: str | None = "openai"  # as clip_weights
+    aux_weights: Source = "openai"  # as clip_weights
     input_size: Side = 320  # pixels a side, plain resize; TRIS
     hidden: Count = 1024  # channels C_d shared by image and text; TRIS
     epochs: Count = 15  # an epoch visits each ref once; TRIS
@@ -57,29 +70,29 @@ class Step1Config:
     n_negatives: Count = 3  # sentences of other refs of the image; TRIS
     refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
     frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
-    project_from_clip: bool = False  # start both projections at CLIP's own instead of random values; TRIS: False
+    project_from_clip: Flag = False  # start both projections at CLIP's own instead of random values; TRIS: False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class ResponsesConfig:
     """Response dump: the score grid of every sentence, and the one that PRMS selects for each ref."""
 
-    prms: bool = True  # select one map per ref; TRIS, positive response map selection
+    prms: Flag = True  # select one map per ref; TRIS, positive response map selection
     prms_mask: Literal["relu", "sigmoid", "normalised"] = "relu"  # of the image; TRIS released relu
     batch_size: Count = 48  # images encoded at once; changes the speed only
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class PseudolabelConfig:
     """Pseudo-labels: one mask per ref out of its selected response map."""
 
-    refine: bool = True  # IRNet's inter-pixel relations; False: threshold the map alone
+    refine: Flag = True  # IRNet's inter-pixel relations; False: threshold the map alone
     threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
     fg_threshold: Share = 0.30  # map above: confident foreground; TRIS
     bg_threshold: Share = 0.10  # map below: confident background; TRIS
     irn_backbone: str = "resnet50"  # timm name, or a CLIP-ResNet's; IRNet
-    irn_weights: str | None = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; IRNet
-    irnet: str | None = None  # a trained IRNet: res50_irn.pth, or a folder of ours; None: train it; TRIS trains: None
+    irn_weights: Source = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; IRNet
+    irnet: Source = None  # a trained IRNet: res50_irn.pth, or a folder of ours; None: train it; TRIS trains: None
     irn_images: Natural = 0  # images that IRNet learns from, the first ones; 0: all, as TRIS
     irn_epochs: Count = 3  # IRNet
     irn_batch: Count = 32  # images; IRNet
@@ -95,16 +108,16 @@ class PseudolabelConfig:
     max_side: Count = 640  # pixels; larger photographs are refined at this size, COCO's and ReferIt's are not larger
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Step2Config:
     """Step-2: the segmentation network that learns from the pseudo-labels."""
 
     clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
-    clip_weights: str | None = "openai"  # open_clip tag or a file; None: random values
-    image_encoder: str | None = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
-    image_encoder_weights: str | None = None  # file or timm tag; None: random values
+    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
+    image_encoder: Source = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
+    image_encoder_weights: Source = None  # file or timm tag; None: random values
     input_size: Side = 320  # pixels a side, plain resize; TRIS
-    encoders_from_step1: bool = False  # start the encoders where Step-1 left them; TRIS starts from CLIP: False
+    encoders_from_step1: Flag = False  # start the encoders where Step-1 left them; TRIS starts from CLIP: False
     decoder_width: Count = 64  # channels of the decoder at c1; 2, 4, 8 times as many at c2, c3, c4; TRIS
     epochs: Count = 15  # an epoch visits each ref once; TRIS
     batch_size: Count = 48  # refs; TRIS
@@ -116,7 +129,7 @@ class Step2Config:
     frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class ScoreConfig:
     """Scores and their confidence intervals."""
 
@@ -124,16 +137,16 @@ class ScoreConfig:
     skip_small_boxes: Share = 0.0  # of the image, up to it left out; TRIS's evaluation on ReferIt: 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class ReportConfig:
     """The report on what the stages made."""
 
     samples: Natural = 200  # sentences in the gallery, equally many of each split
-    side: Annotated[int, Range(32)] = 240  # pixels, the longer side of a picture; 200 samples stay under 15 MB
+    side: Annotated[int, _NUMBER, Field(ge=32)] = 240  # pixels, the longer side; 200 samples stay under 15 MB
     bootstrap: Count = 1000  # resamplings of the refs behind the 95 % intervals of the breakdown
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class ClipConfig:
     """Contrastive training of the small CLIP: a curriculum of three phases, each with its own schedule."""
 
@@ -162,23 +175,32 @@ C = TypeVar("C")
 
 
 def resolve(cls: type[C], *layers: Mapping[str, Any]) -> C:
-    """The configuration `cls` with its defaults overridden by `layers`, the last one strongest.
+    """Return the configuration `cls` with its defaults overridden by `layers`, the last one strongest.
 
-    Values may be strings, as `--set` brings them. Raises RisError for an unknown key (naming the nearest),
-    a value of the wrong type and a number outside its range.
+    Values may be text, as `--set` brings them. Raises RisError for an unknown key (naming the nearest), a value of the
+    wrong type and a number outside its range.
     """
-    types = get_type_hints(cls, include_extras=True)
-    values: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            if key not in types:
-                raise RisError(f"unknown configuration key {key!r} of {cls.__name__}{nearest(key, types)}")
-            values[key] = _coerce(key, types[key], value)
-    return cls(**values)
+    try:
+        return cls(**{key: value for layer in layers for key, value in layer.items()})
+    except ValidationError as error:
+        raise RisError(explain_invalid(error, cls)) from error
+
+
+def explain_invalid(error: ValidationError, cls: type[Any]) -> str:
+    """Return one line on the first thing wrong with the values of a `cls`: the key, the value and what it has to be."""
+    unknown = "unexpected_keyword_argument"
+    # A mistyped key is also a missing one: the former says more.
+    wrong = min(error.errors(), key=lambda single: single["type"] != unknown)
+    key = ".".join(map(str, wrong["loc"]))
+    if wrong["type"] == unknown:
+        return f"unknown key {key!r} of {cls.__name__}{did_you_mean(key, cls.__dataclass_fields__)}"
+    if wrong["type"] == "missing":
+        return f"{key!r} must be given"
+    return f"{key} = {wrong['input']!r}: {wrong['msg'].replace('Input should', 'should')}"
 
 
 def load_config_file(path: Path, stage: str) -> dict[str, Any]:
-    """The table of `stage` in the TOML file `path`, empty where it has none."""
+    """Return the table of `stage` in the TOML file `path`, empty where it has none."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -187,14 +209,14 @@ def load_config_file(path: Path, stage: str) -> dict[str, Any]:
         raise RisError(f"{path}: not a TOML file: {error}") from error
     for name, table in tables.items():
         if name not in CONFIGS:
-            raise RisError(f"{path}: unknown table [{name}]{nearest(name, CONFIGS)}; one table per stage")
+            raise RisError(f"{path}: unknown table [{name}]{did_you_mean(name, CONFIGS)}; one table per stage")
         if not isinstance(table, dict):
-            raise RisError(f"{path}: {name} has to be a table: write [{name}] and the keys below it")
+            raise RisError(f"{path}: {name} must be a table: write [{name}] and the keys below it")
     return dict(tables.get(stage, {}))
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """{key: value} of `key=value` strings, the last one of a key winning."""
+    """Return {key: value} of `key=value` strings, the last one of a key winning."""
     values = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -202,56 +224,3 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
             raise RisError(f"--set {assignment}: write --set key=value")
         values[key.strip()] = value.strip()
     return values
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint to append to an error: "; did you mean 'epochs'?", or the known names where none is near."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-
-
-def _coerce(key: str, kind: Any, value: Any) -> Any:
-    limits = None
-    if get_origin(kind) is Annotated:
-        kind, limits = get_args(kind)
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise RisError(f"{key} = {value!r}: choose one of {', '.join(map(repr, get_args(kind)))}")
-        return value
-    # None first, or the text "none" would be taken for a name.
-    kinds = sorted(get_args(kind) or (kind,), key=lambda one: one is not NoneType)
-    for one in kinds:
-        converted = _convert(one, value)
-        if converted is not _MISFIT:
-            _check_range(key, converted, limits)
-            return converted
-    names = " or ".join("none" if one is NoneType else one.__name__ for one in kinds)
-    raise RisError(f"{key} = {value!r}: expected {names}")
-
-
-_MISFIT = object()
-_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _convert(kind: type, value: Any) -> Any:
-    text = value.lower() if isinstance(value, str) else None
-    if kind is NoneType:
-        return None if value is None or text in ("none", "") else _MISFIT
-    if kind is bool:
-        return value if isinstance(value, bool) else _BOOLS.get(text or "", _MISFIT)
-    if kind is str:
-        return value if isinstance(value, str) else _MISFIT
-    # A bool is an int to Python and a float would lose its fraction: neither is what was meant.
-    if isinstance(value, bool) or (kind is int and isinstance(value, float)):
-        return _MISFIT
-    try:
-        return kind(value)
-    except (TypeError, ValueError):
-        return _MISFIT
-
-
-def _check_range(key: str, value: Any, limits: Range | None) -> None:
-    # `not (a <= x)` instead of `x < a`: NaN has to fail too.
-    if limits is not None and not (limits.low <= value <= limits.high):
-        raise RisError(f"{key} = {value!r}: has to lie in {limits.low:g} to {limits.high:g}")

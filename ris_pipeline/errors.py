@@ -1,7 +1,10 @@
-"""The one exception a user is meant to see, and the hint it ends with where a path is mistyped."""
+"""The exception that a user is meant to see, and the hints that it ends with where a word or a path is mistyped."""
+
+from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -25,12 +28,19 @@ class EmptySplitError(RisError):
     """A split of the card of which the data hold nothing."""
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return '; did you mean …?' with the known word nearest to `word`, or all known words where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
 def suggest_path(path: Path) -> str:
-    """'; did you mean …?' with the existing path nearest to a missing one, or nothing where none is near."""
+    """Return '; did you mean …?' with the existing path nearest to a missing one, or nothing where none is near."""
     missing = next((part for part in (*reversed(path.parents), path) if not part.exists()), None)
     if missing is None or not missing.parent.is_dir():
         return ""
-    near = difflib.get_close_matches(missing.name, [one.name for one in missing.parent.iterdir()], n=1)
+    near = difflib.get_close_matches(missing.name, [sibling.name for sibling in missing.parent.iterdir()], n=1)
     if not near:
         return ""
     found = missing.with_name(near[0])

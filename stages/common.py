@@ -14,8 +14,8 @@ from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
 from ris_pipeline.artifacts.layout import NO_ARTIFACTS, STAGES
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
-from ris_pipeline.config import CONFIGS, load_config_file, nearest, parse_assignments, resolve
-from ris_pipeline.errors import RisError, suggest_path
+from ris_pipeline.config import CONFIGS, load_config_file, parse_assignments, resolve
+from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 from stages.options import StageOptions, card_of, emit, is_silent, say
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def resolve_config(options: StageOptions, cls: type[C], stage: str, **flags: Any
     card = card_of(options)
     for name in card.config:
         if name not in CONFIGS:
-            raise RisError(f"card {card.name}: unknown table [config.{name}]{nearest(name, CONFIGS)}")
+            raise RisError(f"card {card.name}: unknown table [config.{name}]{did_you_mean(name, CONFIGS)}")
     return resolve(cls, card.config.get(stage, {}), chosen_of(options, stage), flags)
 
 

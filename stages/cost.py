@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.config import Step1Config, Step2Config, load_config_file, nearest, parse_assignments, resolve
-from ris_pipeline.errors import RisError
+from ris_pipeline.config import Step1Config, Step2Config, load_config_file, parse_assignments, resolve
+from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.scoring.paper import load_paper_tables
 from stages.common import device_of
 from stages.options import StageOptions, card_of, emit
@@ -63,7 +63,7 @@ def _check_keys(options: StageOptions) -> None:
     known = {key for cls in STAGES.values() for key in _keys(cls)}
     for key in parse_assignments(options.set or ()):
         if key not in known:
-            raise RisError(f"unknown configuration key {key!r} of step1 and step2{nearest(key, sorted(known))}")
+            raise RisError(f"unknown key {key!r} of step1 and step2{did_you_mean(key, sorted(known))}")
 
 
 def _keys(cls: type[Config]) -> set[str]:

@@ -1,6 +1,5 @@
 """How a command of `ris` is made of a function: its options, its help, and what an error looks like."""
 
-import difflib
 import functools
 import inspect
 import os
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.process.failures import explain_failure
 from ris_pipeline.process.signals import Stopped, watch_signals
 from stages.options import StageOptions, is_silent, say
@@ -87,9 +86,7 @@ def one_of(known: Sequence[str], text: str, declare: Callable[..., Any] = typer.
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in known:
-            near = difflib.get_close_matches(value, known, n=2)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of {', '.join(known)}."
-            raise typer.BadParameter(f"{value!r} is not known; {hint}")
+            raise typer.BadParameter(f"{value!r} is not known{did_you_mean(value, known)}")
         return value
 
     return declare(metavar=f"<{'|'.join(known)}>", callback=check, help=text)
@@ -105,9 +102,7 @@ def a_metric(text: str) -> Any:
 
         found, known = find_metric(value), dict.fromkeys((*METRICS, *SINGLE))
         if found not in known:
-            near = difflib.get_close_matches(found, known, n=2)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of {', '.join(METRICS)}."
-            raise typer.BadParameter(f"{value!r} is not known; {hint}")
+            raise typer.BadParameter(f"{value!r} is not known{did_you_mean(found, known)}")
         if found != value.casefold():
             print(f"{value}: printed as {found} (cIoU = oIoU; gIoU = mIoU where all refer)", file=sys.stderr)
         return found

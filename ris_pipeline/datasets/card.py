@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ris_pipeline.errors import RisError, suggest_path
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
-FORMATS = ("refer", "referit", "pairs")
+from ris_pipeline.config import explain_invalid
+from ris_pipeline.errors import RisError, did_you_mean, suggest_path
+
+SentenceCount = Annotated[
+    Annotated[int, Field(gt=0, strict=True)] | None,
+    BeforeValidator(lambda count: None if count == "any" else count),
+]
 
 # A card in ./data comes first, so that own data need no change in the package.
 CARD_FOLDERS = (Path("data"), Path(__file__).resolve().parents[1] / "cards")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Card:
     """One data set, as its card describes it.
 
@@ -27,19 +33,19 @@ class Card:
     splits: the expected number of sentences of each split; None where the card says "any".
     config: per stage, what replaces the defaults of its configuration. generate: the generator's settings,
     empty for data that are downloaded. oracle: of a split, the measured scores of Step-2 trained on true masks,
-    each metric's [value, low, high] in percent, to be shown where that was not trained anew.
+    each metric's [value, low, high] in percent, to be shown where that was not trained.
     """
 
     name: str
-    format: str
+    format: Literal["refer", "referit", "pairs"]
     annotations: Path
     images: Path
-    splits: Mapping[str, int | None]
+    splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]
     partition: str = ""
     exclude: Path | None = None
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
-    oracle: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:
         """None where the card has the split.
@@ -48,8 +54,8 @@ class Card:
         """
         if split not in self.splits:
             others = [card.name for card in _read_cards() if card._base == self._base and split in card.splits]
-            hint = f"; {' and '.join(others)} has it" if others else suggest(split, self.splits)
-            raise RisError(f"{self.name} has no split {split!r}{hint}; it has {', '.join(self.splits)}")
+            hint = f"; {' and '.join(others)} has it" if others else did_you_mean(split, self.splits)
+            raise RisError(f"{self.name} has no split {split!r}{hint}")
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -77,15 +83,13 @@ def load_card(name_or_path: str | Path) -> Card:
     for card in cards:
         if _fold(name) in map(_fold, card.aliases):
             return card
-    known = ", ".join(card.name for card in cards)
-    if not known:
+    if not cards:
         raise RisError(f"no cards in {CARD_FOLDERS[0].resolve()} or {CARD_FOLDERS[1]}; give a card's path (….toml)")
     base = _fold(name).partition("@")[0]
     related = [card.aliases[1] for card in cards if card.partition and _fold(card._base) == base]
     if related:
         raise RisError(f"there is no data set {name!r}; use {' or '.join(related)}")
-    aliases = [alias for card in cards for alias in card.aliases]
-    raise RisError(f"there is no data set {name!r}{suggest(name, aliases)}; known are {known}")
+    raise RisError(f"there is no data set {name!r}{did_you_mean(name, [card.name for card in cards])}")
 
 
 def list_cards() -> list[str]:
@@ -101,29 +105,16 @@ def read_card(path: Path) -> Card:
         raise RisError(f"{path} cannot be read: {error.strerror}{suggest_path(path)}") from error
     except (ValueError, RecursionError) as error:
         raise RisError(f"{path} is not valid TOML: {error}") from error
-    known = [f.name for f in fields(Card)]
-    for key in table:
-        if key not in known:
-            raise RisError(f"{path}: unknown key {key!r}{suggest(key, known)}")
-    for key in ("name", "format", "annotations", "images", "partition", "exclude"):
-        if not isinstance(table.setdefault(key, "" if key in ("partition", "exclude") else None), str):
-            raise RisError(f"{path}: {key!r} must be given, as text")
-    for key in ("splits", "config", "generate", "oracle"):
-        if not isinstance(table.setdefault(key, {}), dict):
-            raise RisError(f"{path}: [{key}] must be a table")
-    _check_values(path, table)
-    splits = {split: None if count == "any" else count for split, count in table.pop("splits").items()}
-    annotations, images = Path(table.pop("annotations")), Path(table.pop("images"))
-    excluded = table.pop("exclude")
-    return Card(
-        annotations=annotations, images=images, splits=splits, exclude=Path(excluded) if excluded else None, **table
-    )
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean …?' with the known word nearest to the given one, or nothing where none is near."""
-    nearest = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    try:
+        card = Card(**table)
+    except ValidationError as error:
+        raise RisError(f"{path}: {explain_invalid(error, Card)}") from error
+    if card.name != path.stem:
+        raise RisError(f"{path}: the name {card.name!r} must be the file's, {path.stem!r}")
+    for split in card.oracle:
+        if split not in card.splits:
+            raise RisError(f"{path}: [oracle.{split}] is of no split{did_you_mean(split, card.splits)}")
+    return card
 
 
 def _fold(name: str) -> str:
@@ -135,25 +126,3 @@ def _read_cards() -> list[Card]:
     """All cards, sorted by name; one in ./data hides the shipped one of the same name."""
     paths = {path.name: path for folder in reversed(CARD_FOLDERS) for path in folder.glob("*.toml")}
     return [read_card(path) for _, path in sorted(paths.items())]
-
-
-def _check_values(path: Path, table: dict[str, Any]) -> None:
-    if table["name"] != path.stem:
-        raise RisError(f"{path}: the name {table['name']!r} must be the file's, {path.stem!r}")
-    if table["format"] not in FORMATS:
-        hint = suggest(table["format"], FORMATS)
-        raise RisError(f"{path}: unknown format {table['format']!r}{hint}; known are {', '.join(FORMATS)}")
-    if not table["splits"]:
-        raise RisError(f"{path}: [splits] must name at least one split")
-    for split, count in table["splits"].items():
-        if count != "any" and (type(count) is not int or count <= 0):
-            raise RisError(f'{path}: splits.{split} must be the number of sentences, or "any", not {count!r}')
-    for split, scores in table["oracle"].items():
-        if split not in table["splits"] or not isinstance(scores, dict):
-            raise RisError(f"{path}: [oracle.{split}] must be a table of scores of a split")
-        for metric, figures in scores.items():
-            if not (isinstance(figures, list) and len(figures) == 3 and all(type(f) in (int, float) for f in figures)):
-                raise RisError(f"{path}: oracle.{split}.{metric} must be [value, low, high] in percent")
-    for stage, overrides in table["config"].items():
-        if not isinstance(overrides, dict):
-            raise RisError(f"{path}: [config.{stage}] must be a table")

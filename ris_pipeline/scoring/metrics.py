@@ -6,14 +6,13 @@ Prec@X and box@X count IoU ≥ X. What a map's mask is, the caller says; TRIS ta
 logit > 0 in Step-2.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.scoring.intervals import Floats, compute_replicates, percentile_interval
 
 Box = tuple[float, float, float, float]
@@ -277,8 +276,7 @@ def find_metric(name: str) -> str:
 def check_metric(metric: str) -> None:
     """Raise RisError, naming the nearest of METRICS, where `metric` is none of them."""
     if metric not in METRICS:
-        near = difflib.get_close_matches(metric.lower(), METRICS, n=1, cutoff=0.0)[0]
-        raise RisError(f"metric {metric!r} is not known; did you mean {near!r}? known: {', '.join(METRICS)}")
+        raise RisError(f"metric {metric!r} is not known{did_you_mean(metric.lower(), METRICS)}")
 
 
 def _missing_ground_truth(metric: str) -> RisError:

@@ -42,24 +42,24 @@ def test_card(tmp_path):
     assert card.generate == {}
     assert load_card(tmp_path / "mine.toml") == card
     card.check_split("val")
-    with pytest.raises(RisError, match="mine has no split 'test'; it has train, val"):
+    with pytest.raises(RisError, match="mine has no split 'test'; known: train, val"):
         card.check_split("test")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"refer"', '"refr"', "unknown format 'refr'; did you mean 'refer'"),
-        ("images =", "image =", "unknown key 'image'; did you mean 'images'"),
+        ('"refer"', '"refr"', "format = 'refr': .*'refer'"),
+        ("images =", "image =", "unknown key 'image' of Card; did you mean 'images'"),
         ('images = "train2014"', "", "'images' must be given"),
-        ('"train2014"', "3", "'images' must be given, as text"),
+        ('"train2014"', "3", "images = 3: .*path"),
         ('name = "mine"', 'name = "other"', "'other' must be the file's, 'mine'"),
-        ("train = 12", "train = 0", r"splits\.train must be"),
-        ("train = 12", "train = true", r"splits\.train must be"),
-        ('train = 12\nval = "any"', "", "at least one split"),
-        ("[config.step1]\nepochs = 3", "[config]\nstep1 = 3", r"\[config.step1\] must be a table"),
-        ("[config.step1]", "[oracle.test]\nmiou = [1, 0, 2]\n[config.step1]", r"\[oracle.test\] must be"),
-        ("[config.step1]", "[oracle.val]\nmiou = [1, 0]\n[config.step1]", r"oracle\.val\.miou must be"),
+        ("train = 12", "train = 0", r"splits\.train.* = (0|True): "),
+        ("train = 12", "train = true", r"splits\.train.* = (0|True): "),
+        ('train = 12\nval = "any"', "", "splits = {}: .*at least 1"),
+        ("[config.step1]\nepochs = 3", "[config]\nstep1 = 3", "config.step1 = 3: .*dictionary"),
+        ("[config.step1]", "[oracle.test]\nmiou = [1, 0, 2]\n[config.step1]", r"\[oracle.test\] is of no split"),
+        ("[config.step1]", "[oracle.val]\nmiou = [1, 0]\n[config.step1]", r"oracle\.val\.miou\.2' must be given"),
         ("train = 12", "train = ", "not valid TOML"),
     ],
 )
@@ -122,7 +122,7 @@ def test_aliases(alias, name):
         ("refcocog@unc", "use refcocog@google or refcocog@umd$"),
         ("refcco", "did you mean 'refcoco'"),
         ("shape", "did you mean 'shapes'"),
-        ("qqqq", "no data set 'qqqq'; known are pairs, "),
+        ("qqqq", "no data set 'qqqq'; known: pairs, "),
     ],
 )
 def test_unknown_names(name, message):
@@ -148,10 +148,10 @@ def test_the_papers_counts(name):
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("refcocog-google", "test", "refcocog-google has no split 'test'; refcocog-umd has it; it has train, val$"),
-        ("refcocog-umd", "testA", "refcocog-umd has no split 'testA'; did you mean 'test'.*; it has train, val, test$"),
-        ("refcoco", "test", "refcoco has no split 'test'.*; it has train, val, testA, testB$"),
-        ("referit", "testB", "referit has no split 'testB'.*; it has train, test$"),
+        ("refcocog-google", "test", "refcocog-google has no split 'test'; refcocog-umd has it$"),
+        ("refcocog-umd", "testA", "refcocog-umd has no split 'testA'; did you mean 'test'"),
+        ("refcoco", "test", "refcoco has no split 'test'; did you mean 'test"),
+        ("referit", "testB", "referit has no split 'testB'; did you mean 'test'"),
     ],
 )
 def test_a_split_of_another_partition(name, split, message):

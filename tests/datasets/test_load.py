@@ -24,7 +24,7 @@ def test_missing_shapes_are_to_be_made(name, tmp_path):
 
 
 def test_a_split_that_the_card_lacks(tmp_path):
-    with pytest.raises(RisError, match="refcocog-google has no split 'test'; refcocog-umd has it; it has train, val"):
+    with pytest.raises(RisError, match="refcocog-google has no split 'test'; refcocog-umd has it"):
         load_dataset(load_card("refcocog@google"), tmp_path, "test")
 
 

@@ -161,8 +161,8 @@ def test_a_box_outside_an_own_image(project):
     [
         (["train-step1", "--dataset", "refcocco"], "did you mean 'refcoco'?"),
         (["train-step1", "--set", "epoch=2"], "did you mean 'epochs'?"),
-        (["train-step1", "--set", "epochs=many"], "expected int"),
-        (["train-step1", "--set", "clip=RN50-quikgelu"], "did you mean RN50-quickgelu?"),
+        (["train-step1", "--set", "epochs=many"], "epochs = 'many': should be a valid integer"),
+        (["train-step1", "--set", "clip=RN50-quikgelu"], "did you mean 'RN50-quickgelu'?"),
         (["dump-responses", "--split", "vall"], "no split 'vall'; did you mean 'val'?"),
         (["train-step1", "--force", "--device", "gpu"], "try --device cpu"),
         (["train-step1", "--config", "nowhere.toml"], "nowhere.toml: cannot read"),

@@ -123,8 +123,8 @@ def test_own_arguments_reach_the_stage(monkeypatch, line, flags):
     [
         ("train-step", "Did you mean 'train-step"),
         ("score --datset x", "--dataset"),
-        ("score --metric iou", "did you mean 'oiou' or 'miou'?"),
-        ("score --metric accuracy", "choose one of pointit, pointm, miou"),
+        ("score --metric iou", "did you mean 'oiou'?"),
+        ("score --metric accuracy", "known: pointit, pointm, miou"),
         ("score --stage prsm", "did you mean 'prms'?"),
         ("data chek", "Did you mean 'check'?"),
         ("train-step1 --precision fp8", "bf16"),

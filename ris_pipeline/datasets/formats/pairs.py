@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.datasets.card import Card, suggest
+from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import check_bytes, read_size, resolve_inside
 from ris_pipeline.datasets.records import Expression, Image, Reading, Ref, check_ref, parse_box
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, did_you_mean
 
 _KEYS = ("image", "ref", "sentence", "split", "box", "mask")
 
@@ -119,7 +119,7 @@ def _parse_line(line: bytes, card: Card, where: str) -> dict[str, Any]:
         raise RisError(f'{where}: expected {{"image": …, "ref": …, "sentence": …}}')
     for key in record:
         if key not in _KEYS:
-            raise RisError(f"{where}: unknown key {key!r}{suggest(key, _KEYS)}")
+            raise RisError(f"{where}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
     record.setdefault("split", "train")
     for key in ("image", "ref", "sentence", "split"):
         if not isinstance(record.get(key), str) or not record[key].strip():

@@ -12,7 +12,6 @@ No reader here executes what a file contains.
 
 from __future__ import annotations
 
-import difflib
 import json
 import pickle
 import re
@@ -29,7 +28,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ris_pipeline.artifacts.files import write_bytes
-from ris_pipeline.errors import DownloadError, RisError
+from ris_pipeline.errors import DownloadError, RisError, did_you_mean
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
 
 SHAPES_CLIP = Path(__file__).parents[2] / "weights" / "shapes-clip"
@@ -180,8 +179,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], int]:
 def _find_config(name: str) -> dict[str, Any]:
     known = ["shapes", *open_clip.list_models()]
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise RisError(f"{name}: neither a CLIP that open_clip knows nor a directory; did you mean {nearest}?")
+        raise RisError(f"{name}: neither a CLIP that open_clip knows nor a folder{did_you_mean(name, known)}")
     return dict(open_clip.get_model_config(name))
 
 

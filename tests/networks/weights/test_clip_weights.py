@@ -176,7 +176,7 @@ def test_a_file_that_does_not_fit_is_described(clip: Clip, tmp_path: Path) -> No
 
 
 def test_unknown_names_and_directories(tmp_path: Path) -> None:
-    with pytest.raises(RisError, match="did you mean RN50-quickgelu"):
+    with pytest.raises(RisError, match="did you mean 'RN50-quickgelu'"):
         load_clip("RN50-quickgellu")
     with pytest.raises(RisError, match=r"open_clip_config.json: missing"):
         load_clip(str(tmp_path))
