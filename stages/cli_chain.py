@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from ris_pipeline.scoring.rows import list_stages
 from stages.options import StageOptions
 from stages.register import a_metric, add_group, command, one_of, run_stage
 
 data_app = add_group("data", "List, check and generate data sets.")
 
-SCORED = ("chance", "step1", "prms", "pseudolabels", "step2")
 Splits = Annotated[
     list[str] | None, typer.Option("--split", metavar="<str>", help="Repeatable; every split of the card if left out.")
 ]
@@ -77,7 +77,7 @@ def score(
     options: StageOptions,
     metric: Annotated[str, a_metric("What to print; all are computed.")] = "all",
     split: Splits = None,
-    stage: Annotated[str | None, one_of(SCORED, "Whose maps or masks; all if left out.")] = None,
+    stage: Annotated[str | None, one_of(list_stages(), "Whose maps or masks; all if left out.")] = None,
     min_box_area: Annotated[
         float | None, typer.Option(help="Leave out targets whose box covers no more of the image: 0.05 on ReferIt.")
     ] = None,

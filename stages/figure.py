@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ris_pipeline.errors import RisError
+from ris_pipeline.scoring.metrics import HEADLINE
+from ris_pipeline.scoring.rows import LABELS_SPLIT
 from stages.common import command_line, open_dataset
 from stages.options import StageOptions, card_of, emit
 from stages.report import draw_samples
-from stages.report_inputs import LABELS_SPLIT, Found, find_artifacts, open_sources, read_curves, read_scores
+from stages.report_inputs import Found, find_artifacts, open_sources, read_curves, read_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ris_pipeline.report.samples import Sample
 
 N_ROWS = 6  # of a qualitative figure, where no refs are chosen
-METRICS = ("pointit", "pointm", "miou", "oiou", "prec@0.5")
 
 
 def run(options: StageOptions, kind: str, out: Path, splits: Sequence[str] | None, refs: Sequence[int] | None) -> None:
@@ -72,10 +73,9 @@ def _find_ref(options: StageOptions, datasets: dict[str, Dataset], ref_id: int) 
 
 
 def _draw_curves(options: StageOptions, found: Found, refs: Sequence[int]) -> Figure:
-    from ris_pipeline.report.compose import CURVE_TITLES
     from ris_pipeline.report.figures import draw_all_curves
 
-    curves = {CURVE_TITLES.get(name, name): own for name, own in read_curves(found).items() if own}
+    curves = {title: own for title, own in read_curves(found).items() if own}
     if not curves:
         raise RisError(f"no training has left its losses yet; run: {command_line(options, 'ris train-step1')}")
     return draw_all_curves(curves)
@@ -87,4 +87,4 @@ def _draw_table(options: StageOptions, found: Found, refs: Sequence[int]) -> Fig
     scores = read_scores(options, found)
     if not scores:
         raise RisError(f"nothing has been scored yet; run: {command_line(options, 'ris score')}")
-    return draw_table(scores, [name for name in METRICS if any(name in score.metrics for score in scores)])
+    return draw_table(scores, [name for name in HEADLINE if any(name in score.metrics for score in scores)])

@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from ris_pipeline.datasets import Card
 
+TABLE_WIDTH = 120  # columns
+
 
 @dataclass(frozen=True, slots=True)
 class StageOptions:
@@ -60,6 +62,26 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     """The cells as lines with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def draw_table(titles: Sequence[str], sections: Sequence[Sequence[Sequence[str]]], n_words: int) -> str:
+    """Return a table with a line below its titles and between its sections; the first `n_words` columns are words."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for k, title in enumerate(titles):
+        table.add_column(title, justify="left" if k < n_words else "right", no_wrap=True)
+    for section in sections:
+        for cells in section:
+            table.add_row(*cells)
+        table.add_section()
+    console = Console(width=TABLE_WIDTH, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    # The box has an empty line above the header and below the last row.
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()[1:-1])
 
 
 def say(options: StageOptions, text: str) -> None:

@@ -16,6 +16,7 @@ from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import ReportConfig
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.stage_rows import StageRow
+from ris_pipeline.scoring.rows import ROWS, find_improvement
 from stages.common import command_line, due, open_dataset, request_of, resolve_config
 from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
@@ -170,13 +171,11 @@ def draw_samples(options: StageOptions, found: Found, datasets: "dict[str, Datas
     splits = [split for split in datasets if split in found.responses]
     for k, split in enumerate(splits):
         n = n_samples // len(splits) + (k < n_samples % len(splits))
-        outcomes = {
-            row: read_outcomes(found, row, split)
-            for row in ("step1", "prms", "pseudo-plain", "pseudo-refined", "step2")
-        }
-        judged = next((outcomes[row] for row in ("step2", "pseudo-refined", "prms", "step1") if outcomes[row]), [])
-        refined = "pseudo-plain", "pseudo-refined"
-        before, after = refined if all(outcomes[row] for row in refined) else ("step1", "step2")
-        changes = compute_changes(outcomes[before], outcomes[after])
+        outcomes = {row.name: read_outcomes(found, row.name, split) for row in ROWS.values() if not row.is_compared}
+        last = next((row for row in reversed(ROWS.values()) if row.tile and outcomes.get(row.name)), None)
+        judged = outcomes[last.name] if last else []
+        # The map that PRMS chose is of another sentence than the label it became.
+        improved = find_improvement([row for row, of_row in outcomes.items() if of_row and ROWS[row].kind != "choice"])
+        changes = compute_changes(*(outcomes[row] for row in improved)) if improved else {}
         samples += choose_samples(datasets[split], n, options.seed, judged, changes)
     return samples

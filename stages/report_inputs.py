@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ris_pipeline.artifacts.find import find_latest, list_latest
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, store_path
+from ris_pipeline.artifacts.layout import METRICS, OUTCOMES, store_path
 from ris_pipeline.config import PseudolabelConfig, Step2Config
 from ris_pipeline.errors import RisError
-from ris_pipeline.scoring.metrics import Estimate
-from ris_pipeline.scoring.paper import paper_figure
+from ris_pipeline.scoring.rows import LABELS_SPLIT, ROWS
 from stages.common import command_line, device_of, splits_of
 from stages.options import StageOptions, card_of
-from stages.score import SCORED
 
 if TYPE_CHECKING:
-    from ris_pipeline.report.charts import Curves, Score
+    from ris_pipeline.report.charts import Curves
     from ris_pipeline.report.panels import Sources
     from ris_pipeline.scoring.metrics import Outcome
-
-LABELS_SPLIT = "train"
+    from ris_pipeline.scoring.scores import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def _find_methods(options: StageOptions, splits: Sequence[str]) -> dict[str, dic
 
 
 def _find_scores(options: StageOptions, splits: Sequence[str]) -> dict[tuple[str, str], Artifact]:
-    order = [one.name for one in SCORED]
+    order = list(ROWS)
     found = {
         (artifact.manifest["flags"]["scored"], artifact.manifest["flags"]["split"]): artifact
         for artifact in list_latest(options.runs, card_of(options).name, "scores").values()
@@ -99,39 +95,9 @@ def _find_scores(options: StageOptions, splits: Sequence[str]) -> dict[tuple[str
 
 def read_scores(options: StageOptions, found: Found) -> list[Score]:
     """The score table; behind Step-2's row the oracle's figures that the card keeps, where it was not made here."""
-    from ris_pipeline.report.charts import Score
+    from ris_pipeline.scoring.scores import add_stored_oracle, read_score
 
-    oracle = card_of(options).oracle
-    table = []
-    for (row, split), artifact in found.scores.items():
-        score = _read_score(options, row, split, artifact)
-        table.append(score)
-        if row == "step2" and split in oracle and ("step2-oracle", split) not in found.scores:
-            n_refs = max((one.n_refs for one in score.metrics.values()), default=0)
-            metrics = {
-                name: Estimate(value, low, high, n_refs, score.n_sentences)
-                for name, (value, low, high) in oracle[split].items()
-            }
-            table.append(Score("oracle, stored", split, score.n_sentences, metrics, {}))
-    return table
-
-
-def _read_score(options: StageOptions, row: str, split: str, artifact: Artifact) -> Score:
-    """The row of the score table in an artifact, with the paper's figures."""
-    from ris_pipeline.report.charts import Score
-
-    scores: dict[str, Any] = json.loads((artifact.path / SCORES).read_text(encoding="utf-8"))
-    paper_name = next((one.paper for one in SCORED if one.name == row), row)
-    figures = {name: paper_figure(card_of(options).name, split, paper_name, name) for name in scores["metrics"]}
-    part = scores.get("partial")
-    return Score(
-        partial=f"partial: {part['sentences']:,} of {part['expected']:,} sentences" if part else "",
-        row=row,
-        split=split,
-        n_sentences=scores["sentences"],
-        metrics={name: Estimate(**estimate) for name, estimate in scores["metrics"].items()},
-        paper={name: figure for name, figure in figures.items() if figure is not None and not part},
-    )
+    return add_stored_oracle([read_score(artifact) for artifact in found.scores.values()], card_of(options).oracle)
 
 
 def read_outcomes(found: Found, row: str, split: str) -> list[Outcome]:
@@ -143,12 +109,16 @@ def read_outcomes(found: Found, row: str, split: str) -> list[Outcome]:
 
 
 def read_curves(found: Found) -> dict[str, Curves]:
-    """The losses of each training that has left some, by artifact name."""
-    from ris_pipeline.artifacts.layout import METRICS
+    """The losses of each training that has left some, by what is trained."""
     from ris_pipeline.report.curves import load_curves
 
-    trained = [one for one in (found.step1, found.labels, found.step2) if one is not None]
-    return {one.name: load_curves(one.path / METRICS) for one in trained if (one.path / METRICS).is_file()}
+    titles = {row.training: row.learner for row in ROWS.values() if row.training}
+    trained = [artifact for artifact in (found.step1, found.labels, found.step2) if artifact is not None]
+    return {
+        titles[artifact.name]: load_curves(artifact.path / METRICS)
+        for artifact in trained
+        if (artifact.path / METRICS).is_file()
+    }
 
 
 def open_sources(options: StageOptions, found: Found) -> Sources:

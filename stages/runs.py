@@ -1,38 +1,19 @@
 """`ris runs`: all variants of a data set's artifacts; or of two: what differs, and how far apart they score."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ris_pipeline.artifacts.find import compare_identities, find_variant, list_latest, list_variants, pair_scores
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import METRICS, OUTCOMES
+from ris_pipeline.artifacts.layout import METRICS
+from ris_pipeline.config import ScoreConfig
 from ris_pipeline.errors import RisError, suggest_path
+from ris_pipeline.scoring.compare import Difference, compare_scores
+from ris_pipeline.scoring.metrics import HEADLINE, select_metrics
 from stages.common import resolve_config
 from stages.options import StageOptions, align, card_of, emit, say
-
-HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # of --metric all
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One metric of one kind of score, of both runs: percent, and second − first in points with its interval."""
-
-    scored: str
-    split: str
-    metric: str
-    a: float
-    b: float
-    difference: float
-    ci_low: float
-    ci_high: float
-    n_refs: int
-
-    def cells(self) -> list[str]:
-        """The fields as text."""
-        apart = f"{self.difference:+.1f} [{self.ci_low:.1f}, {self.ci_high:.1f}]"
-        return [self.scored, self.split, f"{self.n_refs:,}", self.metric, f"{self.a:.1f}", f"{self.b:.1f}", apart]
 
 
 def run(options: StageOptions, which: Sequence[str], metric: str, tensorboard: Path | None) -> None:
@@ -87,39 +68,29 @@ def _shorten(lines: Sequence[str]) -> str:
 
 def _compare(options: StageOptions, a: Artifact, b: Artifact, variants: Sequence[Artifact], metric: str) -> None:
     apart = compare_identities(a, b, variants)
-    differences = [one for pair in pair_scores(a, b, variants) for one in _score_apart(options, *pair, metric)]
+    metrics = HEADLINE if metric == "all" else select_metrics(metric)
+    n_bootstrap = resolve_config(options, ScoreConfig, "scores").bootstrap
+    differences = [
+        difference
+        for pair in pair_scores(a, b, variants)
+        for difference in compare_scores(*pair, metrics, n_bootstrap, options.seed)
+    ]
     lines = [f"{letter}: {one.name} {one.digest}, {one.manifest['finished']}" for letter, one in (("a", a), ("b", b))]
     lines += ["", "differs (a → b):" if apart else "nothing differs", *(f"  {line}" for line in apart)]
     if differences:
         header = ["scored", "split", "refs", "metric", "a", "b", "b − a, points [95 % interval]"]
-        lines += ["", align([header, *(one.cells() for one in differences)])]
+        lines += ["", align([header, *map(_cells, differences)])]
     else:
         say(options, "no score of the one has a counterpart of the other; `ris score` scores what is the latest")
     shown = {"a": f"{a.name} {a.digest}", "b": f"{b.name} {b.digest}", "differs": apart}
-    emit(options, "\n".join(lines), {**shown, "scores": [asdict(one) for one in differences]})
+    emit(options, "\n".join(lines), {**shown, "scores": [asdict(difference) for difference in differences]})
 
 
-def _score_apart(options: StageOptions, a: Artifact, b: Artifact, metric: str) -> list[Difference]:
-    """The differences of two scores of one split, by paired bootstrap over their refs."""
-    from ris_pipeline.config import ScoreConfig
-    from ris_pipeline.scoring import METRICS, summarise, summarise_difference
-    from ris_pipeline.scoring.outcomes import load_outcomes
-
-    n_bootstrap = resolve_config(options, ScoreConfig, "scores").bootstrap
-    of_a, of_b = (load_outcomes(one.path / OUTCOMES) for one in (a, b))
-    values_a, values_b = (summarise(one, n_bootstrap=1) for one in (of_a, of_b))
-    names = HEADLINE if metric == "all" else [name for name in METRICS if name.startswith(metric)]
-    kinds = dict.fromkeys(str(one.manifest["flags"]["scored"]) for one in (a, b))
-    found = []
-    for name in (name for name in names if name in values_a and name in values_b):
-        apart = summarise_difference(of_b, of_a, name, n_bootstrap, options.seed)
-        found.append(
-            Difference(
-                " → ".join(kinds), a.manifest["flags"]["split"], name, values_a[name].value, values_b[name].value,
-                apart.value, apart.ci_low, apart.ci_high, apart.n_refs,
-            )
-        )  # fmt: skip
-    return found
+def _cells(difference: Difference) -> list[str]:
+    """The fields as text."""
+    interval = f"{difference.difference:+.1f} [{difference.ci_low:.1f}, {difference.ci_high:.1f}]"
+    values = [f"{difference.a:.1f}", f"{difference.b:.1f}", interval]
+    return [difference.scored, difference.split, f"{difference.n_refs:,}", difference.metric, *values]
 
 
 def _write_curves(options: StageOptions, artifacts: Sequence[Artifact], folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from ris_pipeline.artifacts.find import find_latest, find_scores
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import SCORES
-from ris_pipeline.scoring.tables import Column, Row, Table, build_table
+from ris_pipeline.scoring.tables import Column, Table, TableRow, build_table
 from stages.options import StageOptions, align, emit, say
 
 
@@ -24,7 +24,7 @@ def run(options: StageOptions, number: int) -> None:
     emit(options, _render(table, rows), {"table": number, "title": table.title, "columns": columns, "rows": rows})
 
 
-def _our_scores(options: StageOptions, row: Row, columns: Sequence[Column]) -> dict[str, float]:
+def _our_scores(options: StageOptions, row: TableRow, columns: Sequence[Column]) -> dict[str, float]:
     """Our scores of a row in percent, by column; those that were never computed are left out."""
     found = {}
     for column in columns:
@@ -36,7 +36,7 @@ def _our_scores(options: StageOptions, row: Row, columns: Sequence[Column]) -> d
     return found
 
 
-def _list_partial(options: StageOptions, row: Row, columns: Sequence[Column]) -> list[str]:
+def _list_partial(options: StageOptions, row: TableRow, columns: Sequence[Column]) -> list[str]:
     """What of the row was scored on a part of its split: it has no place beside the paper's figures."""
     found = []
     for column in columns:
@@ -53,7 +53,7 @@ def _read(artifact: Artifact) -> dict[str, Any]:
     return scores
 
 
-def _find(options: StageOptions, row: Row, column: Column) -> Artifact | None:
+def _find(options: StageOptions, row: TableRow, column: Column) -> Artifact | None:
     if row.settings:
         return find_scores(options.runs, column.dataset, row.scored, column.split, row.settings)
     return find_latest(options.runs, column.dataset, "scores", scored=row.scored, split=column.split)

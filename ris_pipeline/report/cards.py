@@ -12,6 +12,7 @@ from ris_pipeline.report.panels import TRUTH, Column, Panel, Row
 from ris_pipeline.report.samples import quality_of, traits_of
 from ris_pipeline.report.tiles import encode_panel, encode_photo
 from ris_pipeline.scoring.metrics import Outcome
+from ris_pipeline.scoring.rows import find_improvement
 
 Share = tuple[float, float]  # left, top in percent of the image
 Scores = dict[str, float]  # of one column: iou 0..1, pointit and pointm 0 or 1; absent without ground truth
@@ -129,9 +130,8 @@ def _scores(outcome: Outcome) -> Scores:
 
 
 def _change(outcomes: dict[str, Outcome]) -> float | None:
-    for before, after in (("prms", "pseudo-refined"), ("step1", "step2")):
-        if before in outcomes and after in outcomes:
-            old, new = quality_of(outcomes[before]), quality_of(outcomes[after])
-            if old is not None and new is not None:
-                return round(new - old, 4)
-    return None
+    improved = find_improvement(outcomes)
+    if improved is None:
+        return None
+    old, new = (quality_of(outcomes[row]) for row in improved)
+    return None if old is None or new is None else round(new - old, 4)

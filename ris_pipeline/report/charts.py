@@ -16,17 +16,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ris_pipeline.report.breakdown import Group
-from ris_pipeline.scoring.metrics import Estimate
+from ris_pipeline.scoring.rows import find_row
+from ris_pipeline.scoring.scores import Score
 
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # {name: (steps, values)}
 
 TITLES = {
     "pointit": "PointIt", "pointm": "PointM", "miou": "mIoU", "oiou": "oIoU", "box_iou": "box IoU",
-}  # fmt: skip
-ROW_LABELS = {
-    "chance": "Chance", "step1": "Step-1", "prms": "PRMS", "pseudo-plain": "Labels, plain",
-    "pseudo-refined": "Labels, refined", "step2": "Step-2", "step2-oracle": "Oracle",
-    "oracle, stored": "Oracle, stored",
 }  # fmt: skip
 RATE = "lr"  # the curve that is a learning rate: much smaller than a loss
 _FONT: dict[str, Any] = {"size": 9}
@@ -50,26 +46,9 @@ PRINT = Theme(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One row of the score table: {metric: estimate} of what was scored on a split, and the paper's figures."""
-
-    row: str
-    split: str
-    n_sentences: int
-    metrics: Mapping[str, Estimate]
-    paper: Mapping[str, float]
-    partial: str = ""  # in words, where only a part of the split was scored
-
-
 def title_of(metric: str) -> str:
     """The metric as the field writes it."""
     return TITLES.get(metric, metric.replace("prec", "Prec"))
-
-
-def label_of_row(row: str) -> str:
-    """A row of the score table in a few letters, for an axis or a legend."""
-    return ROW_LABELS.get(row, row)
 
 
 def draw_intervals(scores: Sequence[Score], metric: str, theme: Theme) -> Figure:
@@ -90,7 +69,7 @@ def draw_intervals(scores: Sequence[Score], metric: str, theme: Theme) -> Figure
         x, y = zip(*papers, strict=True)
         axes.scatter(x, y, marker="D", s=34, color=theme.series[1], zorder=3, label="paper")
         axes.legend(frameon=False, labelcolor=theme.ink, prop=_FONT, loc="lower right")
-    axes.set_yticks(places, [label_of_row(one.row) for one in shown])
+    axes.set_yticks(places, [one.row.label for one in shown])
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
     axes.set_xticks(range(0, 101, 20))
@@ -159,7 +138,7 @@ def draw_breakdown(groups: Sequence[Group], rows: Sequence[str], metric: str, th
             fmt=markers[i % len(markers)],
             color=colour,
             capsize=3,
-            label=label_of_row(row),
+            label=find_row(row).label,
             markersize=5,
         )
     axes.set_xticks(range(len(groups)), [_wrap(group) for group in groups])

@@ -8,7 +8,6 @@ from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.report.breakdown import Group, break_down
 from ris_pipeline.report.charts import (
     Curves,
-    Score,
     draw_breakdown,
     draw_curves,
     draw_intervals,
@@ -16,16 +15,15 @@ from ris_pipeline.report.charts import (
 )
 from ris_pipeline.report.curves import summarise_curves
 from ris_pipeline.report.graph import Node, draw_graph
-from ris_pipeline.report.page import ROW_TITLES, Breakdown, Chart, format_duration, format_size
+from ris_pipeline.report.page import Breakdown, Chart, format_duration, format_size
 from ris_pipeline.report.stage_rows import StageRow
 from ris_pipeline.report.svg import PAGE, to_svg
 from ris_pipeline.scoring.metrics import Outcome
+from ris_pipeline.scoring.rows import find_row
+from ris_pipeline.scoring.scores import Score
 
 CHARTED = ("pointit", "miou")
-# Not broken down: chance and the oracle are yardsticks, plain pseudo-labels are PRMS's maps as masks.
-UNCHARTED_ROWS = ("chance", "pseudo-plain", "step2-oracle")
 _MAX_LINES = 5  # in a box of the stage graph
-CURVE_TITLES = {"step1": "Step-1", "pseudolabels/refine": "IRNet", "step2/pseudo": "Step-2"}
 
 
 def chart_scores(scores: Sequence[Score]) -> dict[str, list[Chart]]:
@@ -44,13 +42,12 @@ def chart_scores(scores: Sequence[Score]) -> dict[str, list[Chart]]:
 
 
 def chart_curves(curves: Mapping[str, Curves]) -> list[Chart]:
-    """A chart of the losses of each training, by artifact name."""
+    """A chart of the losses of each training, by what is trained."""
     charts = []
-    for name, own in curves.items():
+    for title, own in curves.items():
         if own:
-            title = CURVE_TITLES.get(name, ROW_TITLES.get(name, name))
             summary = summarise_curves(own)
-            svg = to_svg(draw_curves(own, PAGE), f"curves-{name.replace('/', '-')}", f"Losses of {title}. {summary}")
+            svg = to_svg(draw_curves(own, PAGE), f"curves-{title.replace(' ', '-')}", f"Losses of {title}. {summary}")
             charts.append(Chart(title, svg, summary))
     return charts
 
@@ -59,7 +56,7 @@ def break_down_split(
     dataset: Dataset, outcomes: Mapping[str, Sequence[Outcome]], n_bootstrap: int, seed: int
 ) -> Breakdown | None:
     """The breakdown of one split with a chart of mIoU, or PointIt without masks, for each heading; None if empty."""
-    own = {row: one for row, one in outcomes.items() if row not in UNCHARTED_ROWS and one}
+    own = {row: of_row for row, of_row in outcomes.items() if of_row and find_row(row).tile}
     tables = break_down(dataset, own, n_bootstrap, seed) if own else {}
     if not tables:
         return None

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.report.charts import PRINT, Curves, Score, label_of_row, plot_curves, prepare_axes, title_of
+from ris_pipeline.report.charts import PRINT, Curves, plot_curves, prepare_axes, title_of
 from ris_pipeline.report.panels import Column, Panel, Row
 from ris_pipeline.report.tiles import blend_panel
+from ris_pipeline.scoring.scores import Score
 
 FORMATS = (".png", ".pdf")
 _DPI = 200
@@ -104,7 +105,7 @@ def draw_table(scores: Sequence[Score], metrics: Sequence[str]) -> Figure:
     """The score table: percent ± half of the 95 % interval, the paper's figure in brackets where it has one."""
     header = ["", "split", "sentences", *(title_of(metric) for metric in metrics)]
     cells = [
-        [label_of_row(one.row), one.split, f"{one.n_sentences:,}", *(_cell(one, metric) for metric in metrics)]
+        [one.row.label, one.split, f"{one.n_sentences:,}", *(_cell(one, metric) for metric in metrics)]
         for one in scores
     ]
     widths = [max(len(line[k]) for line in [header, *cells]) + 2 for k in range(len(header))]

@@ -17,20 +17,12 @@ from markupsafe import Markup
 
 from ris_pipeline.report.breakdown import Group
 from ris_pipeline.report.cards import Card
-from ris_pipeline.report.charts import Score, label_of_row, title_of
+from ris_pipeline.report.charts import title_of
 from ris_pipeline.report.stage_rows import StageRow
+from ris_pipeline.scoring.rows import STORED_ORACLE, find_row
+from ris_pipeline.scoring.scores import Score
 
 HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5", "box_iou", "box@0.5")  # columns of the score table
-ROW_TITLES = {
-    "chance": "Chance",
-    "step1": "Step-1",
-    "prms": "PRMS",
-    "pseudo-plain": "Pseudo-labels, plain",
-    "pseudo-refined": "Pseudo-labels, refined",
-    "step2": "Step-2",
-    "step2-oracle": "Step-2 on true masks: the upper bound",
-    "oracle, stored": "Step-2 on true masks, as the card has it",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "metric_title": title_of, "row_title": lambda row: ROW_TITLES.get(row, row), "row_label": label_of_row,
+        "metric_title": title_of, "row_label": lambda row: find_row(row).label,
         "size": format_size, "duration": format_duration, "moment": _format_moment,
     }  # fmt: skip
     script, style = _read("page.js"), _read("page.css")
@@ -103,7 +95,7 @@ def describe_result(scores: Sequence[Score]) -> str:
     """
     sentences = []
     for split, rows in _by_split(scores).items():
-        by_row = {score.row: score.metrics for score in rows}
+        by_row = {score.row.name: score.metrics for score in rows}
         step2 = by_row.get("step2", {})
         if split == "train" or "miou" not in step2:
             continue
@@ -113,7 +105,7 @@ def describe_result(scores: Sequence[Score]) -> str:
         beside = []
         if "miou" in by_row.get("step1", {}):
             beside.append(f"{step2['miou'].value - by_row['step1']['miou'].value:+.1f} mIoU over Step-1")
-        bound = by_row.get("step2-oracle", by_row.get("oracle, stored", {}))
+        bound = by_row.get("step2-oracle", by_row.get(STORED_ORACLE.name, {}))
         if "miou" in bound:
             beside.append(f"{step2['miou'].value / bound['miou'].value:.0%} of what true masks give")
         sentences.append(f"{text} ({', '.join(beside)})." if beside else f"{text}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.predict import MAP_FOREGROUND, resize_logits
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.scoring.metrics import BoolMask, Outcome, point_of, score_expression
+from ris_pipeline.scoring.rows import LABELS_SPLIT, RED, ROWS, find_row
 
 Kind = Literal["map", "boundary", "mask", "truth"]
 Pixels = NDArray[np.uint8]
@@ -35,16 +36,22 @@ class Column:
     key: str
     title: str
     kind: Kind
+    colour: tuple[int, int, int] = RED  # of a mask, RGB
 
 
-STAGE_COLUMNS = (
-    Column("step1", "Step-1 map", "map"),
-    Column("prms", "PRMS choice", "map"),
-    Column("boundary", "Boundary", "boundary"),
-    Column("pseudo-refined", "Pseudo-label", "mask"),
-    Column("step2", "Step-2 mask", "mask"),
-)
-TRUTH = Column("truth", "Ground truth", "truth")
+BOUNDARY = Column("boundary", "Boundary", "boundary")  # the maps' way to the pseudo-labels
+TRUTH = Column("truth", "Ground truth", "truth", (26, 214, 132))
+
+
+def list_columns(methods: Iterable[str] = ()) -> tuple[Column, ...]:
+    """Return the columns in the order of the paper's figure; compared methods stand before the ground truth."""
+    columns = []
+    for row in [*(row for row in ROWS.values() if not row.is_compared), *map(find_row, methods)]:
+        if row.tile:
+            columns += [BOUNDARY] if row.kind == "labels" else []
+            kind: Kind = "map" if row.kind in ("maps", "choice") else "mask"
+            columns.append(Column(row.name, row.tile, kind, row.colour))
+    return (*columns, TRUTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +88,14 @@ class Sources:
     responses: Mapping[str, ResponseStore] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, ResponseStore]] = field(default_factory=dict)
     labels: Path | None = None
-    labels_split: str = "train"
+    labels_split: str = LABELS_SPLIT
     irnet: IRNet | None = None
     step2: tuple[Step2, int] | None = None
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """All columns, in the order of the paper's figure; compared methods stand before the ground truth."""
-        return (*STAGE_COLUMNS, *(Column(name, name, "map") for name in self.methods), TRUTH)
+        """Return the columns of these sources."""
+        return list_columns(self.methods)
 
 
 def read_rows(datasets: Mapping[str, Dataset], samples: Sequence[Sample], sources: Sources) -> Iterator[Row]:

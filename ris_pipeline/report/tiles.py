@@ -19,8 +19,6 @@ from ris_pipeline.report.panels import Column, Panel
 
 Pixels = NDArray[np.uint8]
 
-MASK_COLOURS = {"pseudo-refined": (255, 176, 0), "truth": (26, 214, 132)}  # the rest as `ris predict` paints
-OTHER_MASKS = (255, 64, 64)
 IGNORED = (160, 160, 160)
 MASK_OPACITY, MAP_OPACITY = 170, (40, 205)  # 0..255; a map's at its values 0 and 1
 _LINES_IN_SIDE = 160  # a contour is this part of the longer side wide
@@ -98,7 +96,7 @@ def _paint_mask(label: Pixels, column: Column, hw: tuple[int, int]) -> Pixels:
     """
     coverage = [_resize((label == value).astype(np.float32), hw) for value in (FOREGROUND, IGNORE)]
     painted = np.zeros((*hw, 4), np.uint8)
-    for covered, colour in zip(coverage, (MASK_COLOURS.get(column.key, OTHER_MASKS), IGNORED), strict=True):
+    for covered, colour in zip(coverage, (column.colour, IGNORED), strict=True):
         inside = covered.astype(np.float32) > 0
         painted[inside, :3] = colour
         painted[inside, 3] = np.rint(MASK_OPACITY * covered[inside].astype(np.float32)).astype(np.uint8)

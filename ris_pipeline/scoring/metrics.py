@@ -30,6 +30,7 @@ _NEEDS = {
     f"box@{BOX_THRESHOLD}": "boxes",
 }
 METRICS = tuple(_NEEDS)
+HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # what a table shows where all are asked for
 _ALIASES = {
     "ciou": "oiou", "overall_iou": "oiou", "cumulative_iou": "oiou", "giou": "miou", "mean_iou": "miou",
     "point_it": "pointit", "point_m": "pointm", "boxiou": "box_iou", "box_acc": f"box@{BOX_THRESHOLD}",
@@ -271,6 +272,11 @@ def find_metric(name: str) -> str:
         if word.startswith(long):
             word = short + word.removeprefix(long)
     return _ALIASES.get(word, word)
+
+
+def select_metrics(word: str) -> list[str]:
+    """Return the metrics that a word stands for: "all", a group of them ("prec", "box"), or one."""
+    return [name for name in METRICS if word == "all" or name.startswith(word)]
 
 
 def check_metric(metric: str) -> None:

@@ -1,4 +1,6 @@
-"""The per-sentence table of a score: one CSV line per expression."""
+"""What `ris score` leaves of a row: its scores, and a table of outcomes with one CSV line per expression."""
+
+from __future__ import annotations
 
 import csv
 from collections.abc import Sequence

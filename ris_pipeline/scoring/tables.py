@@ -1,10 +1,13 @@
 """The paper's tables 1–7 in one form: rows, columns, and which of our scores belong in each cell."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ris_pipeline.scoring.paper import load_paper_tables
+from ris_pipeline.scoring.rows import find_row_of_paper
 
 UMD = "refcocog-umd"
 _RN50 = {"clip": "RN50-quickgelu", "image_encoder": None}
@@ -27,7 +30,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One row: the paper's figures by column title, and which of our scores stand beside them.
 
     scored: their name in `ris score`, empty where the method is not here. settings: what the configuration of the
@@ -46,7 +49,7 @@ class Table:
 
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
 def build_table(number: int) -> Table:
@@ -57,7 +60,7 @@ def build_table(number: int) -> Table:
 def _pointit() -> Table:
     table = load_paper_tables()["table1_pointit"]
     columns = tuple(Column(where, "pointit", *where.split("/")) for where in table["splits"])
-    rows = (Row(name, row["PointIt"], _scored(name)) for name, row in table["methods"].items())
+    rows = (TableRow(name, row["PointIt"], _scored(name)) for name, row in table["methods"].items())
     return Table("Table 1: PointIt", columns, tuple(rows))
 
 
@@ -66,14 +69,14 @@ def _cost() -> Table:
         *(Column(title) for title in ("params", "macs", "ms")),
         *(Column(metric, metric.casefold(), "referit", "test") for metric in ("mIoU", "PointIt", "PointM")),
     )
-    rows = (Row(name, row, _scored(name)) for name, row in load_paper_tables()["table2_cost_referit_test"].items())
+    rows = (TableRow(name, row, _scored(name)) for name, row in load_paper_tables()["table2_cost_referit_test"].items())
     return Table("Table 2: parameters (M), MACs (G), ms on a GTX 1080 Ti; ReferIt test", columns, tuple(rows))
 
 
 def _step1_encoders() -> Table:
     columns = _train_and_val("mIoU", "PointIt")
     rows = [
-        Row(name, _flatten(row), "step1", {**ENCODERS[name], "hidden": 1024, "weight_cls": 5.0})
+        TableRow(name, _flatten(row), "step1", {**ENCODERS[name], "hidden": 1024, "weight_cls": 5.0})
         for name, row in load_paper_tables()["table3_step1_encoders_refcocog_umd"].items()
     ]
     return Table("Table 3: encoders of Step-1, RefCOCOg (UMD)", columns, tuple(rows))
@@ -81,7 +84,7 @@ def _step1_encoders() -> Table:
 
 def _hidden() -> Table:
     figures = load_paper_tables()["table4_hidden_dim_refcocog_umd_train"]
-    rows = (Row(n, row, "step1", {**_RN50, "hidden": int(n), "weight_cls": 5.0}) for n, row in figures.items())
+    rows = (TableRow(n, row, "step1", {**_RN50, "hidden": int(n), "weight_cls": 5.0}) for n, row in figures.items())
     return Table(
         "Table 4: channels C_d of Step-1, RefCOCOg (UMD) train", _train("mIoU", "PointIt", "PointM"), tuple(rows)
     )
@@ -89,29 +92,29 @@ def _hidden() -> Table:
 
 def _lambda() -> Table:
     figures = load_paper_tables()["table5_lambda_refcocog_umd_train"]
-    rows = (Row(n, row, "step1", {**_RN50, "hidden": 1024, "weight_cls": float(n)}) for n, row in figures.items())
+    rows = (TableRow(n, row, "step1", {**_RN50, "hidden": 1024, "weight_cls": float(n)}) for n, row in figures.items())
     return Table("Table 5: λ of Step-1, RefCOCOg (UMD) train", _train("mIoU", "PointIt", "PointM"), tuple(rows))
 
 
 def _step2_encoders() -> Table:
     columns = (*_train_and_val("mIoU", "PointIt", "PointM"), Column("flops_g"), Column("ms"))
     rows = [
-        Row(name, _flatten(row), "step2", ENCODERS[name])
+        TableRow(name, _flatten(row), "step2", ENCODERS[name])
         for name, row in load_paper_tables()["table6_step2_encoders_refcocog_umd"].items()
     ]
     return Table("Table 6: encoders of Step-2, RefCOCOg (UMD)", columns, tuple(rows))
 
 
 def _refinement() -> Table:
-    scored = {"PRMS": "prms", "PRMS + R": "pseudo-refined"}
     figures = load_paper_tables()["table7_refinement_train_mIoU"]
     columns = tuple(Column(dataset, "miou", dataset, "train") for dataset in figures["PRMS"])
-    rows = (Row(name, row, scored[name]) for name, row in figures.items())
+    rows = (TableRow(name, row, _scored(name)) for name, row in figures.items())
     return Table("Table 7: mIoU of the selected maps and of the refined pseudo-labels, train", columns, tuple(rows))
 
 
 def _scored(method: str) -> str:
-    return {"Step-1": "step1", "Step-2": "step2"}.get(method, "")
+    row = find_row_of_paper(method)
+    return row.name if row else ""
 
 
 def _train(*metrics: str) -> tuple[Column, ...]:
@@ -128,5 +131,7 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, float]:
     """{"train mIoU": …} of {"train": {"mIoU": …}}."""
     flat: dict[str, float] = {}
     for key, value in row.items():
-        flat |= {f"{key} {metric}": one for metric, one in value.items()} if isinstance(value, dict) else {key: value}
+        flat |= (
+            {f"{key} {metric}": score for metric, score in value.items()} if isinstance(value, dict) else {key: value}
+        )
     return flat

@@ -14,12 +14,13 @@ from markupsafe import Markup
 
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.report.cards import make_card
-from ris_pipeline.report.charts import Score
 from ris_pipeline.report.page import Chart, Page, describe_result, render
-from ris_pipeline.report.panels import STAGE_COLUMNS, TRUTH, Panel, Row
+from ris_pipeline.report.panels import Panel, Row, list_columns
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.stage_rows import StageRow
 from ris_pipeline.scoring.metrics import Estimate, Outcome
+from ris_pipeline.scoring.rows import find_row
+from ris_pipeline.scoring.scores import Score
 
 EVIL = '<script>alert(1)</script> "><img src=x onerror=alert(2)> {{ 7 * 7 }} & \u201cquotes\u201d'
 
@@ -61,11 +62,11 @@ def card():
     ref = Ref(7, 1, "val", (Expression(70, EVIL),), (2, 2, 6, 10), None, 3)
     dataset = Dataset("toy", "val", {1: Image(1, Path(f"{EVIL[:8]}.jpg"), (20, 40))}, (ref,))
     outcome = Outcome(7, 70, 1, True, False, 30, 60, 0.5)
-    panels = {column.key: Panel(None, "not yet") for column in STAGE_COLUMNS}
+    panels = {column.key: Panel(None, "not yet") for column in list_columns()}
     panels["step1"] = Panel(np.ones((20, 40), np.float32), "", (5, 10), outcome)
     panels["truth"] = Panel(np.zeros((20, 40), np.uint8), EVIL)
     row = Row(Sample("val", ref, ref.expressions[0], "random"), np.zeros((20, 40, 3), np.uint8), panels)
-    return make_card(row, dataset, (*STAGE_COLUMNS, TRUTH), 32)
+    return make_card(row, dataset, list_columns(), 32)
 
 
 def test_foreign_text_stays_text(card):
@@ -108,7 +109,7 @@ def test_tiles_have_words_and_empty_ones_say_why(card):
 
 
 def test_the_papers_figures_stand_beside_the_runs():
-    score = Score("step1", "val", 1234, {"miou": Estimate(30.04, 25.0, 36.0, 5, 10)}, {"miou": 33.33})
+    score = Score(find_row("step1"), "val", 1234, {"miou": Estimate(30.04, 25.0, 36.0, 5, 10)}, {"miou": 33.33})
     words = [text.strip() for text in Parsed(render(make_page(scores=[score]))).texts]
     assert {"Step-1", "1,234", "30.0", "±5.5", "33.33"} <= set(words)
 
@@ -144,7 +145,7 @@ def test_a_page_without_samples_says_what_makes_them():
 def test_the_headline_says_what_step2_reaches_and_beside_what():
     def score(row, split, **metrics):
         estimates = {name: Estimate(value, value - 1, value + 1, 9, 9) for name, value in metrics.items()}
-        return Score(row, split, 9, estimates, {})
+        return Score(find_row(row), split, 9, estimates, {})
 
     scores = [
         score("step1", "val", miou=36.0, pointit=74.0),

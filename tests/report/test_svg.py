@@ -4,14 +4,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ris_pipeline.report.charts import PRINT, Score, draw_curves, draw_intervals
+from ris_pipeline.report.charts import PRINT, draw_curves, draw_intervals
 from ris_pipeline.report.graph import Node, draw_graph
 from ris_pipeline.report.svg import PAGE, to_svg
 from ris_pipeline.scoring.metrics import Estimate
+from ris_pipeline.scoring.rows import find_row
+from ris_pipeline.scoring.scores import Score
 
 SCORES = [
-    Score("step1", "val", 10, {"miou": Estimate(30.0, 25.0, 36.0, 5, 10)}, {"miou": 33.33}),
-    Score("prms", "val", 10, {"pointit": Estimate(60.0, 55.0, 66.0, 5, 10)}, {}),
+    Score(find_row("step1"), "val", 10, {"miou": Estimate(30.0, 25.0, 36.0, 5, 10)}, {"miou": 33.33}),
+    Score(find_row("prms"), "val", 10, {"pointit": Estimate(60.0, 55.0, 66.0, 5, 10)}, {}),
 ]
 
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from ris_pipeline.report.panels import TRUTH, Column, Panel
-from ris_pipeline.report.tiles import MASK_COLOURS, MASK_OPACITY, blend_panel, encode_panel, encode_photo, fit_hw
+from ris_pipeline.report.tiles import MASK_OPACITY, blend_panel, encode_panel, encode_photo, fit_hw
 
 MAP = Column("step1", "Step-1 map", "map")
-LABEL = Column("pseudo-refined", "Pseudo-label", "mask")
+LABEL = Column("pseudo-refined", "Pseudo-label", "mask", (10, 20, 30))
 BOUNDARY = Column("boundary", "Boundary", "boundary")
 
 
@@ -38,7 +38,7 @@ def test_a_mask_is_its_colour_where_it_is_and_transparent_elsewhere():
     label[30:, :] = 255
     layer = np.array(decode(encode_panel(Panel(label), LABEL, (40, 60), 60)).convert("RGBA"))
     assert layer.shape == (40, 60, 4)
-    assert layer[15, 40].tolist() == [*MASK_COLOURS["pseudo-refined"], MASK_OPACITY]
+    assert layer[15, 40].tolist() == [10, 20, 30, MASK_OPACITY]
     assert layer[5, 5, 3] == 0
     assert layer[10, 30].tolist() == layer[19, 49].tolist() == [255, 255, 255, 230]  # its contour
     assert len(set(layer[35, 5, :3].tolist())) == 1  # grey: to be ignored

@@ -8,7 +8,7 @@ import pytest
 from ris_pipeline.datasets import load_card
 from ris_pipeline.scoring.metrics import METRICS
 from ris_pipeline.scoring.paper import load_paper_tables, paper_figure
-from stages.score import SCORED
+from ris_pipeline.scoring.rows import ROWS
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_every_row_of_ris_score_has_the_papers_figure_or_none(name):
     expected[("pseudo-refined", "train", "miou")] = refined
     found = {
         (one.name, split, metric): paper_figure(name, split, one.paper, metric)
-        for one in SCORED
+        for one in ROWS.values()
         for split in load_card(name).splits
         for metric in METRICS
     }

@@ -6,9 +6,10 @@ import pytest
 
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.layout import OUTCOMES
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
-from ris_pipeline.scoring import Outcome
+from ris_pipeline.scoring.metrics import Outcome
 from ris_pipeline.scoring.outcomes import save_outcomes
 from stages import runs
 from stages.options import StageOptions
@@ -22,7 +23,7 @@ def make(options: StageOptions, stage: str, *inputs: Artifact, flags=None, point
         (work.path / "weights").write_bytes(b"12345")
         if points:
             outcomes = [Outcome(k, k, 1, bool(hit), None, None, None, None) for k, hit in enumerate(points)]
-            save_outcomes(work.path / "outcomes.csv", outcomes)
+            save_outcomes(work.path / OUTCOMES, outcomes)
     artifact = find(request)
     assert artifact is not None
     return artifact

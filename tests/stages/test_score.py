@@ -24,7 +24,10 @@ from ris_pipeline.masks import save_label
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step2
 from ris_pipeline.networks.weights.clip_weights import save_compact
+from ris_pipeline.scoring.metrics import HEADLINE, Estimate
 from ris_pipeline.scoring.outcomes import load_outcomes
+from ris_pipeline.scoring.rows import ROWS, Row, find_row
+from ris_pipeline.scoring.scores import Score
 from stages import score, table
 from stages.common import open_dataset
 from stages.options import StageOptions
@@ -62,9 +65,11 @@ def request(options: StageOptions, stage: str, configuration: dict, **flags) -> 
     return Request(options.runs, Path(options.dataset).stem, stage, configuration, {}, flags)
 
 
-def make_responses(options: StageOptions, split: str, grids: list, prms: bool = True, inputs=()) -> None:
+def make_responses(options: StageOptions, split: str, grids: list, prms: bool = True, inputs=(), **flags) -> None:
     (ref,) = open_dataset(options, split).refs
-    asked = dataclasses.replace(request(options, "responses", {"prms": prms}, split=split), inputs=dict(inputs))
+    asked = dataclasses.replace(
+        request(options, "responses", {"prms": prms}, split=split, **flags), inputs=dict(inputs)
+    )
     with publish(asked) as work:
         store = ResponseStore.create(
             work.path / f"{split}.zarr",
@@ -182,6 +187,20 @@ def test_the_table_fits_and_is_made_once(options, tmp_path, capsys):
     assert second.err.count("up to date") == 10
 
 
+def test_a_compared_method_is_one_row_more(options, capsys, monkeypatch):
+    left, right = [[4, -2]] * 2, [[-2, 4]] * 2
+    make_responses(options, "val", [left])
+    make_responses(options, "val", [right], prms=False, method="amr")
+    amr = Row(
+        name="amr", title="AMR", label="AMR", stage="amr", kind="maps", source="responses", flags={"method": "amr"},
+        paper="AMR", tile="AMR", optional=True,
+    )  # fmt: skip
+    monkeypatch.setitem(ROWS, "amr", amr)
+    rows = {row["scored"]: row for row in scores(options, capsys, splits=["val"])}
+    assert values(rows["step1"], "pointit", "miou") == [100, 100]
+    assert values(rows["amr"], "pointit", "miou") == [0, 0]
+
+
 def test_new_responses_are_scored_anew(options, capsys):
     make_responses(options, "val", [[[4, -2]] * 2])
     (first,) = scores(options, capsys, stage="step1", splits=["val"])
@@ -296,13 +315,10 @@ def test_the_papers_figures_stand_beside_ours(options, tmp_path, capsys):
 
 
 def test_the_widest_table_fits():
-    estimate = {"value": 74.94, "ci_low": 64.0, "ci_high": 84.0}
-    row = {
-        "dataset": "refcocog-google", "scored": "pseudo-refined", "split": "testA", "sentences": 120624,
-        "metrics": dict.fromkeys(score.HEADLINE, estimate),
-        "paper": {"pointit": 72.56, "pointm": 61.70, "miou": 33.33},
-    }  # fmt: skip
-    lines = score._render([row], score.HEADLINE).splitlines()
+    metrics = dict.fromkeys(HEADLINE, Estimate(74.94, 64.0, 84.0, 9, 120624))
+    paper = {"pointit": 72.56, "pointm": 61.70, "miou": 33.33}
+    row = Score(find_row("pseudo-refined"), "testA", 120624, metrics, paper)
+    lines = score.render_scores([row], HEADLINE).splitlines()
     assert max(map(len, lines)) <= 120
     assert lines[-1].split()[3:] == [
         "74.9", "±10.0", "72.56", "74.9", "±10.0", "61.70", "74.9", "±10.0", "33.33", "74.9", "±10.0", "74.9", "±10.0",
@@ -377,9 +393,10 @@ def test_a_warning_says_that_half_of_the_maps_are_empty(options, capsys):
 
 
 def test_a_column_says_what_it_was_counted_on_where_that_is_not_all():
-    estimate = {"value": 50.0, "ci_low": 40.0, "ci_high": 60.0, "n_expressions": 6}
-    assert score._format(estimate, 8) == "50.0 ±10.0 (n=6)"
-    assert score._format(estimate, 6) == "50.0 ±10.0"
+    metrics = {"miou": Estimate(50.0, 40.0, 60.0, 3, 6)}
+    for n_sentences, cell in ((8, "50.0 ±10.0 (n=6)"), (6, "50.0 ±10.0")):
+        lines = score.render_scores([Score(find_row("step1"), "val", n_sentences, metrics)], ["miou"]).splitlines()
+        assert lines[-1].endswith(f" {cell}")
 
 
 def test_a_split_of_the_card_that_the_data_lack_is_passed_over(options, capsys):

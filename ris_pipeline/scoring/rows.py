@@ -1,0 +1,137 @@
+"""What is scored: the rows of the score table, what each is read from, and how it is called and drawn.
+
+The command line, the score table, the report, the figures and the paper's tables all read ROWS: a compared method is
+one line more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.identity import Artifact
+
+RED, AMBER = (255, 64, 64), (255, 176, 0)
+LABELS_SPLIT = "train"  # the only split that has pseudo-labels
+
+# maps: one per sentence, stored as responses; choice: the map that PRMS selects of a ref's; labels: PNGs, one per ref;
+# network: Step-2, run on the images.
+Kind = Literal["chance", "maps", "choice", "labels", "network"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of the score table."""
+
+    name: str  # in the table, and in the flags of its artifacts of scores
+    title: str  # in the report
+    label: str  # the same in a few letters, for an axis or a legend
+    stage: str  # what `ris score --stage` calls it
+    kind: Kind
+    source: str = ""  # the stage whose artifact is read
+    flags: Mapping[str, str | bool] = field(default_factory=dict)  # of that artifact, beside the split
+    command: str = ""  # makes that artifact
+    optional: bool = False  # nothing is said where it has not been made
+    paper: str = ""  # its name in the paper's tables
+    tile: str = ""  # title of its column in the gallery; a row without one is a yardstick and not broken down
+    colour: tuple[int, int, int] = RED  # of its masks, RGB
+    improves: tuple[str, ...] = ()  # rows it is compared with, the first that has been scored
+    training: str = ""  # the artifact of what is trained for it
+    learner: str = ""  # what is trained there
+
+    def applies_to(self, split: str, *, chosen: bool) -> bool:
+        """Return whether the row is scored on a split; `chosen`: the user named it.
+
+        Step-2 is scored on the split it was trained on only where that is chosen.
+        """
+        if self.kind == "labels":
+            return split == LABELS_SPLIT
+        return self.kind != "network" or split != LABELS_SPLIT or chosen
+
+    def find_source(self, runs: Path, dataset: str, split: str) -> Artifact | None:
+        """Return the artifact that the row is read from, the latest of its flags; None where there is none."""
+        flags = {**self.flags, "split": split} if self.source == "responses" else self.flags
+        artifact = find_latest(runs, dataset, self.source, **flags) if self.source else None
+        if artifact and self.kind == "choice" and not artifact.manifest["configuration"]["prms"]:
+            return None
+        return artifact
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether it is a compared method's."""
+        return "method" in self.flags
+
+
+_DUMP = "ris dump-responses --split {split}"
+ROWS = {
+    row.name: row
+    for row in (
+        Row(name="chance", title="Chance", label="Chance", stage="chance", kind="chance"),
+        Row(
+            name="step1", title="Step-1", label="Step-1", stage="step1", kind="maps", source="responses",
+            command=_DUMP, paper="Step-1", tile="Step-1 map", training="step1", learner="Step-1",
+        ),
+        Row(
+            name="prms", title="PRMS", label="PRMS", stage="prms", kind="choice", source="responses",
+            command=f"{_DUMP} --set prms=true", paper="PRMS", tile="PRMS choice",
+        ),
+        # Without refinement the labels are the maps that PRMS selected.
+        Row(
+            name="pseudo-plain", title="Pseudo-labels, plain", label="Labels, plain", stage="pseudolabels",
+            kind="labels", source="pseudolabels", flags={"refine": False}, command="ris make-pseudolabels --no-refine",
+            paper="PRMS",
+        ),
+        Row(
+            name="pseudo-refined", title="Pseudo-labels, refined", label="Labels, refined", stage="pseudolabels",
+            kind="labels", source="pseudolabels", flags={"refine": True}, command="ris make-pseudolabels --refine",
+            paper="PRMS + R", tile="Pseudo-label", colour=AMBER, improves=("pseudo-plain", "prms"),
+            training="pseudolabels/refine", learner="IRNet",
+        ),
+        Row(
+            name="step2", title="Step-2", label="Step-2", stage="step2", kind="network", source="step2",
+            flags={"labels": "pseudo"}, command="ris train-step2", paper="Step-2", tile="Step-2 mask",
+            improves=("step1",), training="step2/pseudo", learner="Step-2",
+        ),
+        Row(
+            name="step2-oracle", title="Step-2 on true masks: the upper bound", label="Oracle", stage="step2",
+            kind="network", source="step2", flags={"labels": "true"}, command="ris train-step2 --oracle",
+            optional=True,
+        ),
+    )
+}  # fmt: skip
+# The oracle's figures that a card keeps, for runs in which it was not trained.
+STORED_ORACLE = Row(
+    name="oracle, stored", title="Step-2 on true masks, as the card has it", label="Oracle, stored", stage="step2",
+    kind="network",
+)  # fmt: skip
+
+
+def find_row(name: str) -> Row:
+    """Return the row of that name; for another, such as a method that is not here, one that is called by its name."""
+    if name == STORED_ORACLE.name:
+        return STORED_ORACLE
+    return ROWS.get(name) or Row(
+        name=name, title=name, label=name, stage=name, kind="maps", flags={"method": name}, paper=name, tile=name
+    )
+
+
+def find_row_of_paper(method: str) -> Row | None:
+    """Return the first row whose name in the paper's tables is `method`, None where that method is not here."""
+    return next((row for row in ROWS.values() if row.paper == method), None)
+
+
+def find_improvement(known: Collection[str]) -> tuple[str, str] | None:
+    """Return the names of the first row of ROWS that is known with one it improves: (improved, improving)."""
+    for row in ROWS.values():
+        before = next((name for name in row.improves if name in known), None)
+        if before and row.name in known:
+            return before, row.name
+    return None
+
+
+def list_stages() -> tuple[str, ...]:
+    """Return what `ris score --stage` takes."""
+    return tuple(dict.fromkeys(row.stage for row in ROWS.values()))
