@@ -78,6 +78,20 @@ def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(copy_of_
     assert before < {path.parent for path in copy_of_project.glob("runs/tiny/*/*/manifest.json")}
 
 
+@pytest.mark.slow
+def test_a_copied_card_with_a_seed_of_its_own_runs_the_whole_chain(project, chain, call_ris, tmp_path):
+    card = (project / "tiny.toml").read_text().replace('"tiny', '"mine').replace("seed = 0", "seed = 11")
+    (tmp_path / "mine.toml").write_text(card)
+    places = ["--dataset", tmp_path / "mine.toml", "--data-root", tmp_path / "data", "--runs", tmp_path / "runs"]
+    for command in (["data", "make-shapes"], ["data", "check"], *chain, ["score"], ["report"]):
+        assert call_ris(*command, *places, "--workers", 0, "--device", "cpu", "--debug") == 0, command
+    refs, made = Path("refer/shapes/refs(shapes).p"), tmp_path / "data" / "mine"
+    assert (made / refs).read_bytes() != (project / "data" / "tiny" / refs).read_bytes()
+    assert {path.parent.parent.name for path in (tmp_path / "runs" / "mine").glob("*/*/manifest.json")} == {
+        "step1", "responses", "pseudolabels", "step2", "scores", "report",
+    }  # fmt: skip
+
+
 def test_predict_writes_mask_overlay_and_map(project, ris, tmp_path):
     image = next((project / "data/tiny/images").glob("*.jpg"))
     ris(project, "predict", str(image), "the red star", "left circle", "--out", tmp_path / "out")
