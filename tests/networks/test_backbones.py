@@ -128,7 +128,7 @@ def official_swin_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def test_local_files(clip: Clip, tmp_path: Path, naming: str) -> None:
     name = RESNET if naming == RESNET else SWIN
-    network = backbones._create(name)
+    network = backbones.load_timm_network(name, None)
     for parameter in network.parameters():
         parameter.normal_(std=0.1)
     state = dict(network.state_dict())

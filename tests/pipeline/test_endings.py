@@ -10,6 +10,7 @@ import pytest
 from watchdog import run_ris
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to see what still lives"),
     pytest.mark.timeout(600),
 ]
@@ -66,7 +67,6 @@ def spoil(image):
     os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", [Path.unlink, spoil], ids=["missing", "unreadable"])
 def test_an_image_under_torchrun(copy_of_project, damage, workers):
@@ -93,7 +93,6 @@ def test_a_small_shared_memory(copy_of_project, command):
     assert "/dev/shm" in ended.error
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_disk_that_fills_in_mid_training(copy_of_project, tmp_path, workers):

@@ -165,10 +165,17 @@ def test_images_stand_upright_and_are_scaled_down():
     assert demo.read_upright(file.getvalue()).shape == (1024, 34, 3)
 
 
-def test_only_this_computer_unless_told_otherwise(checkpoint, capsys):
-    assert [demo._is_loopback(one) for one in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::", "a.example")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+@pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_a_page_that_others_reach_is_warned_of(host, is_open, checkpoint, capsys, monkeypatch):
+    def run(server, sockets):
+        sockets[0].close()
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    demo.run(StageOptions(device="cpu"), host, 0, checkpoint)
+    assert ("asks for no password" in capsys.readouterr().err) == is_open
+
+
+def test_a_dry_run_of_the_demo(checkpoint, capsys):
     demo.run(StageOptions(dry_run=True), "127.0.0.1", 8000, checkpoint)
     assert f"would serve {checkpoint} on 127.0.0.1:8000" in capsys.readouterr().err
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import io
 import json
 import sys
 from collections import namedtuple
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,10 @@ def healthy(tiny: StageOptions, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 
 def find(options: StageOptions, name: str) -> list[tuple[str, str]]:
     """State, and what is found and to be done, of the findings of one check."""
-    findings = doctor._examine(name, doctor.CHECKS[name], options)
-    return [(one.state, f"{one.found} → {one.remedy}") for one in findings]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out, suppress(RisError):
+        patch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name]})
+        doctor.run(dataclasses.replace(options, json=True))
+    return [(row["state"], f"{row['found']} → {row['remedy']}") for row in json.loads(out.getvalue())]
 
 
 def test_a_healthy_installation(healthy, tiny_clip, capsys):
