@@ -18,7 +18,6 @@ from ris_pipeline.refine.pseudolabels import (
     save_seeds,
     save_thresholded,
 )
-from ris_pipeline.refine.seeds import compute_seeds
 
 CPU = torch.device("cpu")
 # At input size 4 = image size = grid size, a map is its grid: negative scores to 0, divided by the maximum.
@@ -204,14 +203,18 @@ def test_what_a_broken_run_left_out_is_made_the_same(kind, large, labels, tmp_pa
     assert read(broken) == expected
 
 
-def test_seeds_are_those_of_the_selected_maps(large, labels):
+def test_seeds_are_of_the_things_that_the_selected_maps_show(large, labels):
     dataset, store = large
+    picture = Picture.new("RGB", (48, 32), "gray")  # with a thing where each of the first image's maps has its peak
+    picture.paste("red", (6, 3, 24, 16))
+    picture.paste("blue", (25, 16, 43, 29))
+    picture.save(dataset.images[0].path)
     run("seeds", dataset, store, labels)
-    for group in group_by_image(dataset):
-        image = np.array(Picture.open(dataset.images[group.image_id].path))
-        maps = compute_selected_maps(store, group.refs, (32, 48))
-        for ref, expected in zip(group.refs, compute_seeds(maps, image, 0.3, 0.1), strict=True):
-            np.testing.assert_array_equal(load_label(labels / f"{ref.ref_id}.png"), expected)
+    red, blue = (10, 15), (22, 33)
+    for ref_id, own, other in ((0, red, blue), (2, blue, red)):
+        label = load_label(labels / f"{ref_id}.png")
+        assert (label[own], label[other]) == (1, 0)
+    assert not load_label(labels / "1.png").any()  # no response: background everywhere
 
 
 def test_refined_labels_are_masks_around_the_response(large, labels):

@@ -1,4 +1,4 @@
-"""The page as text: what is foreign is escaped. How it behaves in a browser: tests/browser."""
+"""The page as text: what is foreign is escaped. Its behaviour: tests/pipeline/test_report_in_browser.py."""
 
 import base64
 import hashlib
