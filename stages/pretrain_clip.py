@@ -26,19 +26,28 @@ def _train(options: StageOptions, request: Request, config: ClipConfig) -> None:
     import torch
 
     from ris_pipeline.networks.weights.clip_weights import CONFIG_NAME, WEIGHTS_NAME, save_compact
+    from ris_pipeline.process.ranks import ALONE
     from ris_pipeline.shapes.captions import vocabulary
-    from ris_pipeline.training.contrastive import LAST_STRIDE, MODEL_CONFIG, build_small_clip, curriculum, train_clip
+    from ris_pipeline.training.contrastive import (
+        LAST_STRIDE,
+        MODEL_CONFIG,
+        ContrastiveTask,
+        PairBatches,
+        build_small_clip,
+        curriculum,
+    )
+    from ris_pipeline.training.loop import train
 
     device = device_of(options)
     phases = curriculum(config)
     torch.manual_seed(options.seed)
     with publish(request, force=options.force) as work:
-        clip = build_small_clip().to(device).to(memory_format=torch.channels_last)
-        n_steps = sum(phase.n_steps for phase in phases)
-        with progress(options, "clip", n_steps) as advance:
-            train_clip(
-                clip, phases, options.seed, folder=work.path, precision=options.precision, workers=options.workers,
-                report=report_steps(advance),
+        clip = build_small_clip()
+        source = PairBatches(phases, options.seed)
+        with progress(options, "clip", source.n_steps) as advance:
+            train(
+                ContrastiveTask(clip, phases), source, work.path, device=device, precision=options.precision,
+                workers=options.workers, ranks=ALONE, seed=options.seed, report=report_steps(advance),
             )  # fmt: skip
         card = {"model_cfg": MODEL_CONFIG, "last_stride": LAST_STRIDE}
         (work.path / CONFIG_NAME).write_text(json.dumps(card, indent=2) + "\n")

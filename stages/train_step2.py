@@ -26,7 +26,7 @@ def _train(
 ) -> None:
     from ris_pipeline.artifacts.layout import WEIGHTS
     from ris_pipeline.networks.load import build_step2
-    from ris_pipeline.training.batches import Labels
+    from ris_pipeline.training.batches import RefLabels, TrueMasks
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.tasks import Step2Task
     from stages.training import train_and_publish
@@ -39,5 +39,5 @@ def _train(
         config,
         plan,
         lambda: Step2Task(build_step2(config, step1=step1.path / WEIGHTS if step1 else None), config),
-        Labels(labels.path if labels else None),
+        RefLabels(labels.path) if labels else TrueMasks(),
     )

@@ -10,10 +10,9 @@ from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.process.ranks import Ranks, find_ranks, joined, wait
-from ris_pipeline.training.batches import Labels
+from ris_pipeline.training.batches import Batch, RefBatches, Targets
 from ris_pipeline.training.draws import Plan
-from ris_pipeline.training.loop import train
-from ris_pipeline.training.tasks import Task
+from ris_pipeline.training.loop import Task, train
 from stages.common import device_of
 from stages.options import StageOptions
 from stages.progress import progress, report_steps
@@ -24,8 +23,8 @@ def train_and_publish(
     request: Request,
     config: Step1Config | Step2Config,
     plan: Plan,
-    build_task: Callable[[], Task],
-    labels: Labels | None = None,
+    build_task: Callable[[], Task[Batch]],
+    targets: Targets | None = None,
 ) -> None:
     """Train what build_task gives and publish it; under torchrun every process trains and the first one writes."""
     ranks = find_ranks()
@@ -38,11 +37,11 @@ def train_and_publish(
         )
         with work_of_this_rank as work:
             wait()  # for the folder, and for the checkpoint that may lie in it
-            _fit(options, request.stage, task, plan, config, device, work, labels)
+            _fit(options, request.stage, task, plan, config, ranks, device, work, targets)
             work.host |= {"device": str(device), "ranks": ranks.n_ranks}
 
 
-def _build_first_alone(build_task: Callable[[], Task], ranks: Ranks, seed: int) -> Task:
+def _build_first_alone(build_task: Callable[[], Task[Batch]], ranks: Ranks, seed: int) -> Task[Batch]:
     """The task of this process; the first one builds before the others, which find downloaded weights whole."""
     if ranks.rank > 0:
         wait()
@@ -64,17 +63,18 @@ def _own_device(options: StageOptions, ranks: Ranks) -> torch.device:
 def _fit(
     options: StageOptions,
     label: str,
-    task: Task,
+    task: Task[Batch],
     plan: Plan,
     config: Step1Config | Step2Config,
+    ranks: Ranks,
     device: torch.device,
     work: Work,
-    labels: Labels | None,
+    targets: Targets | None,
 ) -> None:
-    n_steps = config.epochs * plan.n_steps
-    with progress(options, label, n_steps) as advance:
-        train(
-            task, plan, config, folder=work.path, input_size=config.input_size, device=device,
-            precision=options.precision, workers=options.workers, report=report_steps(advance), labels=labels,
+    source = RefBatches(plan, config.epochs, config.input_size, targets)
+    with progress(options, label, source.n_steps) as advance:
+        n_steps = train(
+            task, source, work.path, device=device, precision=options.precision, workers=options.workers,
+            ranks=ranks, seed=options.seed, report=report_steps(advance),
         )  # fmt: skip
     work.counts |= {"steps": n_steps, "refs": len(plan.dataset.refs), "sentences": plan.dataset.n_expressions}

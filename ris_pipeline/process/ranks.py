@@ -25,6 +25,9 @@ class Ranks:
     local_rank: int  # on this machine: which GPU is its own
 
 
+ALONE = Ranks(0, 1, 0)
+
+
 def find_ranks() -> Ranks:
     """What torchrun says of this process; alone where there is no torchrun.
 

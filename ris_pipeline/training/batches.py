@@ -2,77 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import load_image, to_pixels
-from ris_pipeline.datasets.records import Dataset, Ref
+from ris_pipeline.datasets.records import Dataset, Expression, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import load_label, resize_labels
 from ris_pipeline.training.draws import Draw, Plan
-from ris_pipeline.training.readers import read_ahead
 
 
 @dataclass(frozen=True)
 class Batch:
     """N refs on B ≤ N images: pixels float (B, 3, S, S); image_of int64 (N,), each ref's row in pixels;
-    the drawn sentences; labels uint8 (N, S, S), 0, 1 or 255, in Step-2 only."""
+    the drawn sentences; targets uint8 (N, S, S), 0, 1 or 255, in Step-2 only."""
 
     pixels: Tensor
     image_of: Tensor
     draws: list[Draw]
-    labels: Tensor | None
+    targets: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on `device`, the pixels with channels last."""
+        pixels = self.pixels.to(device, non_blocking=True, memory_format=torch.channels_last)
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return replace(self, pixels=pixels, image_of=self.image_of.to(device), targets=targets)
+
+
+class Targets(Protocol):
+    """Where Step-2's targets come from."""
+
+    def load(self, dataset: Dataset, ref: Ref, expression: Expression) -> NDArray[np.uint8]:
+        """Return the target of a sentence, uint8 (H, W): 0 background, 1 foreground, 255 ignored."""
+        ...
+
+
+class TrueMasks:
+    """The true masks, for the oracle."""
+
+    def load(self, dataset: Dataset, ref: Ref, expression: Expression) -> NDArray[np.uint8]:
+        """Return the ref's true mask."""
+        return dataset.load_mask(ref).astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Where Step-2's targets come from: a folder of <ref_id>.png, or the true masks for the oracle."""
+class RefLabels:
+    """A folder of <ref_id>.png: one target for all sentences of a ref."""
 
-    folder: Path | None
+    folder: Path
 
-    def load(self, dataset: Dataset, ref: Ref) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        """The ref's label, uint8 (H, W)."""
-        if self.folder is None:
-            return dataset.load_mask(ref).astype(np.uint8)
+    def load(self, dataset: Dataset, ref: Ref, expression: Expression) -> NDArray[np.uint8]:
+        """Return the ref's label."""
         return load_label(label_path(self.folder, ref.ref_id))
 
 
-class _Steps:
-    def __init__(self, plan: Plan, input_size: int, labels: Labels | None) -> None:
-        self.plan, self.input_size, self.labels = plan, input_size, labels
-        self._epoch: tuple[int, list[list[Draw]]] | None = None
+@dataclass(frozen=True)
+class SentenceLabels:
+    """A folder of <sent_id>.png: each sentence has a target of its own."""
 
-    def __getitem__(self, step: int) -> Batch:
-        epoch, i = divmod(step, self.plan.n_steps)
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self.plan.draw_epoch(epoch))
-        draws = self._epoch[1][i]
-        dataset = self.plan.dataset
-        refs = [dataset.refs[draw.ref] for draw in draws]
-        image_ids = list(dict.fromkeys(ref.image_id for ref in refs))
-        row = {image_id: k for k, image_id in enumerate(image_ids)}
-        pixels = torch.stack([to_pixels(load_image(dataset.images[i]), self.input_size) for i in image_ids])
-        labels = None
-        if self.labels is not None:
-            hw = (self.input_size, self.input_size)
-            loaded = [self.labels.load(dataset, ref)[None] for ref in refs]
-            labels = torch.from_numpy(np.concatenate([resize_labels(label, hw) for label in loaded]))
-        return Batch(pixels, torch.tensor([row[ref.image_id] for ref in refs]), draws, labels)
+    folder: Path
+
+    def load(self, dataset: Dataset, ref: Ref, expression: Expression) -> NDArray[np.uint8]:
+        """Return the sentence's label."""
+        return load_label(label_path(self.folder, expression.sent_id))
 
 
-def read_batches(
-    plan: Plan, steps: range, input_size: int, workers: int, labels: Labels | None = None
-) -> Generator[Batch]:
-    """The batches of the given steps in order, read ahead by worker processes.
+class RefBatches:
+    """The batches of a plan over some epochs, for `train`: images as squares of input_size, targets where given.
 
     Raises RisError for a data set without refs.
     """
-    if not plan.dataset.refs:
-        raise RisError(f"{plan.dataset.name} has no refs in split {plan.dataset.split!r}: nothing to train on")
-    return read_ahead(_Steps(plan, input_size, labels), steps, workers)
+
+    def __init__(self, plan: Plan, epochs: int, input_size: int, targets: Targets | None = None) -> None:
+        if not plan.dataset.refs:
+            raise RisError(f"{plan.dataset.name} has no refs in split {plan.dataset.split!r}: nothing to train on")
+        self.plan, self.input_size, self.targets = plan, input_size, targets
+        self.n_steps = epochs * plan.n_steps
+        self._epoch: tuple[int, list[list[Draw]]] | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        draws = self._draws_of(step)
+        dataset = self.plan.dataset
+        refs = [dataset.refs[draw.ref] for draw in draws]
+        row = {image_id: k for k, image_id in enumerate(dict.fromkeys(ref.image_id for ref in refs))}
+        pixels = torch.stack([to_pixels(load_image(dataset.images[i]), self.input_size) for i in row])
+        targets = None
+        if self.targets is not None:
+            hw = (self.input_size, self.input_size)
+            loaded = [self.targets.load(dataset, ref, draw.expression) for ref, draw in zip(refs, draws, strict=True)]
+            targets = torch.from_numpy(np.concatenate([resize_labels(label[None], hw) for label in loaded]))
+        return Batch(pixels, torch.tensor([row[ref.image_id] for ref in refs]), draws, targets)
+
+    def describe(self, step: int) -> str:
+        """Return the refs of a step, and what to lower where their loss is not finite."""
+        ref_ids = [self.plan.dataset.refs[draw.ref].ref_id for draw in self._draws_of(step)]
+        return f"refs of the batch: {ref_ids}; lower lr"
+
+    def _draws_of(self, step: int) -> list[Draw]:
+        epoch, i = divmod(step, self.plan.n_steps)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self.plan.draw_epoch(epoch))
+        return self._epoch[1][i]

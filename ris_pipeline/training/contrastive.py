@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +14,9 @@ from torch.nn import functional as F
 
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
-from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.process import signals as stops
-from ris_pipeline.process.device import autocast
 from ris_pipeline.shapes.captions import generate_pairs
-from ris_pipeline.training.checkpoints import TrainingState, seed_step
-from ris_pipeline.training.readers import read_ahead
+from ris_pipeline.training.loop import Task
 
 # A ModifiedResNet of 1+1+2+2 blocks, a quarter of RN50's width, and a 3-layer text transformer.
 MODEL_CONFIG = {
@@ -37,7 +31,7 @@ LAST_STRIDE = 16
 class Phase:
     """One stretch of the curriculum; its learning rate falls as a cosine of n_decay steps."""
 
-    name: str
+    name: str  # with _lr the key of its learning rate
     side: int  # pixels of the square pictures
     n_things: tuple[int, int]
     with_siblings: bool
@@ -48,6 +42,10 @@ class Phase:
     stream: int = 0  # phases of one picture size take different streams of pairs
     with_faded: bool = False  # some things fade with the background, and the caption is about the others
 
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step of this phase: a linear warm-up of 100 steps times the cosine."""
+        return self.lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / self.n_decay))
+
 
 def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
     """Small pictures of one or two things first: they are learned many times faster than crowded scenes.
@@ -56,10 +54,10 @@ def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
     """
     c = config
     return (
-        Phase("objects", 96, (1, 2), False, c.object_batch, c.object_steps, c.object_decay, c.object_lr),
-        Phase("scenes", 160, (1, 6), True, c.scene_batch, c.scene_steps, c.scene_steps, c.scene_lr),
+        Phase("object", 96, (1, 2), False, c.object_batch, c.object_steps, c.object_decay, c.object_lr),
+        Phase("scene", 160, (1, 6), True, c.scene_batch, c.scene_steps, c.scene_steps, c.scene_lr),
         Phase(
-            "masks", 160, (1, 6), True, c.scene_batch, c.mask_steps, c.mask_steps, c.mask_lr, stream=1, with_faded=True
+            "mask", 160, (1, 6), True, c.scene_batch, c.mask_steps, c.mask_steps, c.mask_lr, stream=1, with_faded=True
         ),
     )
 
@@ -70,19 +68,26 @@ def build_small_clip() -> Clip:
 
 
 class PairBatches:
-    """Batch k: float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions; endless."""
+    """The batches of a curriculum, for `train`: float32 pixels (B, 3, S, S), normalised by ImageNet's statistics,
+    and B captions. Steps are counted through all phases."""
 
-    def __init__(self, phase: Phase, seed: int) -> None:
-        self.phase, self.seed = phase, seed
+    def __init__(self, phases: Sequence[Phase], seed: int) -> None:
+        self.phases, self.seed = phases, seed
+        self.n_steps = sum(phase.n_steps for phase in phases)
 
-    def __getitem__(self, k: int) -> tuple[Tensor, list[str]]:
-        rng = np.random.default_rng([self.seed, self.phase.side, self.phase.stream, k])
-        p = self.phase
+    def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
+        """Return the batch of a step."""
+        p, k = locate(self.phases, step)
+        rng = np.random.default_rng([self.seed, p.side, p.stream, k])
         pairs = generate_pairs(rng, p.side, p.n_things, p.with_siblings, p.with_faded)
-        batch = list(islice(pairs, self.phase.batch_size))
+        batch = list(islice(pairs, p.batch_size))
         mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         pixels = (np.stack([pair.picture for pair in batch]) - mean) / std
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), [pair.caption for pair in batch]
+
+    def describe(self, step: int) -> str:
+        """Return the first captions of a step, and what to lower where their loss is not finite."""
+        return f"captions of the batch: {self[step][1][:3]} …; lower {locate(self.phases, step)[0].name}_lr"
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
@@ -96,83 +101,62 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def _learning_rate(step: int, phase: Phase, n_warmup: int = 100) -> float:
-    warm = min(1.0, (step + 1) / n_warmup)
-    return phase.lr * warm * 0.5 * (1 + math.cos(math.pi * step / phase.n_decay))
+class ContrastiveTask(Task[tuple[Tensor, list[str]]]):
+    """Symmetric InfoNCE with a learnt scale: AdamW, and a new one in each phase.
 
-
-def train_clip(
-    clip: Clip,
-    phases: Sequence[Phase],
-    seed: int,
-    *,
-    folder: Path,
-    precision: str,
-    workers: int,
-    report: Callable[[int, dict[str, float]], None],
-) -> None:
-    """Train clip in place, phase after phase, each with a new optimiser; report(step, values) after every step.
-
-    Steps are counted through all phases; each is logged in folder/metrics.jsonl. A run that broke off goes on
-    at its last checkpoint. Values: the loss, and as accuracy the share of pictures whose own caption scores highest
-    in the batch.
+    Logged is also the accuracy: the share of pictures whose own caption scores highest in the batch.
     The pooling's positional table stays at zero: what a cell knows of its place must be in c4, where Step-1 reads it.
     """
-    clip.model.visual.attnpool.positional_embedding.requires_grad_(False).zero_()
-    decayed = [p for p in clip.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in clip.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    device = next(clip.parameters()).device
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    state = TrainingState(folder, {"clip": clip.train(), "optimizer": optimizer, "scaler": scaler})
-    start = state.load()
-    first = 0
-    with stops.deferred():
-        for phase in phases:
-            steps = range(max(start - first, 0), phase.n_steps)
-            with closing(read_ahead(PairBatches(phase, seed), steps, workers)) as batches:
-                for step, batch in zip(steps, batches, strict=True):
-                    if step == 0:
-                        optimizer.state.clear()
-                    seed_step(seed, first + step)
-                    for group in optimizer.param_groups:
-                        group["lr"] = _learning_rate(step, phase)
-                    with autocast(device, precision):
-                        image, text = _encode(clip, *batch)
-                    values = _descend(clip, optimizer, scaler, image, text, batch[1])
-                    report(first + step, values)
-                    state.step_done(**values)
-            first += phase.n_steps
+
+    network: Clip
+    clip_grad = 1.0
+
+    def __init__(self, clip: Clip, phases: Sequence[Phase]) -> None:
+        super().__init__()
+        clip.model.visual.attnpool.positional_embedding.requires_grad_(False).zero_()
+        self.network, self.phases = clip.to(memory_format=torch.channels_last), phases
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW at a rate of 1, which `rate` scales to that of the phase; matrices alone decay."""
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))
+
+    def rate(self, step: int, n_steps: int) -> float:
+        """Return the learning rate of a step in its phase."""
+        phase, k = locate(self.phases, step)
+        return phase.rate(k)
+
+    def forward(self, batch: tuple[Tensor, list[str]]) -> dict[str, Tensor]:
+        """Return the loss and the accuracy; the features are compared in float32."""
+        pixels, captions = batch
+        tokens = self.network.tokenize(captions).to(self.device)
+        tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
+        image = self.network.encode_image(pixels.to(self.device, memory_format=torch.channels_last))
+        text = self.network.encode_text(tokens)
+        with torch.autocast(self.device.type, enabled=False):
+            image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            loss = contrastive_loss(image, text, self.network.model.logit_scale.exp(), captions)
+            with torch.no_grad():
+                hits = (image @ text.T).argmax(1) == torch.arange(len(captions), device=self.device)
+        return {"loss": loss, "accuracy": hits.float().mean()}
+
+    @torch.no_grad()
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Keep the scale in its limits; forget the moments at the end of a phase."""
+        self.network.model.logit_scale.clamp_(0, math.log(100))
+        phase, k = locate(self.phases, step)
+        if k + 1 == phase.n_steps:
+            optimizer.state.clear()
 
 
-def _encode(clip: Clip, pixels: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
-    device = next(clip.parameters()).device
-    tokens = clip.tokenize(captions).to(device)
-    tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
-    return clip.encode_image(pixels.to(device, memory_format=torch.channels_last)), clip.encode_text(tokens)
-
-
-def _descend(
-    clip: Clip,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    image: Tensor,
-    text: Tensor,
-    captions: list[str],
-) -> dict[str, float]:
-    """One step of the optimiser from the features (B, D) of a batch; its loss and accuracy."""
-    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    loss = contrastive_loss(image, text, clip.model.logit_scale.exp(), captions)
-    if not torch.isfinite(loss):
-        raise RisError(f"the loss is not finite; captions of the batch: {captions[:3]} …; lower the learning rate")
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(scaler.scale(loss))
-    scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
-    scaler.step(optimizer)
-    scaler.update()
-    with torch.no_grad():
-        clip.model.logit_scale.clamp_(0, math.log(100))
-        hit = ((image @ text.T).argmax(1).cpu() == torch.arange(len(captions))).float().mean()
-    return {"loss": loss.item(), "accuracy": hit.item()}
+def locate(phases: Sequence[Phase], step: int) -> tuple[Phase, int]:
+    """Return the phase of a step of the whole curriculum, and the step's number in it."""
+    for phase in phases:
+        if step < phase.n_steps:
+            return phase, step
+        step -= phase.n_steps
+    raise IndexError(step)

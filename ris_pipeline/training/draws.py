@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ris_pipeline.datasets.records import Dataset, Ref
+from ris_pipeline.datasets.records import Dataset, Expression, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,13 @@ class Draw:
     """One ref in a batch: its place in `Dataset.refs`, one sentence of it, sentences of other refs."""
 
     ref: int
-    sentence: str
+    expression: Expression
     negatives: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The drawn sentence."""
+        return self.expression.sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,13 @@ class Plan:
     def _draw(self, index: int, epoch: int) -> Draw:
         rng = np.random.default_rng([self.seed, epoch, index])
         ref = self.dataset.refs[index]
-        sentence = ref.expressions[rng.integers(len(ref.expressions))].sentence
+        expression = ref.expressions[rng.integers(len(ref.expressions))]
         others = self.dataset.siblings(ref) or self._strangers(ref, rng)
         negatives = tuple(_any_sentence(others, rng) for _ in range(self.n_negatives)) if others else ()
-        if sentence in negatives:
+        if expression.sentence in negatives:
             # Differs from TRIS: also of siblings; there only strangers' sentences are drawn again.
-            negatives = self._without(sentence, negatives, [*others, *self._strangers(ref, rng)])
-        return Draw(index, sentence, negatives)
+            negatives = self._without(expression.sentence, negatives, [*others, *self._strangers(ref, rng)])
+        return Draw(index, expression, negatives)
 
     def _without(self, sentence: str, negatives: tuple[str, ...], refs: Sequence[Ref]) -> tuple[str, ...]:
         """The negatives with another sentence of `refs` in place of the own one; without it where there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +18,15 @@ from ris_pipeline.artifacts.layout import RESUME
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import load_image, normalise, resize_image
 from ris_pipeline.datasets.records import Image
-from ris_pipeline.errors import RisError
 from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import IRNet
-from ris_pipeline.process import signals as stops
+from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.refine.affinity import PathIndex
-from ris_pipeline.training.checkpoints import TrainingState, seed_step
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
-from ris_pipeline.training.losses import poly_lr
+from ris_pipeline.training.loop import Report, Source, Task, train
 from ris_pipeline.training.readers import read_ahead
 
 SCALES = (0.5, 1.5)  # random rescaling of a training image; IRNet
-POLY_POWER = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +61,27 @@ def augment(
     return cut_image, cut_seed
 
 
-class _Cuts:
-    """Batches of cuts, an endless list: the seeds in a new random order every epoch."""
+class Cuts:
+    """Batches of cuts, for `train`: the seeds in a new random order every epoch."""
 
-    def __init__(self, files: list[SeedFile], crop: int, seed: int, batch_size: int) -> None:
-        self.files, self.crop, self.seed, self.batch_size = files, crop, seed, batch_size
+    def __init__(self, files: list[SeedFile], config: PseudolabelConfig, seed: int) -> None:
+        self.files, self.crop, self.batch_size, self.seed = files, config.irn_crop, config.irn_batch, seed
+        self.n_steps = count_steps(len(files), config)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return pixels float (B, 3, crop, crop) and labels uint8 (B, crop, crop) of a step."""
-        pixels, labels = zip(*(self._cut(k) for k in self.samples_of(step)), strict=True)
+        pixels, labels = zip(*(self._cut(k) for k in self._samples_of(step)), strict=True)
         return torch.stack(pixels), torch.stack(labels)
 
-    def samples_of(self, step: int) -> range:
-        """Return the numbers of the cuts of a step."""
+    def describe(self, step: int) -> str:
+        """Return the refs of a step, and what to lower where their loss is not finite."""
+        return f"refs of the batch: {[self._file_of(k).seed.stem for k in self._samples_of(step)]}; lower irn_lr"
+
+    def _samples_of(self, step: int) -> range:
         return range(step * self.batch_size, (step + 1) * self.batch_size)
 
     def _cut(self, k: int) -> tuple[Tensor, Tensor]:
-        file = self.file_of(k)
+        file = self._file_of(k)
         rng = np.random.default_rng([self.seed, *divmod(k, len(self.files))])
         seed = load_label(file.seed)
         # A large photograph's seeds are those of the image at the size that it is refined at.
@@ -89,11 +89,47 @@ class _Cuts:
         image, seed = augment(image, seed, self.crop, rng)
         return normalise(image), torch.from_numpy(seed)
 
-    def file_of(self, k: int) -> SeedFile:
-        """The file that sample k is cut from."""
+    def _file_of(self, k: int) -> SeedFile:
         epoch, i = divmod(k, len(self.files))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.files))
         return self.files[int(order[i])]
+
+
+class IRNetTask(Task[tuple[Tensor, Tensor]]):
+    """IRNet's losses on cuts: SGD without momentum, one rate for boundaries and one for displacements (IRNet)."""
+
+    network: IRNet
+    poly_power = 0.9  # IRNet
+
+    def __init__(self, network: IRNet, config: PseudolabelConfig) -> None:
+        super().__init__()
+        self.network, self.config, self.index = network, config, PathIndex(config.radius)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return SGD on the heads; the backbone stays as it is."""
+        groups = [
+            {"params": self.network.edge_parameters(), "lr": self.config.irn_lr},
+            {"params": self.network.displacement_parameters(), "lr": self.config.irn_dp_lr},
+        ]
+        return torch.optim.SGD(groups, lr=self.config.irn_lr, weight_decay=self.config.irn_weight_decay)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Return the four losses and their sum, of which each kind counts half."""
+        pixels, labels = (part.to(self.device) for part in batch)
+        edge_logits, displacement = self.network(pixels)
+        on_grid = labels_on_grid(labels, (edge_logits.shape[2], edge_logits.shape[3]))
+        losses = compute_irnet_losses(edge_logits, displacement, on_grid, self.index)
+        return {"loss": losses.total, **losses._asdict()}
+
+    @torch.no_grad()
+    def complete(self, source: Source[tuple[Tensor, Tensor]], workers: int) -> None:
+        """Store the mean displacement over cuts of the training images."""
+        n_batches = min(source.n_steps, 64)  # a mean of two numbers needs no whole pass
+        total = torch.zeros(2, device=self.device)
+        with closing(read_ahead(source, range(n_batches), workers)) as batches:
+            for pixels, _ in batches:
+                total += self.network(pixels.to(self.device))[1].mean(dim=(0, 2, 3))
+        self.network.mean_shift.running_mean.copy_(total / n_batches)
 
 
 def train_irnet(
@@ -105,63 +141,18 @@ def train_irnet(
     seed: int,
     device: torch.device,
     workers: int,
-    report: Callable[[int, dict[str, float]], None],
+    report: Report,
 ) -> None:
-    """Train the heads in place, store the mean displacement over cuts of the training images; leave folder/WEIGHTS.
-
-    SGD without momentum, polynomial decay, one rate for boundaries and one for displacements (IRNet). A run
-    that broke off goes on at its last checkpoint; published weights, without one, are loaded. Every step is
-    logged in folder/metrics.jsonl; report(step, losses) is called after it. Raises RisError at a loss that is
-    not finite; the last checkpoint stays.
-    """
-    net.to(device)
+    """Train the heads in place and leave folder/WEIGHTS; weights that were published there are loaded."""
     if (folder / WEIGHTS).exists() and not (folder / RESUME).exists():  # a repair of the labels
-        net.load_state_dict(load_file(folder / WEIGHTS))
+        net.to(device).load_state_dict(load_file(folder / WEIGHTS))
         return
-    n_steps = count_steps(len(files), config)
-    index = PathIndex(config.radius)
-    groups = [
-        {"params": net.edge_parameters(), "lr": config.irn_lr},
-        {"params": net.displacement_parameters(), "lr": config.irn_dp_lr},
-    ]
-    base_lrs = (config.irn_lr, config.irn_dp_lr)
-    optimizer = torch.optim.SGD(groups, lr=config.irn_lr, weight_decay=config.irn_weight_decay)
-    cuts = _Cuts(files, config.irn_crop, seed, config.irn_batch)
-    state = TrainingState(folder, {"network": net.train(), "optimizer": optimizer})
-    start = state.load()
-    with closing(read_ahead(cuts, range(start, n_steps), workers)) as batches, stops.deferred():
-        for step, (pixels, labels) in zip(range(start, n_steps), batches, strict=True):
-            seed_step(seed, step)
-            for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = base * poly_lr(step, n_steps, POLY_POWER)
-            edge_logits, displacement = net(pixels.to(device))
-            on_grid = labels_on_grid(labels.to(device), (edge_logits.shape[2], edge_logits.shape[3]))
-            losses = compute_irnet_losses(edge_logits, displacement, on_grid, index)
-            if not torch.isfinite(losses.total):
-                names = [cuts.file_of(k).seed.stem for k in cuts.samples_of(step)]
-                raise RisError(f"IRNet, step {step}: the loss is not finite; refs of the batch: {names}; lower irn_lr")
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(losses.total)
-            optimizer.step()
-            values = {name: value.item() for name, value in losses._asdict().items()}
-            report(step, values)
-            state.step_done(**values)
-    if not state.is_finished:
-        # A mean of two numbers needs no whole pass.
-        with closing(read_ahead(cuts, range(min(n_steps, 64)), workers)) as first:
-            _store_mean_displacement(net.eval(), first, device)
-    state.finish(folder / WEIGHTS, net.state_dict())
+    train(
+        IRNetTask(net, config), Cuts(files, config, seed), folder, device=device, precision="fp32",
+        workers=workers, ranks=ALONE, seed=seed, report=report, weights=WEIGHTS,
+    )  # fmt: skip
 
 
 def count_steps(n_files: int, config: PseudolabelConfig) -> int:
-    """The number of steps of a training on so many seeds."""
+    """Return the number of steps of a training on so many seeds."""
     return max(n_files // config.irn_batch, 1) * config.irn_epochs
-
-
-@torch.no_grad()
-def _store_mean_displacement(net: IRNet, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> None:
-    total, n_batches = torch.zeros(2, device=device), 0
-    for pixels, _ in batches:
-        total += net(pixels.to(device))[1].mean(dim=(0, 2, 3))
-        n_batches += 1
-    net.mean_shift.running_mean.copy_(total / n_batches)

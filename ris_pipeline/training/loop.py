@@ -1,98 +1,137 @@
-"""The one training loop: AdamW, polynomial decay at every step, exact resume."""
+"""The training loop: any task on any source of batches, with exact resume."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
 from ris_pipeline.process.device import autocast
-from ris_pipeline.training.batches import Batch, Labels, read_batches
+from ris_pipeline.process.ranks import Ranks
 from ris_pipeline.training.checkpoints import Stateful, TrainingState, seed_step
-from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.losses import poly_lr
-from ris_pipeline.training.tasks import Optimised, Task
+from ris_pipeline.training.readers import Steps, read_ahead
 
 Report = Callable[[int, dict[str, float]], None]
+B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
+
+
+class Source(Steps[B_co], Protocol[B_co]):
+    """The batches of a training, numbered from 0 through all its epochs."""
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps of the training."""
+        ...
+
+    def describe(self, step: int) -> str:
+        """Return what a step reads and which setting to lower, for the error of a loss that is not finite."""
+        ...
+
+
+class Task(nn.Module, Generic[B]):
+    """A network and how it learns: its losses, optimiser and schedule."""
+
+    network: nn.Module  # what is saved
+    poly_power: float  # of the polynomial decay, unless `rate` is another
+    clip_grad: float | None = None  # largest norm of the gradient of all parameters together
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the network is on."""
+        return next(self.network.parameters()).device
+
+    def forward(self, batch: B) -> dict[str, Tensor]:
+        """Return the losses by name, scalars; "loss" is minimised, the others are logged."""
+        raise NotImplementedError
+
+    def optimizer(self) -> Optimizer:
+        """Return a new optimiser of the network; `rate` scales the learning rates of its groups."""
+        raise NotImplementedError
+
+    def rate(self, step: int, n_steps: int) -> float:
+        """Return the factor on every group's learning rate."""
+        return poly_lr(step, n_steps, self.poly_power)
+
+    def after_step(self, step: int, optimizer: Optimizer) -> None:
+        """Do what has to follow the optimiser's step."""
+
+    def complete(self, source: Source[B], workers: int) -> None:
+        """Do what has to follow the last step; the network is in evaluation mode."""
 
 
 def train(
-    task: Task,
-    plan: Plan,
-    config: Optimised,
-    *,
+    task: Task[B],
+    source: Source[B],
     folder: Path,
-    input_size: int,
+    *,
     device: torch.device,
     precision: str,
     workers: int,
+    ranks: Ranks,
+    seed: int,
     report: Report,
-    labels: Labels | None = None,
+    weights: str = WEIGHTS,
 ) -> int:
-    """Train the task's network and leave folder/model.safetensors; returns the number of steps taken in all.
+    """Train the task's network, leave its weights in folder/`weights`, and return the number of steps.
 
-    A run that broke off is taken up at its last checkpoint and ends in the same weights. Every step is logged
-    in folder/metrics.jsonl: its losses, and as lr the learning rate of what is new; report(step, losses) is called
-    after it. fp16 scales the loss so that small
-    gradients do not vanish. Raises RisError at a loss that is not finite; the last checkpoint stays.
+    A run that broke off goes on at its last checkpoint and ends in the same weights. Every step is logged in
+    folder/metrics.jsonl: its losses, and the last group's learning rate as lr. `report(step, losses)` follows each
+    step. Under fp16 the loss is scaled so that small gradients do not vanish.
+    Raises RisError at a loss that is not finite; the last checkpoint stays.
     """
-    n_steps = config.epochs * plan.n_steps
-    task.to(device).to(memory_format=torch.channels_last).train()
-    groups = task.network.parameter_groups(config.lr, config.backbone_lr, config.weight_decay)
-    base_lrs = [float(group["lr"]) for group in groups]
-    # One fused kernel: five times as fast over a CLIP's token embedding.
-    optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
+    n_steps = source.n_steps
+    task.to(device).train()
+    optimizer = task.optimizer()
+    base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     parts: dict[str, Stateful] = {"network": task.network, "optimizer": optimizer, "scaler": scaler}
-    state = TrainingState(folder, parts, is_writer=plan.rank == 0, n_ranks=plan.n_ranks)
-    start = state.load()
-    model = _distribute(task, device)
+    state = TrainingState(folder, parts, is_writer=ranks.rank == 0, n_ranks=ranks.n_ranks)
+    steps = range(state.load(), n_steps)
+    model = _distribute(task)
     # Under torchrun a signal may come twice, from a batch system and passed on; torchrun itself kills who is too slow.
-    with (
-        closing(read_batches(plan, range(start, n_steps), input_size, workers, labels)) as batches,
-        stops.deferred(second_too=plan.n_ranks > 1),
-    ):
-        for step, batch in zip(range(start, n_steps), batches, strict=True):
-            seed_step(plan.seed, step, plan.rank)
+    with closing(read_ahead(source, steps, workers)) as batches, stops.deferred(second_too=ranks.n_ranks > 1):
+        for step, batch in zip(steps, batches, strict=True):
+            seed_step(seed, step, ranks.rank)
+            rate = task.rate(step, n_steps)
             for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = base * poly_lr(step, n_steps, config.poly_power)
+                group["lr"] = base * rate
             with autocast(device, precision):
-                losses = model(_move(batch, device))
+                losses = model(batch)
             if not torch.isfinite(losses["loss"]):
-                _refuse(step, [plan.dataset.refs[draw.ref].ref_id for draw in batch.draws], precision)
+                advice = ", or use --precision bf16" if precision == "fp16" else ""
+                raise RisError(f"step {step}: the loss is not finite; {source.describe(step)}{advice}")
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(losses["loss"]).backward()
+            if task.clip_grad is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(task.network.parameters(), task.clip_grad)
             scaler.step(optimizer)
             scaler.update()
+            task.after_step(step, optimizer)
             values = {name: value.item() for name, value in losses.items()}
             report(step, values)
             state.step_done(**values, lr=optimizer.param_groups[-1]["lr"])
-    state.finish(folder / WEIGHTS, task.network.state_dict())
+    task.eval()
+    if not state.is_finished:
+        task.complete(source, workers)
+    state.finish(folder / weights, task.network.state_dict())
     return n_steps
 
 
-def _refuse(step: int, ref_ids: list[int], precision: str) -> NoReturn:
-    advice = "lower lr, or use --precision bf16" if precision == "fp16" else "lower lr"
-    raise RisError(f"step {step}: the loss is not finite; refs of the batch: {ref_ids}; {advice}")
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    pixels = batch.pixels.to(device, non_blocking=True, memory_format=torch.channels_last)
-    labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
-    return replace(batch, pixels=pixels, image_of=batch.image_of.to(device), labels=labels)
-
-
-def _distribute(task: Task, device: torch.device) -> Any:
+def _distribute(task: Task[Any]) -> Any:
     if not torch.distributed.is_initialized():
         return task
     # The attention pooling and CLIP's own scale take no part in the losses.
-    ids = [device.index] if device.type == "cuda" else None
+    ids = [task.device.index] if task.device.type == "cuda" else None
     return DistributedDataParallel(task, device_ids=ids, find_unused_parameters=True)

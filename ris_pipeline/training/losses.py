@@ -77,6 +77,6 @@ def step2_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def poly_lr(step: int, total: int, power: float = 0.9) -> float:
+def poly_lr(step: int, total: int, power: float) -> float:
     """Return the factor (1 − step/total)^power on the learning rate, in [0, 1]; 0 from `total` on."""
     return float(max(0.0, 1 - step / total) ** power)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.networks.clip import Clip
@@ -14,54 +14,47 @@ from ris_pipeline.networks.referring import ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.training.batches import Batch
+from ris_pipeline.training.loop import Task
 from ris_pipeline.training.losses import calibration_loss, classification_loss, step2_loss
 
-Losses = dict[str, Tensor]
 
-
-class Optimised(Protocol):
-    """The part of a stage's configuration that the loop reads."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def backbone_lr(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def poly_power(self) -> float: ...
-
-
-class Task(nn.Module):
-    """A network and its losses; `network` is what is saved."""
+class ReferringTask(Task[Batch]):
+    """What Step-1 and Step-2 have in common: AdamW, the encoders at a rate of their own."""
 
     network: ReferringNetwork
 
-    def forward(self, batch: Batch) -> Losses:
-        """The losses by name, float scalars; "loss" is the one to minimise."""
-        raise NotImplementedError
+    def __init__(self, network: ReferringNetwork, config: Step1Config | Step2Config) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.poly_power = config.poly_power
+        self._rates = config.lr, config.backbone_lr, config.weight_decay
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW on the network's two groups of parameters."""
+        # One fused kernel: five times as fast over a CLIP's token embedding.
+        fused = self.device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(self.network.parameter_groups(*self._rates), fused=fused)
 
 
-class Step1Task(Task):
-    """L_pos + 2·L_neg + λ·L_cls (TRIS): weights as configured. aux: the frozen CLIP of the calibration loss."""
+class Step1Task(ReferringTask):
+    """L_pos + 2·L_neg + λ·L_cls (TRIS), weighted as configured; `aux` is the frozen CLIP of the calibration loss."""
+
+    network: Step1
 
     def __init__(self, network: Step1, aux: Clip, config: Step1Config) -> None:
-        super().__init__()
-        self.network: Step1 = network
-        self.aux = aux.requires_grad_(False).eval()
+        super().__init__(network, config)
+        self.aux = aux.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.config = config
 
     def train(self, mode: bool = True) -> Step1Task:
-        """This task in training (or evaluation) mode; the frozen CLIP is never in training mode."""
+        """Return self in training (or evaluation) mode; the frozen CLIP is never in training mode."""
         super().train(mode)
         self.aux.eval()
         return self
 
-    def forward(self, batch: Batch) -> Losses:
-        """The losses cls, pos, neg and their weighted sum."""
-        device = batch.pixels.device
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses cls, pos, neg and their weighted sum."""
+        device, batch = self.device, batch.to(self.device)
         sentences = [draw.sentence for draw in batch.draws]
         n = len(sentences)
         tokens = self.network.clip.tokenize(sentences).to(device)
@@ -89,25 +82,23 @@ class Step1Task(Task):
         }
 
     def _encode(self, sentences: Sequence[str], device: torch.device) -> Tensor:
-        """The frozen CLIP's features (n, D), each different sentence encoded once."""
+        """Return the frozen CLIP's features (n, D), each distinct sentence encoded once."""
         distinct = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
         features = self.aux.encode_text(self.aux.tokenize(list(distinct)).to(device)).float()
         return features[[distinct[sentence] for sentence in sentences]]
 
 
-class Step2Task(Task):
-    """The sum of the four heads' cross-entropies against the labels (TRIS)."""
+class Step2Task(ReferringTask):
+    """The sum of the four heads' cross-entropies against the targets (TRIS)."""
 
-    def __init__(self, network: Step2, config: Step2Config) -> None:
-        super().__init__()
-        self.network: Step2 = network
-        self.config = config
+    network: Step2
 
-    def forward(self, batch: Batch) -> Losses:
-        """The loss of the batch; its labels must be there."""
-        assert batch.labels is not None
-        tokens = self.network.clip.tokenize([draw.sentence for draw in batch.draws]).to(batch.pixels.device)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of a batch that has targets."""
+        batch = batch.to(self.device)
+        assert batch.targets is not None
+        tokens = self.network.clip.tokenize([draw.sentence for draw in batch.draws]).to(self.device)
         levels, words = self.network.encode_image(batch.pixels), self.network.encode_text(tokens)
         shares_images = len(batch.pixels) != len(tokens)
         heads: Any = self.network.segment(levels, words, batch.image_of if shares_images else None)
-        return {"loss": step2_loss([head.float() for head in heads], batch.labels)}
+        return {"loss": step2_loss([head.float() for head in heads], batch.targets)}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
 from ris_pipeline.errors import RisError
 from ris_pipeline.masks import save_label
 from ris_pipeline.training import batches as batches_module
-from ris_pipeline.training.batches import Labels, read_batches
+from ris_pipeline.training.batches import RefBatches, RefLabels, SentenceLabels, TrueMasks
 from ris_pipeline.training.draws import Plan
+from ris_pipeline.training.readers import read_ahead
 
 LEFT_HALF = {"size": [2, 4], "counts": [0, 4, 4]}  # column by column: two columns of the object, two without
 
@@ -42,9 +45,10 @@ def grey(pixels):
 
 @pytest.mark.parametrize("refs_per_image", [1, 2])
 def test_every_ref_has_its_own_image(dataset, refs_per_image):
-    for batch in read_batches(plan_of(dataset, refs_per_image=refs_per_image), range(4), 6, workers=0):
+    for step in range(4):
+        batch = RefBatches(plan_of(dataset, refs_per_image=refs_per_image), 2, 6)[step]
         assert batch.pixels.shape[1:] == (3, 6, 6)
-        assert batch.labels is None
+        assert batch.targets is None
         assert batch.image_of.dtype == torch.int64
         for draw, row in zip(batch.draws, batch.image_of, strict=True):
             assert grey(batch.pixels[row]) == 10 * dataset.refs[draw.ref].image_id
@@ -55,7 +59,7 @@ def test_an_image_is_read_once_for_its_refs_in_the_batch(dataset, monkeypatch):
     read = []
     load_image = batches_module.load_image
     monkeypatch.setattr(batches_module, "load_image", lambda path: (read.append(path), load_image(path))[1])
-    (batch,) = read_batches(plan_of(dataset), range(1), 6, workers=0)
+    batch = RefBatches(plan_of(dataset), 1, 6)[0]
     assert len(batch.draws) == 4
     assert len(batch.pixels) == len(read) == len(set(read)) == 2
 
@@ -63,45 +67,58 @@ def test_an_image_is_read_once_for_its_refs_in_the_batch(dataset, monkeypatch):
 def test_steps_are_those_of_the_plan_from_any_on(dataset):
     """Two steps an epoch: step 3 is the second of epoch 1, wherever the reading begins."""
     plan = plan_of(dataset)
+    source = RefBatches(plan, 3, 6)
+    assert source.n_steps == 6
     expected = [batch for epoch in range(3) for batch in plan.draw_epoch(epoch)]
-    assert [batch.draws for batch in read_batches(plan, range(6), 6, workers=0)] == expected
-    assert [batch.draws for batch in read_batches(plan, range(3, 6), 6, workers=0)] == expected[3:]
+    assert [batch.draws for batch in read_ahead(source, range(6), workers=0)] == expected
+    assert [batch.draws for batch in read_ahead(source, range(3, 6), workers=0)] == expected[3:]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_worker_processes_read_the_same(dataset, workers):
-    plan = plan_of(dataset)
-    here, there = (list(read_batches(plan, range(1, 4), 6, n, Labels(None))) for n in (0, workers))
+    source = RefBatches(plan_of(dataset), 2, 6, TrueMasks())
+    here, there = (list(read_ahead(source, range(1, 4), n)) for n in (0, workers))
     for a, b in zip(here, there, strict=True):
         assert a.draws == b.draws
         assert torch.equal(a.pixels, b.pixels)
         assert torch.equal(a.image_of, b.image_of)
-        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.targets, b.targets)
 
 
 def test_the_oracles_labels_are_the_true_masks(dataset):
-    (batch,) = read_batches(plan_of(dataset), range(1), 4, workers=0, labels=Labels(None))
-    assert batch.labels.dtype == torch.uint8
+    batch = RefBatches(plan_of(dataset), 1, 4, TrueMasks())[0]
+    assert batch.targets.dtype == torch.uint8
     expected = torch.tensor([[1, 1, 0, 0]] * 4, dtype=torch.uint8)  # 2×4 at 4×4: each row twice
-    assert torch.equal(batch.labels, expected.expand(4, 4, 4))
+    assert torch.equal(batch.targets, expected.expand(4, 4, 4))
 
 
 def test_labels_of_a_folder_are_resized_to_the_nearest_pixel(dataset, tmp_path):
     """The columns 0 1 2 3 of the PNG at 6 pixels: centres 1/3, 1, 5/3, 7/3, 3, 11/3."""
     for k, ref in enumerate(dataset.refs):
         save_label(tmp_path / f"{ref.ref_id}.png", np.array([[0, 255, 1, k % 2], [1, 1, 1, 1]], np.uint8))
-    (batch,) = read_batches(plan_of(dataset), range(1), 6, workers=0, labels=Labels(tmp_path))
-    for draw, label in zip(batch.draws, batch.labels, strict=True):
+    batch = RefBatches(plan_of(dataset), 1, 6, RefLabels(tmp_path))[0]
+    for draw, label in zip(batch.draws, batch.targets, strict=True):
         upper, lower = [0, 255, 255, 1, draw.ref % 2, draw.ref % 2], [1] * 6
         assert label.tolist() == [upper, upper, upper, lower, lower, lower]
 
 
+def test_each_sentence_may_have_a_target_of_its_own(dataset, tmp_path):
+    first = dataset.refs[0]
+    spoken = (Expression(70, "one"), Expression(71, "two"))
+    alone = replace(dataset, refs=(replace(first, expressions=spoken),))
+    for sent_id, value in ((70, 1), (71, 0)):
+        save_label(tmp_path / f"{sent_id}.png", np.full((2, 4), value, np.uint8))
+    batches = RefBatches(plan_of(alone), 20, 6, SentenceLabels(tmp_path))
+    seen = {(batches[step].draws[0].sentence, int(batches[step].targets.unique().item())) for step in range(20)}
+    assert seen == {("one", 1), ("two", 0)}
+
+
 def test_a_missing_label_is_an_error_that_names_the_file(dataset, tmp_path):
     with pytest.raises(RisError, match=r"10\d\.png: not a pseudo-label"):
-        next(read_batches(plan_of(dataset), range(1), 6, workers=0, labels=Labels(tmp_path)))
+        next(read_ahead(RefBatches(plan_of(dataset), 1, 6, RefLabels(tmp_path)), range(1), workers=0))
 
 
 def test_a_data_set_without_refs_is_an_error():
     plan = plan_of(Dataset("empty", "train", {}, ()))
     with pytest.raises(RisError, match="empty has no refs in split 'train'"):
-        read_batches(plan, range(1), 6, workers=0)
+        RefBatches(plan, 1, 6)

@@ -6,24 +6,27 @@ import pytest
 import torch
 
 from ris_pipeline.config import ClipConfig
+from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.weights.clip_weights import CONFIG_NAME, SHAPES_CLIP
+from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.shapes.captions import Pair
 from ris_pipeline.training import checkpoints, contrastive
 from ris_pipeline.training.contrastive import (
+    ContrastiveTask,
     PairBatches,
     Phase,
     build_small_clip,
     contrastive_loss,
     curriculum,
-    train_clip,
 )
+from ris_pipeline.training.loop import train
 from tiny import TINY
 
 
 def phase(n_steps=3, **changes):
     values = {
-        "name": "objects", "side": 64, "n_things": (1, 1), "with_siblings": True, "batch_size": 4,
+        "name": "object", "side": 64, "n_things": (1, 1), "with_siblings": True, "batch_size": 4,
         "n_steps": n_steps, "n_decay": n_steps, "lr": 1e-2,
     }  # fmt: skip
     return Phase(**values | changes)
@@ -75,7 +78,7 @@ def test_batches_are_normalised_pictures_and_their_captions(monkeypatch):
     grey = np.full((64, 64, 3), 51, np.uint8)  # 0.2
     pairs = (Pair(grey, f"caption {i}") for i in range(100))
     monkeypatch.setattr(contrastive, "generate_pairs", lambda *_: pairs)
-    pixels, captions = PairBatches(phase(), seed=0)[0]
+    pixels, captions = PairBatches([phase()], seed=0)[0]
     assert captions == [f"caption {i}" for i in range(4)]
     assert pixels.shape == (4, 3, 64, 64)
     assert pixels.dtype == torch.float32
@@ -85,7 +88,7 @@ def test_batches_are_normalised_pictures_and_their_captions(monkeypatch):
 
 def test_batches_depend_on_the_seed_alone():
     def batches(seed):
-        return [PairBatches(phase(side=96), seed)[k] for k in range(2)]
+        return [PairBatches([phase(side=96)], seed)[k] for k in range(2)]
 
     for (pixels, captions), (same_pixels, same_captions) in zip(batches(1), batches(1), strict=True):
         assert torch.equal(pixels, same_pixels)
@@ -95,13 +98,12 @@ def test_batches_depend_on_the_seed_alone():
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine():
-    one = phase(n_steps=1000, lr=2.0)
-    rate = contrastive._learning_rate
-    assert rate(0, one) == pytest.approx(0.02)
-    assert rate(49, one) == pytest.approx(1.0, rel=0.01)  # half-way up, the cosine still near 1
-    assert rate(500, one) == pytest.approx(1.0)
-    assert rate(1000, one) == pytest.approx(0.0)
-    assert rate(250, one) == pytest.approx(1 + math.sqrt(0.5))
+    rate = phase(n_steps=1000, lr=2.0).rate
+    assert rate(0) == pytest.approx(0.02)
+    assert rate(49) == pytest.approx(1.0, rel=0.01)  # half-way up, the cosine still near 1
+    assert rate(500) == pytest.approx(1.0)
+    assert rate(1000) == pytest.approx(0.0)
+    assert rate(250) == pytest.approx(1 + math.sqrt(0.5))
 
 
 def test_the_curriculum_follows_the_configuration():
@@ -118,20 +120,22 @@ def test_the_curriculum_follows_the_configuration():
     assert (first.with_siblings, second.with_siblings) == (False, True)
 
 
-def train(folder, phases, clip_seed=0, report=lambda step, values: None, **changes):
+def train_clip(folder, phases, clip_seed=0, report=lambda step, values: None, precision="fp32"):
     folder.mkdir(exist_ok=True)
     torch.manual_seed(clip_seed)
     clip = Clip.from_config(TINY)
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
-    settings = {"precision": "fp32", "workers": 0} | changes
-    train_clip(clip, phases, 0, folder=folder, report=report, **settings)
+    train(
+        ContrastiveTask(clip, phases), PairBatches(phases, 0), folder, device=torch.device("cpu"),
+        precision=precision, workers=0, ranks=ALONE, seed=0, report=report,
+    )  # fmt: skip
     return clip.model.state_dict(), before
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_moves_the_clip_and_leaves_places_to_c4(precision, tmp_path):
     seen = {}
-    after, before = train(tmp_path, [phase(side=96)], report=seen.__setitem__, precision=precision)
+    after, before = train_clip(tmp_path, [phase(side=96)], report=seen.__setitem__, precision=precision)
     assert list(seen) == [0, 1, 2]
     assert all(np.isfinite(one["loss"]) and 0 <= one["accuracy"] <= 1 for one in seen.values())
     assert not after["visual.attnpool.positional_embedding"].any()
@@ -144,7 +148,7 @@ def test_training_moves_the_clip_and_leaves_places_to_c4(precision, tmp_path):
 def test_an_interrupted_training_ends_in_the_same_weights(broken_at, tmp_path, monkeypatch):
     """In the middle of a phase, and at the border of two, where the optimiser begins anew."""
     phases = [phase(side=96, n_steps=2), phase(side=96, n_steps=4, stream=1)]
-    expected, _ = train(tmp_path / "calm", phases)
+    expected, _ = train_clip(tmp_path / "calm", phases)
 
     def break_off(step, values):
         if step == broken_at:
@@ -152,15 +156,39 @@ def test_an_interrupted_training_ends_in_the_same_weights(broken_at, tmp_path, m
 
     monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "broken", phases, report=break_off)
+        train_clip(tmp_path / "broken", phases, report=break_off)
     seen = {}
-    found, _ = train(tmp_path / "broken", phases, clip_seed=1, report=seen.__setitem__)
+    found, _ = train_clip(tmp_path / "broken", phases, clip_seed=1, report=seen.__setitem__)
     assert list(seen) == list(range(broken_at, 6))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
     logs = [(tmp_path / name / checkpoints.METRICS).read_bytes() for name in ("calm", "broken")]
     assert logs[0] == logs[1]
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == list(range(6))
+
+
+def test_a_new_phase_begins_without_the_moments_of_the_last(tmp_path):
+    """Adam's first step is the learning rate itself, whatever the size of the gradient: after moments it is not."""
+    moved = []
+
+    def keep(step, values):
+        moved.append(task.network.model.text_projection.detach().clone())
+
+    phases = [phase(side=96, n_steps=2), phase(side=96, n_steps=1, stream=1, lr=1e-2)]
+    torch.manual_seed(0)
+    task = ContrastiveTask(Clip.from_config(TINY), phases)
+    train(
+        task, PairBatches(phases, 0), tmp_path, device=torch.device("cpu"), precision="fp32", workers=0,
+        ranks=ALONE, seed=0, report=keep,
+    )  # fmt: skip
+    rate = 1e-2 / 100
+    step = (moved[2] - moved[1] * (1 - rate * 0.05)).abs()
+    torch.testing.assert_close(step, torch.full_like(step, rate), rtol=0, atol=1e-2 * rate)
+
+
+def test_a_loss_that_is_not_finite_names_captions_and_the_phase_s_rate(tmp_path):
+    with pytest.raises(RisError, match=r"step 2: the loss is not finite; captions of the batch: .*lower scene_lr"):
+        train_clip(tmp_path, [phase(side=96, n_steps=1), phase(side=96, name="scene", lr=1e30)])
 
 
 def test_the_small_clip_is_the_one_that_is_shipped():

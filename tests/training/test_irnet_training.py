@@ -173,7 +173,9 @@ def test_steps_and_losses_are_reported(files):
     trained(files, report=seen.__setitem__)
     assert list(seen) == [0, 1, 2, 3]  # 5 files in batches of 2, twice
     for losses in seen.values():
-        assert set(losses) == {"alike", "different", "foreground_displacement", "background_displacement"}
+        terms = ("alike", "different", "foreground_displacement", "background_displacement")
+        assert set(losses) == {"loss", *terms}
+        assert losses["loss"] == pytest.approx(sum(losses[name] for name in terms) / 2)
         assert all(np.isfinite(value) for value in losses.values())
 
 
@@ -248,6 +250,6 @@ def test_a_loss_that_is_not_finite_names_the_refs(files, tmp_path, monkeypatch):
         return losses._replace(alike=losses.alike * float("nan")) if n_calls == 3 else losses
 
     monkeypatch.setattr(training_irnet, "compute_irnet_losses", losses_of)
-    with pytest.raises(RisError, match=r"IRNet, step 2: the loss is not finite; refs of the batch: \['\d.label', '\d"):
+    with pytest.raises(RisError, match=r"step 2: the loss is not finite; refs of the batch: \['\d.label', '\d"):
         trained(files, tmp_path)
     assert checkpoints.TrainingState(tmp_path, {}).load() == 2

@@ -19,12 +19,13 @@ from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.process import signals as stops
 from ris_pipeline.process.failures import explain_failure
+from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.training import checkpoints, loop
-from ris_pipeline.training.batches import Labels
+from ris_pipeline.training.batches import RefBatches, TrueMasks
 from ris_pipeline.training.checkpoints import TrainingState
 from ris_pipeline.training.draws import Plan
-from ris_pipeline.training.loop import train
-from ris_pipeline.training.tasks import Step1Task, Step2Task, Task
+from ris_pipeline.training.loop import Task, train
+from ris_pipeline.training.tasks import Step1Task, Step2Task
 from tiny import TINY, make_noise
 
 LEFT_HALF = {"size": [40, 40], "counts": [0, 800, 800]}
@@ -56,21 +57,21 @@ def step2_task(seed):
     return Step2Task(network, Step2Config())
 
 
-def run(task, plan, folder, config=CONFIG, report=lambda step, losses: None, labels=None, **changes):
+def run(task, plan, folder, epochs=2, report=lambda step, losses: None, targets=None, **changes):
     folder.mkdir(exist_ok=True)
-    settings = {"input_size": 64, "device": torch.device("cpu"), "precision": "fp32", "workers": 0} | changes
-    return train(task, plan, config, folder=folder, report=report, labels=labels, **settings)
+    settings = {"device": torch.device("cpu"), "precision": "fp32", "workers": 0, "ranks": ALONE, "seed": plan.seed}
+    return train(task, RefBatches(plan, epochs, 64, targets), folder, report=report, **settings | changes)
 
 
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(("build", "labels"), [(step1_task, None), (step2_task, Labels(None))])
+@pytest.mark.parametrize(("build", "targets"), [(step1_task, None), (step2_task, TrueMasks())])
 @pytest.mark.parametrize("broken_at", [1, 4])
-def test_an_interrupted_run_ends_in_the_same_weights(build, labels, broken_at, plan, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_in_the_same_weights(build, targets, broken_at, plan, tmp_path, monkeypatch):
     losses = []
-    assert run(build(0), plan, tmp_path / "calm", report=lambda step, got: losses.append(got), labels=labels) == 6
+    assert run(build(0), plan, tmp_path / "calm", report=lambda step, got: losses.append(got), targets=targets) == 6
     expected = load_file(tmp_path / "calm" / loop.WEIGHTS)
 
     def break_off(step, got):
@@ -80,12 +81,12 @@ def test_an_interrupted_run_ends_in_the_same_weights(build, labels, broken_at, p
     monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     broken = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
-        run(build(0), plan, broken, report=break_off, labels=labels)
+        run(build(0), plan, broken, report=break_off, targets=targets)
     assert names_in(broken) == [checkpoints.METRICS, checkpoints.RESUME]
 
     again = {}
     # From other initial values: all that counts is in the checkpoint.
-    assert run(build(1), plan, broken, report=again.__setitem__, labels=labels) == 6
+    assert run(build(1), plan, broken, report=again.__setitem__, targets=targets) == 6
     assert again == {step: losses[step] for step in range(broken_at, 6)}
     assert names_in(broken) == [checkpoints.METRICS, loop.WEIGHTS, checkpoints.RESUME]
     assert (broken / checkpoints.METRICS).read_bytes() == (tmp_path / "calm" / checkpoints.METRICS).read_bytes()
@@ -128,7 +129,7 @@ def test_the_frozen_clip_of_the_calibration_loss_stays_as_it_is(plan, tmp_path):
 def test_frozen_levels_stay_as_they_are(plan, tmp_path):
     task = step2_task(0)
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
-    run(task, plan, tmp_path / "run", labels=Labels(None))
+    run(task, plan, tmp_path / "run", targets=TrueMasks())
     visual = "clip.model.visual."
     same = {name for name, value in task.network.state_dict().items() if torch.equal(value, before[name])}
     for name in before:
@@ -146,17 +147,21 @@ class TwoNumbers(nn.Module):
         super().__init__()
         self.backbone, self.head = (nn.Parameter(torch.tensor(value)) for value in (2.0, 3.0))
 
-    def parameter_groups(self, lr, backbone_lr, weight_decay):
-        return [
-            {"params": [self.backbone], "lr": backbone_lr, "weight_decay": weight_decay},
-            {"params": [self.head], "lr": lr, "weight_decay": weight_decay},
-        ]
-
 
 class Sum(Task):
-    def __init__(self, bad_step=None):
+    poly_power = 0.9
+
+    def __init__(self, bad_step=None, weight_decay=0.0):
         super().__init__()
         self.network, self.bad_step, self.step = TwoNumbers(), bad_step, 0
+        self.weight_decay = weight_decay
+
+    def optimizer(self):
+        groups = [
+            {"params": [self.network.backbone], "lr": 0.01},
+            {"params": [self.network.head], "lr": 0.1},
+        ]
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
 
     def forward(self, batch):
         backbone, head = self.network.backbone, self.network.head
@@ -169,9 +174,8 @@ class Sum(Task):
 
 def test_the_learning_rate_falls_by_the_polynomial(plan, tmp_path):
     """Adam's step for a gradient that is always 1 is the learning rate itself; AdamW's decay comes before it."""
-    config = Step1Config(epochs=2, lr=0.1, backbone_lr=0.01, weight_decay=0.5, poly_power=0.9)
     seen = {}
-    run(task := Sum(), plan, tmp_path / "run", config, report=seen.__setitem__)
+    run(task := Sum(weight_decay=0.5), plan, tmp_path / "run", report=seen.__setitem__)
     logged = [json.loads(line) for line in (tmp_path / "run" / checkpoints.METRICS).read_text().splitlines()]
     assert [line["lr"] for line in logged] == pytest.approx([0.1 * (1 - step / 6) ** 0.9 for step in range(6)])
     for name, value, lr in (("backbone", 2.0, 0.01), ("head", 3.0, 0.1)):

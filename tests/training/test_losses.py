@@ -151,7 +151,7 @@ def test_step2_loss_is_zero_where_all_is_ignored():
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (50, 0.5358867312681466), (100, 0.0), (101, 0.0)])
 def test_poly_lr(step, factor):
-    assert poly_lr(step, 100) == pytest.approx(factor)
+    assert poly_lr(step, 100, 0.9) == pytest.approx(factor)
 
 
 def test_step2_loss_and_gradient():

@@ -17,7 +17,8 @@ from by_hand import resize_matrix, softmax, unit
 from ris_pipeline.config import Step1Config
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
-from ris_pipeline.training.batches import read_batches
+from ris_pipeline.process.ranks import ALONE
+from ris_pipeline.training.batches import RefBatches
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import train
 from ris_pipeline.training.tasks import Step1Task
@@ -171,7 +172,7 @@ def as_numpy(module):
 
 def read_step(plan, task, step):
     """One batch, and the same as arrays for `losses_by_hand`."""
-    (batch,) = read_batches(plan, range(step, step + 1), SIZE, 0, None)
+    batch = RefBatches(plan, 1, SIZE)[step]
     aux = as_numpy(task.aux)
 
     def letters(sentences):
@@ -232,12 +233,11 @@ def test_adamw_over_whole_steps(plan, task, tmp_path):
         snapshots.append({name: p.detach().clone() for name, p in task.network.named_parameters()})
 
     train(
-        task, plan, CONFIG, folder=tmp_path, input_size=SIZE, device=torch.device("cpu"), precision="fp32",
-        workers=0, report=keep,
+        task, RefBatches(plan, 1, SIZE), tmp_path, device=torch.device("cpu"), precision="fp32", workers=0,
+        ranks=ALONE, seed=plan.seed, report=keep,
     )  # fmt: skip
     assert len(snapshots) == 4
 
-    twin.to(memory_format=torch.channels_last)
     m, v = ({name: np.zeros(p.shape) for name, p in snapshots[0].items()} for _ in range(2))
     for step in range(3):
         with torch.no_grad():
