@@ -170,7 +170,7 @@ def cost(options: StageOptions) -> None:
     """Count and time the networks, beside Table 2.
 
     Reads:    the card's configuration; no weights: values are random
-    Writes:   stdout: parameters, multiplications (three counts), milliseconds
+    Writes:   stdout: parameters, multiplications, milliseconds
     Example:  ris cost --dataset refcoco --device cpu
     """
     run_stage("cost", options)
