@@ -15,22 +15,19 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from ris_pipeline.artifacts.layout import MANIFEST, WEIGHTS
-from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.datasets.io.files import load_json, to_rgb
-from ris_pipeline.datasets.io.images import load_image, to_pixels
+from ris_pipeline.artifacts.find import load_artifact
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import MANIFEST
+from ris_pipeline.config import Step1Config
+from ris_pipeline.datasets.io.files import to_rgb
+from ris_pipeline.datasets.io.images import load_image
 from ris_pipeline.errors import RisError, suggest_path
-from ris_pipeline.maps.store import compute_map
+from ris_pipeline.maps.respond import Responder
+from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
 from ris_pipeline.masks import Rle, encode_rle, overlay_mask
-from ris_pipeline.networks.load import build_released, build_step1, build_step2, config_from_manifest
-from ris_pipeline.networks.step1 import Step1
-from ris_pipeline.networks.step2 import Step2
-from ris_pipeline.networks.weights.released import read_released
+from ris_pipeline.methods.tris import load_network, load_released, load_untrained
 from ris_pipeline.process.device import find_device
-
-MAP_FOREGROUND = 1e-9  # a response map's mask is where it exceeds this; TRIS, released evaluation
 
 Pixels = NDArray[np.uint8]
 ImageLike = Pixels | PIL.Image.Image | Path | str
@@ -95,12 +92,9 @@ class Prediction:
 class Segmenter:
     """A trained network, in evaluation mode, to be called with an image and sentences."""
 
-    def __init__(self, network: Step1 | Step2, input_size: int, *, centred: bool = False) -> None:
-        """`centred`: of Step-1's scores, only what exceeds their mean over the image counts."""
-        self.network = network
-        self.input_size = input_size
-        self.centred = centred
-        self._encoded: Any = None  # of the last set_image
+    def __init__(self, responder: Responder) -> None:
+        self.responder = responder
+        self._image: Any = None  # encoding of the last set_image
         self._image_hw = (0, 0)
 
     @classmethod
@@ -113,34 +107,16 @@ class Segmenter:
         """
         path, device = Path(path), find_device(str(device))
         if path.is_file():
-            released = read_released(path)
-            size = released.config.input_size if isinstance(released.config, Step1Config | Step2Config) else 0
-            return cls(build_released(released, path).to(device), size)
-        manifest = load_json(_find_manifest(path))
-        stage = manifest.get("stage")
-        network: Step1 | Step2
-        if stage == "step1":
-            config = config_from_manifest(Step1Config, manifest)
-            network = build_step1(config, path / WEIGHTS)
-        elif stage == "step2":
-            config = config_from_manifest(Step2Config, manifest)
-            network = build_step2(config, path / WEIGHTS)
-        else:
-            raise RisError(f"{path}: an artifact of {stage}, which does not segment; give one of step1 or step2")
-        return cls(network.to(device), config.input_size)
+            return cls(load_released(path, device))
+        return cls(load_network(_load_artifact(path), device))
 
     @classmethod
     def untrained(cls, config: Step1Config, device: torch.device | str = "auto") -> Self:
-        """Return the Segmenter of a Step-1 before any training: its maps are those of its CLIP (MaskCLIP).
+        """Return the Segmenter of a Step-1 before any training, whose maps are those of its CLIP (MaskCLIP).
 
-        A cosine of CLIP's features is positive nearly everywhere; training is what gives the 0 its meaning. So the
-        map is what exceeds the mean over the image.
         Raises RisError where the configuration starts the projections at random values instead of CLIP's.
         """
-        if not config.project_from_clip:
-            raise RisError("an untrained Step-1 gives maps of CLIP only with project_from_clip; train it first")
-        network = build_step1(config).requires_grad_(False).eval()
-        return cls(network.to(find_device(str(device))), config.input_size, centred=True)
+        return cls(load_untrained(config, find_device(str(device))))
 
     @overload
     def __call__(self, image: ImageLike, sentences: str) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -162,7 +138,7 @@ class Segmenter:
         """Encode an image once, for any number of calls of `segment`; forms and errors as in a call."""
         array = to_array(image)
         self._image_hw = array.shape[0], array.shape[1]
-        self._encoded = self._encode(to_pixels(array, self.input_size)[None])
+        (self._image,) = self._encode([array])
 
     @overload
     def segment(self, sentences: str) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -172,15 +148,15 @@ class Segmenter:
 
     def segment(self, sentences: str | Sequence[str]) -> Prediction | list[Prediction]:
         """Return the predictions for the image of the last `set_image` (or call). Raises RisError before the first."""
-        if self._encoded is None:
+        if self._image is None:
             raise RisError("no image to segment; call set_image first")
         texts = self._encode_texts([sentences] if isinstance(sentences, str) else sentences)
-        predictions = self._predict(self._respond(self._encoded, texts)[0], self._image_hw)
+        predictions = self._predict(self._image, self._image_hw, texts)
         return predictions[0] if isinstance(sentences, str) else predictions
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that are too long for the network: what exceeds its tokens is not read."""
-        return self.network.clip.find_cut(sentences)
+        return self.responder.find_cut(sentences)
 
     def segment_images(
         self, images: Iterable[ImageLike], sentences: Sequence[str], batch_size: int = 8
@@ -193,54 +169,27 @@ class Segmenter:
         texts = self._encode_texts(sentences)
         remaining = iter(images)
         while arrays := [to_array(image) for image in islice(remaining, batch_size)]:
-            encoded = self._encode(torch.stack([to_pixels(array, self.input_size) for array in arrays]))
-            for grid, array in zip(self._respond(encoded, texts), arrays, strict=True):
-                yield self._predict(grid, (array.shape[0], array.shape[1]))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
+            for encoded, array in zip(self._encode(arrays), arrays, strict=True):
+                yield self._predict(encoded, (array.shape[0], array.shape[1]), texts)
 
     @torch.inference_mode()
-    def _encode_texts(self, sentences: Sequence[str]) -> Any:
+    def _encode(self, arrays: Sequence[Pixels]) -> list[Any]:
+        pixels = torch.stack([self.responder.preprocess(array) for array in arrays])
+        return self.responder.encode_images(pixels.to(self.responder.device, memory_format=torch.channels_last))
+
+    @torch.inference_mode()
+    def _encode_texts(self, sentences: Sequence[str]) -> Tensor:
         check_sentences(sentences)
         if cut := self.find_cut(sentences):
-            warnings.warn(describe_cut(cut, self.network.clip.n_tokens), stacklevel=3)
-        return self.network.encode_text(self.network.clip.tokenize(sentences).to(self._device))
+            warnings.warn(describe_cut(cut, self.responder.n_tokens), stacklevel=3)
+        return self.responder.encode_texts(list(sentences))
 
     @torch.inference_mode()
-    def _encode(self, pixels: Tensor) -> Any:
-        return self.network.encode_image(pixels.to(self._device))
-
-    @torch.inference_mode()
-    def _respond(self, encoded: Any, texts: Any) -> Tensor:
-        """Return Step-1's score grids float (B, N, h, w), or Step-2's logits (B, N, S, S), of B images and N texts."""
-        network = self.network
-        if isinstance(network, Step1):
-            n_images, n_texts = len(encoded), len(texts)
-            # Each text alone with the image, as the official evaluation has it.
-            S = network.respond_each(encoded, texts.repeat(n_images, 1))
-            if self.centred:
-                S = S - S.mean(dim=(1, 2), keepdim=True)
-            return S.view(n_images, n_texts, *S.shape[1:])
-        c1, c2, c3, c4 = encoded
-        logits = []
-        for i in range(len(c1)):  # one image at a time: the decoder's maps of all pairs would fill the memory
-            found = network.segment((c1[i : i + 1], c2[i : i + 1], c3[i : i + 1], c4[i : i + 1]), texts)
-            assert isinstance(found, Tensor)  # evaluation mode: one head
-            logits.append(found)
-        return torch.stack(logits)
-
-    @torch.inference_mode()
-    def _predict(self, grid: Tensor, image_hw: tuple[int, int]) -> list[Prediction]:
-        """Return the predictions of one image from its rows (N, h, w) of `_respond`."""
-        if isinstance(self.network, Step1):
-            maps = compute_map(grid, self.input_size, image_hw)
-            masks = maps > MAP_FOREGROUND
-        else:
-            logits = resize_logits(grid, image_hw)
-            maps, masks = logits.sigmoid(), logits > 0
-        return [Prediction(*one) for one in zip(maps.cpu().numpy(), masks.cpu().numpy(), strict=True)]
+    def _predict(self, image: Any, image_hw: tuple[int, int], texts: Tensor) -> list[Prediction]:
+        rule = self.responder.rule
+        maps = compute_map(self.responder.respond(image, texts), rule, self.responder.input_size, image_hw)
+        shown, masks = show_map(maps, rule).cpu().numpy(), compute_mask(maps, rule).cpu().numpy()
+        return [Prediction(*pair) for pair in zip(shown, masks, strict=True)]
 
 
 def check_sentences(sentences: Sequence[str]) -> None:
@@ -282,10 +231,11 @@ def to_array(image: ImageLike, *, upright: bool = True) -> Pixels:
     return image
 
 
-def _find_manifest(folder: Path) -> Path:
-    """The manifest of the artifact in `folder`; RisError, naming artifacts further inside, where it holds none."""
-    if (folder / MANIFEST).is_file():
-        return folder / MANIFEST
+def _load_artifact(folder: Path) -> Artifact:
+    """Return the artifact in `folder`; RisError, naming artifacts further inside, where it holds none."""
+    artifact = load_artifact(folder)
+    if artifact is not None:
+        return artifact
     inside = sorted({path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{MANIFEST}")})
     if inside:
         hint = f"; it holds {', '.join(map(str, inside[:3]))}"
@@ -293,12 +243,3 @@ def _find_manifest(folder: Path) -> Path:
         hint = "" if folder.exists() else f"{suggest_path(folder)}"
     what = "holds no artifact itself" if folder.exists() else "no such checkpoint"
     raise RisError(f"{folder}: {what}; give the folder with a {MANIFEST}, or a released .pth file{hint}")
-
-
-def resize_logits(logits: Tensor, image_hw: tuple[int, int]) -> Tensor:
-    """Return Step-2's logits float32 (n, H, W) at image size, of those at input size, float (n, S, S).
-
-    Bilinear with align_corners=True, as the released evaluation resizes.
-    """
-    # Differs from TRIS: no division by the maximum, which is negative where nothing is found and flips the mask.
-    return F.interpolate(logits.float()[:, None], size=image_hw, mode="bilinear", align_corners=True).squeeze(1)

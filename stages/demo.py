@@ -92,7 +92,7 @@ def build_app(segmenter: "Segmenter", network: str, hosts: Sequence[str]) -> "St
             predictions = segmenter(image, sentences)
         return {
             "results": [describe(*pair) for pair in zip(sentences, predictions, strict=True)],
-            "remark": describe_cut(cut, segmenter.network.clip.n_tokens) if cut else "",
+            "remark": describe_cut(cut, segmenter.responder.n_tokens) if cut else "",
         }
 
     async def segment(request: "HttpRequest") -> Response:

@@ -203,7 +203,7 @@ def _predict(
     device = device_of(options)
     segmenter = load_segmenter(options, checkpoint)
     if cut := segmenter.find_cut(texts):
-        say(options, describe_cut(cut, segmenter.network.clip.n_tokens))
+        say(options, describe_cut(cut, segmenter.responder.n_tokens))
     only_one = len(images) * len(texts) == 1
     failures: list[str] = []
     waiting: deque[tuple[Path, Pixels]] = deque()  # read, but not yet segmented: a batch at most

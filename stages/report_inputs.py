@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ris_pipeline.artifacts.find import find_latest, list_latest
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import METRICS, OUTCOMES, store_path
-from ris_pipeline.config import PseudolabelConfig, Step2Config
+from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.rows import LABELS_SPLIT, ROWS
 from stages.common import command_line, device_of, splits_of
@@ -125,9 +125,10 @@ def open_sources(options: StageOptions, found: Found) -> Sources:
     """The responses, labels and networks that panels are read from, networks on the device of `options`."""
     from safetensors.torch import load_file
 
-    from ris_pipeline.artifacts.layout import IRNET_WEIGHTS, WEIGHTS
+    from ris_pipeline.artifacts.layout import IRNET_WEIGHTS
     from ris_pipeline.maps.store import ResponseStore
-    from ris_pipeline.networks.load import build_irnet, build_step2, config_from_manifest
+    from ris_pipeline.methods.tris import load_network
+    from ris_pipeline.networks.load import build_irnet, config_from_manifest
     from ris_pipeline.report.panels import Sources
 
     device = device_of(options)
@@ -140,8 +141,7 @@ def open_sources(options: StageOptions, found: Found) -> Sources:
             irnet.load_state_dict(load_file(found.labels.path / IRNET_WEIGHTS))
         irnet.to(device).eval()
     if found.step2 is not None:
-        step2_config = config_from_manifest(Step2Config, found.step2.manifest)
-        step2 = build_step2(step2_config, found.step2.path / WEIGHTS).to(device), step2_config.input_size
+        step2 = load_network(found.step2, device)
     return Sources(
         responses={split: ResponseStore.open(store_path(one.path, split)) for split, one in found.responses.items()},
         methods={

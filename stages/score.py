@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from ris_pipeline.artifacts.files import write_json
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
-from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, WEIGHTS, store_path
+from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, store_path
 from ris_pipeline.artifacts.publish import Work, publish
-from ris_pipeline.config import ScoreConfig, Step2Config
+from ris_pipeline.config import ScoreConfig
 from ris_pipeline.errors import EmptySplitError, RisError
 from ris_pipeline.scoring.metrics import HEADLINE, Estimate, Outcome, require_metric, select_metrics, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
@@ -183,21 +183,19 @@ def _evaluate(options: StageOptions, job: Job, dataset: Dataset) -> Iterator[Out
     if job.row.kind == "network":
         return _evaluate_step2(options, job.source, dataset)
     of_maps: Callable[..., Iterator[Outcome]] = (
-        evaluate.evaluate_prms if job.row.kind == "choice" else evaluate.evaluate_step1
+        evaluate.evaluate_choice if job.row.kind == "choice" else evaluate.evaluate_maps
     )
     return of_maps(dataset, ResponseStore.open(store_path(job.source.path, job.split)))
 
 
 def _evaluate_step2(options: StageOptions, step2: Artifact, dataset: Dataset) -> Iterator[Outcome]:
-    from ris_pipeline.networks.load import build_step2, config_from_manifest
+    from ris_pipeline.methods.tris import load_network
     from ris_pipeline.process.device import autocast
-    from ris_pipeline.scoring.evaluate import evaluate_step2
+    from ris_pipeline.scoring.evaluate import evaluate_network
 
-    config = config_from_manifest(Step2Config, step2.manifest)
     device = device_of(options)
-    network = build_step2(config, step2.path / WEIGHTS).to(device)
     with autocast(device, options.precision):
-        yield from evaluate_step2(dataset, network, config.input_size, device)
+        yield from evaluate_network(dataset, load_network(step2, device), batch_size=16)
 
 
 def _show(options: StageOptions, scores: Sequence[Score], metric: str) -> None:

@@ -18,11 +18,11 @@ from ris_pipeline.artifacts.layout import MANIFEST, WEIGHTS
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets.io.images import to_pixels
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.store import compute_map
+from ris_pipeline.maps.rule import RESPONSE, compute_map
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step1, build_step2
 from ris_pipeline.networks.weights.clip_weights import save_compact
-from ris_pipeline.predict import Prediction, Segmenter, resize_logits
+from ris_pipeline.predict import Prediction, Segmenter
 from tiny import TINY
 
 SENTENCES = ["red ball", "the left one", "dog"]
@@ -53,7 +53,7 @@ def test_step1(clip_folder, tmp_path):
     for sentence, prediction in zip(SENTENCES, found, strict=True):
         with torch.no_grad():
             S = network(pixels, network.clip.tokenize([sentence]))[0]
-        expected = compute_map(S, 96, (40, 60))[0].numpy()
+        expected = compute_map(S, RESPONSE, 96, (40, 60))[0].numpy()
         np.testing.assert_allclose(prediction.map, expected, atol=1e-4)
         assert prediction.map.dtype == np.float32
         np.testing.assert_array_equal(prediction.mask, prediction.map > 1e-9)
@@ -69,17 +69,13 @@ def test_step2(clip_folder, tmp_path):
         with torch.no_grad():
             logits = network(pixels, network.clip.tokenize([sentence]))
         assert prediction.map.shape == prediction.mask.shape == (40, 60)
-        np.testing.assert_allclose(prediction.map, resize_logits(logits, (40, 60))[0].sigmoid(), atol=1e-5)
+        resized = torch.nn.functional.interpolate(logits[None], (40, 60), mode="bilinear", align_corners=True)[0, 0]
+        np.testing.assert_allclose(prediction.map, resized.sigmoid(), atol=1e-5)
         np.testing.assert_array_equal(prediction.mask, prediction.map > 0.5)
 
 
-def test_resized_corner_to_corner():
-    resized = resize_logits(torch.tensor([[[-3.0, 3], [-3, 3]]]), (2, 4))
-    torch.testing.assert_close(resized, torch.tensor([[[-3.0, -1, 1, 3], [-3, -1, 1, 3]]]))
-
-
 def test_an_artifact_of_another_stage(tmp_path):
-    (tmp_path / MANIFEST).write_text('{"stage": "responses"}')
+    (tmp_path / MANIFEST).write_text('{"stage": "responses", "flags": {}}')
     with pytest.raises(RisError, match="an artifact of responses, which does not segment"):
         Segmenter.load(tmp_path)
     with pytest.raises(RisError, match=r"nowhere: no such checkpoint"):
@@ -178,8 +174,9 @@ def test_what_is_no_image_at_all(image, segmenters):
 @pytest.mark.parametrize("stage", ["step1", "step2"])
 def test_an_image_is_encoded_once_for_many_sentences(stage, segmenters, monkeypatch):
     segmenter, calls = segmenters[stage], []
-    encode = segmenter.network.encode_image
-    monkeypatch.setattr(segmenter.network, "encode_image", lambda pixels: (calls.append(1), encode(pixels))[1])
+    network = segmenter.responder.network
+    encode = network.encode_image
+    monkeypatch.setattr(network, "encode_image", lambda pixels: (calls.append(1), encode(pixels))[1])
     segmenter.set_image(IMAGE)
     found = [segmenter.segment(sentence) for sentence in SENTENCES]
     assert calls == [1]

@@ -44,6 +44,9 @@ class Pyramid(nn.Module):
         for i in range(1, 5):
             setattr(self, f"layer{i}", nn.Conv2d(sizes[i - 1], sizes[i], 2, stride=2))
 
+    def grid_side(self, side: int) -> int:
+        return side // 32
+
     def levels(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         c1 = self.layer1(self.bn1(self.conv1(pixels)))
         c2 = self.layer2(c1)

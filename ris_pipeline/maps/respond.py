@@ -1,124 +1,145 @@
-"""What the trained networks say of a data set: each image encoded once for all its sentences."""
+"""What a trained network answers for a data set: each image encoded once for all its sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ris_pipeline.config import ResponsesConfig
-from ris_pipeline.datasets.io.images import load_image, size_of, to_pixels
+from ris_pipeline.datasets.io.images import load_image, size_of
 from ris_pipeline.datasets.records import Dataset, ImageGroup, group_by_image
+from ris_pipeline.maps.rule import Rule
 from ris_pipeline.maps.select import score_maps
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.step1 import Step1
-from ris_pipeline.networks.step2 import Step2
+from ris_pipeline.networks.clip import Clip, encode_each
 
 
-def chunks(groups: Sequence[ImageGroup], size: int) -> Iterator[Sequence[ImageGroup]]:
-    """The groups in runs of up to size images."""
+class Responder(Protocol):
+    """A trained network as a dump, a prediction, a score and the report ask it, whichever method it is of."""
+
+    @property
+    def input_size(self) -> int:
+        """Pixels along a side of the square images that it reads."""
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Height and width of its score grids."""
+
+    @property
+    def rule(self) -> Rule:
+        """How a grid of its becomes a map and a mask."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens of a sentence it reads, start and end included."""
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return the image uint8 (H, W, 3) RGB as it reads it, float32 (3, input_size, input_size)."""
+
+    def encode_images(self, pixels: Tensor) -> list[Any]:
+        """Return the encoding of each of the images float32 (B, 3, S, S) on its device."""
+
+    def encode_texts(self, sentences: list[str]) -> Tensor:
+        """Return the encodings float (N, …) of N sentences."""
+
+    def respond(self, image: Any, texts: Tensor) -> Tensor:
+        """Return the score grids float32 (n, h, w) of n encoded sentences, each alone with one encoded image."""
+
+    def find_cut(self, sentences: Sequence[str]) -> list[str]:
+        """Return the sentences of which it does not read the end."""
+
+
+def split_batches(groups: Sequence[ImageGroup], size: int) -> Iterator[Sequence[ImageGroup]]:
+    """Yield the groups in order, `size` images at a time."""
     for start in range(0, len(groups), size):
         yield groups[start : start + size]
 
 
-def load_pixels(dataset: Dataset, group: Sequence[ImageGroup], size: int, device: torch.device) -> Tensor:
-    """The images of the groups as network input, float32 (B, 3, size, size)."""
-    pixels = [to_pixels(load_image(dataset.images[one.image_id]), size) for one in group]
-    return torch.stack(pixels).to(device, memory_format=torch.channels_last)
+def load_pixels(dataset: Dataset, groups: Sequence[ImageGroup], responder: Responder) -> Tensor:
+    """Return the images of the groups as the responder reads them, float32 (B, 3, S, S) on its device."""
+    pixels = [responder.preprocess(load_image(dataset.images[group.image_id])) for group in groups]
+    return torch.stack(pixels).to(responder.device, memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
-def respond(network: Step1, pixels: Tensor, group: Sequence[ImageGroup]) -> list[Tensor]:
-    """The score grids of each image's sentences, float32 (n_i, h, w), each text alone with its image (official)."""
-    V = network.encode_image(pixels)
-    distinct = {text: i for i, text in enumerate(dict.fromkeys(t for one in group for t in one.sentences))}
-    T = network.encode_text(network.clip.tokenize(list(distinct)).to(pixels.device))
-    return [
-        network.respond_each(V[i : i + 1], T[[distinct[text] for text in one.sentences]]).float()
-        for i, one in enumerate(group)
-    ]
+def respond(responder: Responder, pixels: Tensor, groups: Sequence[ImageGroup]) -> list[Tensor]:
+    """Return the score grids float32 (n_i, h, w) of each image's sentences, each sentence encoded once."""
+    images = responder.encode_images(pixels)
+    texts = encode_each(responder.encode_texts, [text for group in groups for text in group.sentences])
+    own = torch.split(texts, [len(group.sentences) for group in groups])
+    return [responder.respond(image, part).float() for image, part in zip(images, own, strict=True)]
 
 
 @torch.inference_mode()
 def score_selection(
-    grids: Sequence[Tensor], pixels: Tensor, group: Sequence[ImageGroup], aux: Clip, config: ResponsesConfig
+    grids: Sequence[Tensor], pixels: Tensor, groups: Sequence[ImageGroup], aux: Clip, config: ResponsesConfig
 ) -> Tensor:
-    """The PRMS score of every row of the groups, float32 (n,): one pass of the frozen CLIP for all maps."""
-    counts = torch.tensor([len(grid) for grid in grids], device=pixels.device)
-    own = torch.repeat_interleave(torch.arange(len(grids), device=pixels.device), counts)
-    distinct = {text: i for i, text in enumerate(dict.fromkeys(t for one in group for t in one.sentences))}
-    features = aux.encode_text(aux.tokenize(list(distinct)).to(pixels.device))
-    texts = features[[distinct[text] for one in group for text in one.sentences]]
-    ref_ids = torch.tensor([i for one in group for i in one.ref_ids], device=pixels.device)
-    scores, _ = score_maps(torch.cat(list(grids)), pixels[own], texts, ref_ids, aux, config.prms_mask)
-    return scores.float()
+    """Return the PRMS score of every row of the groups, float32 (n,): one pass of the frozen CLIP for all maps."""
+    device = pixels.device
+    counts = torch.tensor([len(grid) for grid in grids], device=device)
+    own = torch.repeat_interleave(torch.arange(len(grids), device=device), counts)
+    sentences = [text for group in groups for text in group.sentences]
+    texts = encode_each(lambda distinct: aux.encode_text(aux.tokenize(distinct).to(device)), sentences)
+    ref_ids = torch.tensor([i for group in groups for i in group.ref_ids], device=device)
+    return score_maps(torch.cat(list(grids)), pixels[own], texts, ref_ids, aux, config.prms_mask).float()
 
 
 def fill_responses(
-    network: Step1,
+    responder: Responder,
     aux: Clip | None,
     dataset: Dataset,
     store: ResponseStore,
+    blocks: Sequence[int],
     config: ResponsesConfig,
-    device: torch.device,
     advance: Callable[[int], None],
 ) -> None:
-    """Write the missing blocks of the store; advance(n) is called with the number of sentences done.
+    """Write the given blocks of the store; advance(n) is called with the number of sentences done.
 
     aux: the frozen CLIP that scores each map for PRMS, None to leave that out. The memory in use does not
     grow with the data set: a block is written as soon as its last row is there.
     """
     all_groups = group_by_image(dataset)
-    for block in store.missing_blocks(scored=aux is not None):
+    for block in blocks:
         rows = store.rows_of_block(block)
-        logits = np.empty((len(rows), *store.grid_hw), np.float32)
-        scores = np.empty(len(rows), np.float32)
-        groups = [one for one in all_groups if one.rows.start < rows.stop and one.rows.stop > rows.start]
-        for group in chunks(groups, config.batch_size):
-            pixels = load_pixels(dataset, group, store.input_size, device)
-            grids = respond(network, pixels, group)
+        block_grids = np.empty((len(rows), *store.grid_hw), np.float32)
+        block_scores = np.empty(len(rows), np.float32)
+        in_block = [group for group in all_groups if group.rows.start < rows.stop and group.rows.stop > rows.start]
+        for groups in split_batches(in_block, config.batch_size):
+            pixels = load_pixels(dataset, groups, responder)
+            grids = respond(responder, pixels, groups)
             found = torch.cat(grids).cpu().numpy()
-            found_scores = np.zeros(len(found), np.float32)
+            scores = np.zeros(len(found), np.float32)
             if aux is not None:
-                found_scores = score_selection(grids, pixels, group, aux, config).cpu().numpy()
-            first, last = max(group[0].rows.start, rows.start), min(group[-1].rows.stop, rows.stop)
-            inside = slice(first - group[0].rows.start, last - group[0].rows.start)
-            logits[first - rows.start : last - rows.start] = found[inside]
-            scores[first - rows.start : last - rows.start] = found_scores[inside]
+                scores = score_selection(grids, pixels, groups, aux, config).cpu().numpy()
+            first, last = max(groups[0].rows.start, rows.start), min(groups[-1].rows.stop, rows.stop)
+            inside = slice(first - groups[0].rows.start, last - groups[0].rows.start)
+            block_grids[first - rows.start : last - rows.start] = found[inside]
+            block_scores[first - rows.start : last - rows.start] = scores[inside]
             advance(last - first)
-        store.write_block(block, logits, None if aux is None else scores)
+        store.write_block(block, block_grids, None if aux is None else block_scores)
     if aux is not None:
         store.select_maps()
 
 
-@torch.inference_mode()
-def segment(network: Step2, pixels: Tensor, group: Sequence[ImageGroup]) -> list[Tensor]:
-    """The logits of each image's sentences at input size, float32 (n_i, S, S); foreground where > 0."""
-    levels = network.encode_image(pixels)
-    distinct = {text: i for i, text in enumerate(dict.fromkeys(t for one in group for t in one.sentences))}
-    words = network.encode_text(network.clip.tokenize(list(distinct)).to(pixels.device))
-    results = []
-    for i, one in enumerate(group):
-        c1, c2, c3, c4 = (level[i : i + 1] for level in levels)
-        logits = network.segment((c1, c2, c3, c4), words[[distinct[text] for text in one.sentences]])
-        assert isinstance(logits, Tensor)  # evaluation mode: one head
-        results.append(logits.float())
-    return results
+def open_store(path: Path, dataset: Dataset, responder: Responder, attributes: Mapping[str, Any]) -> ResponseStore:
+    """Return the response store of a data set, a row per sentence: with the blocks of an earlier run, or none.
 
-
-@torch.inference_mode()
-def open_store(path: Path, dataset: Dataset, network: Step1, input_size: int, step1_digest: str) -> ResponseStore:
-    """The response store of a data set, one row per sentence: with the blocks of an earlier run, or without any."""
-    device = next(network.parameters()).device
-    grid = network.encode_image(torch.zeros(1, 3, input_size, input_size, device=device)).shape[-2:]
+    `attributes`: JSON values that the store keeps, such as the digest of the network's artifact.
+    """
     expressions = [
-        (e.sent_id, ref.ref_id, one.image_id)
-        for one in group_by_image(dataset)
-        for ref in one.refs
+        (e.sent_id, ref.ref_id, group.image_id)
+        for group in group_by_image(dataset)
+        for ref in group.refs
         for e in ref.expressions
     ]
     sizes = {image_id: size_of(image) for image_id, image in dataset.images.items()}
@@ -127,7 +148,8 @@ def open_store(path: Path, dataset: Dataset, network: Step1, input_size: int, st
         sent_id=[sent_id for sent_id, _, _ in expressions],
         ref_id=[ref_id for _, ref_id, _ in expressions],
         image_hw=[sizes[image_id] for _, _, image_id in expressions],
-        grid_hw=(grid[0], grid[1]),
-        input_size=input_size,
-        attributes={"dataset": dataset.name, "split": dataset.split, "step1": step1_digest},
+        grid_hw=responder.grid_hw,
+        input_size=responder.input_size,
+        rule=responder.rule,
+        attributes={"dataset": dataset.name, "split": dataset.split, **attributes},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,59 +13,39 @@ from ris_pipeline.networks.clip import Clip
 Mask = Literal["relu", "sigmoid", "normalised"]
 
 
-@dataclass(frozen=True)
-class Prms:
-    """The choice among the K maps of one ref.
+def compute_prms(features: Tensor, texts: Tensor) -> Tensor:
+    """Return the PRMS scores of the K maps of one ref, float (K,): score_k = Σ_j cos(f_k, t_j).
 
-    `cosines` float (K, K): row k the image seen through map k, column j sentence j. `scores` float (K,):
-    the sums of the rows. `selected`: the row with the largest sum.
+    `features` float (K, D), CLIP's of the image seen through each map (`encode_masked`); `texts` float (K, D), CLIP's
+    of the ref's K sentences. Normalised here. The ref's map is the one with the largest score.
     """
-
-    cosines: Tensor
-    scores: Tensor
-    selected: int
+    return (F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T).sum(dim=1)
 
 
-def compute_prms(features: Tensor, texts: Tensor) -> Prms:
-    """Return the choice for one ref: score_k = Σ_j cos(f_k, t_j).
+def score_maps(grids: Tensor, pixels: Tensor, texts: Tensor, ref_ids: Tensor, aux: Clip, mask: Mask) -> Tensor:
+    """Return the PRMS score of each map, float (n,), of n expressions of whole refs.
 
-    `features` float (K, D), CLIP's of the image seen through each map (`encode_masked`); `texts`
-    float (K, D), CLIP's of the ref's K sentences. Normalised here.
-    """
-    cosines = F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T
-    scores = cosines.sum(dim=1)
-    return Prms(cosines, scores, int(scores.argmax()))
-
-
-def score_maps(
-    logits: Tensor, pixels: Tensor, texts: Tensor, ref_ids: Tensor, aux: Clip, mask: Mask = "relu"
-) -> tuple[Tensor, Tensor]:
-    """Return scores float (n,) and selected bool (n,), one True for each ref, of n expressions of whole refs.
-
-    `logits` float (n, h, w), Step-1's score grid of each expression; `pixels` float (n, 3, H, W) its image at
+    `grids` float (n, h, w), Step-1's score grid of each expression; `pixels` float (n, 3, H, W) its image at
     Step-1's input size, or (1, 3, H, W) if all are of one image; `texts` float (n, D) its CLIP feature;
     `ref_ids` int64 (n,), where a ref must not be split between two calls. One pass of `aux`, the frozen CLIP.
     """
-    features = encode_masked(logits, pixels, aux, mask)
+    features = encode_masked(grids, pixels, aux, mask)
     scores = features.new_empty(len(features))
-    selected = torch.zeros_like(scores, dtype=torch.bool)
     for ref_id in torch.unique(ref_ids):
         rows = (ref_ids == ref_id).nonzero().squeeze(1)
-        choice = compute_prms(features[rows], texts[rows])
-        scores[rows] = choice.scores
-        selected[rows[choice.selected]] = True
-    return scores, selected
+        scores[rows] = compute_prms(features[rows], texts[rows])
+    return scores
 
 
-def encode_masked(logits: Tensor, pixels: Tensor, aux: Clip, mask: Mask) -> Tensor:
+def encode_masked(grids: Tensor, pixels: Tensor, aux: Clip, mask: Mask) -> Tensor:
     """Return float (n, D) of length 1, the features of `aux` for what a map leaves of its image.
 
-    `logits` float (n, h, w) at grid size, `pixels` float (n or 1, 3, H, W). The map M is the sigmoid of the
-    upsampled logits ("sigmoid", as the calibration loss has it), their positive part, which is unbounded ("relu",
+    `grids` float (n, h, w), `pixels` float (n or 1, 3, H, W). The map M is the sigmoid of the
+    upsampled grid ("sigmoid", as the calibration loss has it), their positive part, which is unbounded ("relu",
     as the released PRMS has it), or this divided by its maximum + 1e-5 ("normalised", in [0, 1]: the response map
     as it is scored). Encoded is M·I, both resized to the size that `aux` reads.
     """
-    upsampled = F.interpolate(logits[:, None], pixels.shape[-2:], mode="bilinear", align_corners=False)
+    upsampled = F.interpolate(grids[:, None], pixels.shape[-2:], mode="bilinear", align_corners=False)
     M = torch.sigmoid(upsampled) if mask == "sigmoid" else F.relu(upsampled)
     if mask == "normalised":
         M = M / (M.amax(dim=(2, 3), keepdim=True) + 1e-5)

@@ -3,53 +3,46 @@
 A grid of 10×10 is kept instead of the map of 480×640 that it is upsampled to: a thousandth of the bytes, and
 nothing is lost. The store is a Zarr v3 group:
 
-    logits        float32 (N, h, w)   scores S of each sentence, chunks of BLOCK rows; NaN: not written yet
+    logits        float (N, h, w)     scores S of each sentence, float32 or float16; NaN: not written yet
     sent_id       int64 (N,)          one row per sentence, in the order of the dataset
     ref_id        int64 (N,)          the sentences of one ref lie side by side
     image_hw      int32 (N, 2)        height and width of the sentence's image
     prms_score    float32 (N,)        PRMS score of each sentence's map (TRIS, section 3.3); NaN: not computed
     selected      bool (N,)           PRMS's choice, one True per ref; False everywhere: not chosen yet
 
-The unit of writing is a block, one whole chunk, which lands by one rename: a block is complete or absent. So
-processes may write different blocks at once, and an interrupted dump goes on at the first missing block.
+Its attributes hold the rule (`maps.rule`) and the input size of the network.
+
+The unit of writing is a block: a chunk of up to 1,024 rows and 4 MB, which lands by one rename and so is complete or
+absent. Processes may write different blocks at once, and an interrupted dump goes on at the first missing block.
 """
 
+from __future__ import annotations
+
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 import zarr
 
 from ris_pipeline.artifacts.files import fsync_tree
+from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.store_layout import BLOCK as BLOCK
-from ris_pipeline.maps.store_layout import check_layout
+from ris_pipeline.maps.rule import RESPONSE, Rule, parse_rule
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had float32 grids in blocks of 1,024 rows, and the rule RESPONSE as a sentence
+BLOCK_ROWS = 1024
+BLOCK_BYTES = 1 << 22
+MAX_BLOCK_VALUES = 1 << 26  # of schema 1's largest blocks
+MAX_SENTENCES = 2**24  # a hundred times the largest known data set; 128 MB of ids
+MAX_SIDE = 2048  # of a grid
 _UNDECODABLE = (RuntimeError, ValueError, MemoryError)  # zstd: checksum, frame or length of a chunk damaged
-RULE = (
-    "map = bilinear(logits, align_corners=False) to input_size x input_size; ReLU; "
-    "bilinear(align_corners=True) to image_hw; divided by (its maximum + 1e-5)"
-)
 
-Logits = npt.NDArray[np.float32]
-
-
-def compute_map(logits: torch.Tensor, input_size: int, image_hw: tuple[int, int]) -> torch.Tensor:
-    """Return response maps float32 (n, H, W) in [0, 1) from score grids (n, h, w) of one image, by RULE.
-
-    A grid without a positive score gives a map of zeros.
-    """
-    scores = logits.float().unsqueeze(1)  # (n, 1, h, w)
-    at_input = F.interpolate(scores, size=(input_size, input_size), mode="bilinear", align_corners=False).relu()
-    # The corner convention changes half-way; the released evaluation does so, and its scores depend on it.
-    at_image = F.interpolate(at_input, size=image_hw, mode="bilinear", align_corners=True).squeeze(1)
-    return at_image / (at_image.amax(dim=(1, 2), keepdim=True) + 1e-5)
+Grids = npt.NDArray[np.float32]
+Dtype = Literal["float32", "float16"]
 
 
 class ResponseStore:
@@ -65,9 +58,11 @@ class ResponseStore:
         self.ref_id: npt.NDArray[np.int64] = group["ref_id"][:]
         self.image_hw: npt.NDArray[np.int32] = group["image_hw"][:]
         self.grid_hw: tuple[int, int] = tuple(self._logits.shape[1:])
+        self.block_rows: int = self._logits.chunks[0]
         self.input_size: int = self.attributes["input_size"]
-        self._rows = _rows_by_ref(path, self.ref_id)
-        self._last_read: tuple[int, Logits] | None = None
+        self.rule = RESPONSE if self.attributes["schema"] == 1 else parse_rule(self.attributes["rule"], str(path))
+        self._rows = find_rows(path, self.ref_id)
+        self._last_read: tuple[int, Grids] | None = None
         self._selected: npt.NDArray[np.bool_] = group["selected"][:]
 
     @classmethod
@@ -80,6 +75,8 @@ class ResponseStore:
         image_hw: Sequence[tuple[int, int]] | npt.NDArray[np.int32],
         grid_hw: tuple[int, int],
         input_size: int,
+        rule: Rule,
+        dtype: Dtype = "float32",
         attributes: Mapping[str, Any],
     ) -> Self:
         """Return a store open for writing: an empty one, or with the blocks that a broken run left at `path`.
@@ -88,20 +85,22 @@ class ResponseStore:
         Raises RisError where sentences repeat and where those of a ref are apart.
         """
         sentences, refs = np.asarray(sent_id, np.int64), np.asarray(ref_id, np.int64)
-        _rows_by_ref(path, refs)
+        find_rows(path, refs)
         if len(np.unique(sentences)) < len(sentences):
             raise RisError(f"{path}: two records have one sent_id; mend the dataset's annotations")
         # Made beside and renamed: a crash in here must not leave half a store for `open` to judge.
         unfinished = path.with_name(path.name + ".new")
         shutil.rmtree(unfinished, ignore_errors=True)
         n = len(sentences)
+        row_bytes = np.dtype(dtype).itemsize * grid_hw[0] * grid_hw[1]
+        rows = min(BLOCK_ROWS, max(BLOCK_BYTES // row_bytes, 1))
         group = zarr.create_group(
             str(unfinished),
             zarr_format=3,
-            attributes={**attributes, "schema": SCHEMA, "input_size": input_size, "rule": RULE},
+            attributes={**attributes, "schema": SCHEMA, "input_size": input_size, "rule": asdict(rule)},
         )
-        _add_array(group, "logits", (n, *grid_hw), BLOCK, "float32", np.nan)
-        _add_array(group, "prms_score", (n,), BLOCK, "float32", np.nan)
+        _add_array(group, "logits", (n, *grid_hw), rows, dtype, np.nan)
+        _add_array(group, "prms_score", (n,), rows, "float32", np.nan)
         _add_array(group, "selected", (n,), n, "bool", False)
         _add_array(group, "sent_id", (n,), n, "int64", 0)[:] = sentences
         _add_array(group, "ref_id", (n,), n, "int64", 0)[:] = refs
@@ -118,14 +117,10 @@ class ResponseStore:
         """Return the store at `path`; RisError where there is none or one of another schema."""
         if not (path / "zarr.json").exists():
             raise RisError(f"{path}: no responses here; run `ris dump-responses` first")
-        check_layout(path)
+        _check_layout(path)
         try:
             mode: Literal["r", "r+"] = "r+" if writable else "r"
-            group = zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False)
-            schema = group.attrs.get("schema")
-            if schema != SCHEMA:
-                raise RisError(f"{path}: responses of schema {schema}, not {SCHEMA}; run `ris dump-responses --force`")
-            return cls(path, group)
+            return cls(path, zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False))
         except _UNDECODABLE as error:
             raise RisError(f"{path}: ids are damaged ({error}); run `ris status --repair`") from error
 
@@ -136,31 +131,33 @@ class ResponseStore:
     @property
     def n_blocks(self) -> int:
         """Return how many blocks hold the N sentences."""
-        return -(-len(self) // BLOCK)
+        return -(-len(self) // self.block_rows)
 
     def rows_of_block(self, block: int) -> range:
-        """Return the rows of a block: BLOCK of them, fewer in the last."""
+        """Return the rows of a block, fewer in the last."""
         if not 0 <= block < self.n_blocks:
             raise IndexError(f"block {block} of {self.n_blocks}")
-        return range(block * BLOCK, min((block + 1) * BLOCK, len(self)))
+        return range(block * self.block_rows, min((block + 1) * self.block_rows, len(self)))
 
-    def write_block(self, block: int, logits: Logits, prms_score: Logits | None = None) -> None:
-        """Write one whole block: its logits (rows, h, w) and, where PRMS runs along, its scores (rows,).
+    def write_block(self, block: int, grids: Grids, prms_score: Grids | None = None) -> None:
+        """Write one whole block: its grids (rows, h, w) and, where PRMS runs along, its scores (rows,).
 
         Raises RisError for values that are not finite (NaN means "not written"), ValueError for other shapes.
         """
         rows = self.rows_of_block(block)
-        if logits.shape != (len(rows), *self.grid_hw):
-            raise ValueError(f"block {block} has shape {(len(rows), *self.grid_hw)}, not {logits.shape}")
-        self._check_finite(rows, logits)
+        if grids.shape != (len(rows), *self.grid_hw):
+            raise ValueError(f"block {block} has shape {(len(rows), *self.grid_hw)}, not {grids.shape}")
+        with np.errstate(over="ignore"):  # what half precision cannot hold becomes infinite and is refused below
+            grids = grids.astype(self._logits.dtype)
+        self._check_finite(rows, grids)
         if prms_score is not None:
             if prms_score.shape != (len(rows),):
                 raise ValueError(f"block {block} has {len(rows)} rows, not scores of shape {prms_score.shape}")
             self._check_finite(rows, prms_score)
             self._group["prms_score"][rows.start : rows.stop] = prms_score.astype(np.float32)
             fsync_tree(self.path / "prms_score" / "c")
-        # Last: a block counts as written when its logits are there.
-        self._logits[rows.start : rows.stop] = logits.astype(np.float32)
+        # Last: a block counts as written when its grids are there.
+        self._logits[rows.start : rows.stop] = grids
         fsync_tree(self.path / "logits" / "c" / str(block))
         self._last_read = None
 
@@ -186,28 +183,28 @@ class ResponseStore:
 
         return [block for block in range(self.n_blocks) if not is_whole(block)]
 
-    def read_block(self, block: int) -> Logits:
-        """Return a block's logits float32 (rows, h, w), read-only; RisError if missing or damaged."""
+    def read_block(self, block: int) -> Grids:
+        """Return a block's grids float32 (rows, h, w), read-only; RisError if missing or damaged."""
         if self._last_read is None or self._last_read[0] != block:
             rows = self.rows_of_block(block)
             try:
-                logits: Logits = self._logits[rows.start : rows.stop]
+                grids: Grids = self._logits[rows.start : rows.stop].astype(np.float32)
             except (*_UNDECODABLE, OSError) as error:
                 raise RisError(f"{self.path}: block {block} is damaged ({error}); run `ris status --repair`") from error
-            if np.isnan(logits).any():
+            if np.isnan(grids).any():
                 raise RisError(f"{self.path}: block {block} is not written; run `ris dump-responses` again")
-            logits.flags.writeable = False  # it is handed out again
-            self._last_read = (block, logits)
+            grids.flags.writeable = False  # it is handed out again
+            self._last_read = (block, grids)
         return self._last_read[1]
 
-    def logits_of(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
-        """Return the logits float32 (len(indices), h, w) of the given rows; each block is read once."""
-        rows = np.asarray(indices, np.int64)
-        logits = np.empty((len(rows), *self.grid_hw), np.float32)
-        for block in np.unique(rows // BLOCK):
-            inside = rows // BLOCK == block
-            logits[inside] = self.read_block(int(block))[rows[inside] % BLOCK]
-        return logits
+    def read_grids(self, rows: Sequence[int] | range) -> Grids:
+        """Return the grids float32 (len(rows), h, w) of the given rows; in row order, each block is read once."""
+        numbers = np.asarray(rows, np.int64)
+        grids = np.empty((len(numbers), *self.grid_hw), np.float32)
+        for block in np.unique(numbers // self.block_rows):
+            inside = numbers // self.block_rows == block
+            grids[inside] = self.read_block(int(block))[numbers[inside] % self.block_rows]
+        return grids
 
     def rows_of_ref(self, ref_id: int) -> range:
         """Return the rows of a ref's K sentences (indices of `sent_id`, `image_hw`); RisError if unknown."""
@@ -218,19 +215,10 @@ class ResponseStore:
                 f"{self.path}: holds no ref {ref_id}; the responses are of another split or dataset"
             ) from None
 
-    def logits_of_ref(self, ref_id: int) -> Logits:
-        """Return the logits float32 (K, h, w) of a ref's sentences. In row order, each block is read once."""
-        return self.logits_of(self.rows_of_ref(ref_id))
-
-    def iter_refs(self) -> Iterator[tuple[int, Logits]]:
-        """Yield (ref_id, logits float32 (K, h, w)) of every ref, in row order."""
-        for ref_id in self._rows:
-            yield ref_id, self.logits_of_ref(ref_id)
-
     @property
-    def prms_score(self) -> Logits:
+    def prms_score(self) -> Grids:
         """Return the PRMS score of each sentence's map, float32 (N,); NaN where it was not computed."""
-        scores: Logits = self._group["prms_score"][:]
+        scores: Grids = self._group["prms_score"][:]
         return scores
 
     def select_maps(self) -> None:
@@ -259,7 +247,7 @@ class ResponseStore:
         return bool(self.selected_rows.any())
 
     def selected(self, ref_id: int) -> int:
-        """Return which of a ref's K maps PRMS chose, 0..K−1 as in `logits_of_ref`; RisError if none yet."""
+        """Return which of a ref's K maps PRMS chose, 0..K−1 as in `rows_of_ref`; RisError if none yet."""
         rows = self.rows_of_ref(ref_id)
         chosen = np.flatnonzero(self._selected[rows.start : rows.stop])
         if not len(chosen):
@@ -267,10 +255,20 @@ class ResponseStore:
         return int(chosen[0])
 
 
+def find_rows(path: Path, ref_id: npt.NDArray[np.int64]) -> dict[int, range]:
+    """Return {ref_id: its rows}, in row order; RisError, naming `path`, where the rows of one ref are apart."""
+    starts = np.flatnonzero(np.diff(ref_id, prepend=ref_id[:1] - 1))
+    ends = np.flatnonzero(np.diff(ref_id, append=ref_id[-1:] + 1)) + 1
+    rows = {int(ref_id[start]): range(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)}
+    if len(rows) < len(starts):
+        raise RisError(f"{path}: the sentences of one ref must lie side by side; sort the records by ref_id")
+    return rows
+
+
 def _renew(path: Path, fresh: Path) -> None:
     """Put the files of the empty store `fresh` into the store at `path`, whose blocks stay."""
     shutil.rmtree(path / "selected" / "c", ignore_errors=True)  # follows from the scores
-    for file in [one for one in fresh.rglob("*") if one.is_file()]:
+    for file in [file for file in fresh.rglob("*") if file.is_file()]:
         target = path / file.relative_to(fresh)
         target.parent.mkdir(parents=True, exist_ok=True)
         file.replace(target)
@@ -286,11 +284,62 @@ def _add_array(group: Any, name: str, shape: tuple[int, ...], rows: int, dtype: 
     )
 
 
-def _rows_by_ref(path: Path, ref_id: npt.NDArray[np.int64]) -> dict[int, range]:
-    """Return {ref_id: its rows}, in row order; RisError where the rows of one ref are apart."""
-    starts = np.flatnonzero(np.diff(ref_id, prepend=ref_id[:1] - 1))
-    ends = np.flatnonzero(np.diff(ref_id, append=ref_id[-1:] + 1)) + 1
-    rows = {int(ref_id[start]): range(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)}
-    if len(rows) < len(starts):
-        raise RisError(f"{path}: the sentences of one ref must lie side by side; sort the records by ref_id")
-    return rows
+def _check_layout(path: Path) -> None:
+    """Raise RisError where the metadata are not those of a response store.
+
+    They say which codecs run and how much memory an array takes, and a store may come from elsewhere: so they are
+    looked at before Zarr reads them.
+    """
+    group = load_json(path / "zarr.json")
+    attributes: Any = group.get("attributes") if isinstance(group, dict) else None
+    if not isinstance(attributes, dict) or attributes.get("schema") not in (1, SCHEMA):
+        schema = attributes.get("schema") if isinstance(attributes, dict) else None
+        raise RisError(f"{path}: responses of schema {schema!r:.20}, not {SCHEMA}; run `ris dump-responses --force`")
+    if type(attributes.get("input_size")) is not int or not 1 <= attributes["input_size"] <= 2**14:
+        raise _refuse(path / "zarr.json", "input_size")
+    if group.get("consolidated_metadata") is not None:
+        raise _refuse(path / "zarr.json", "consolidated_metadata")
+    logits = load_json(path / "logits" / "zarr.json")
+    shape: Any = logits.get("shape") if isinstance(logits, dict) else None
+    chunks: Any = logits.get("chunk_grid") if isinstance(logits, dict) else None
+    try:
+        (n, h, w), rows = shape, chunks["configuration"]["chunk_shape"][0]
+        sizes = (n, MAX_SENTENCES), (h - 1, MAX_SIDE - 1), (w - 1, MAX_SIDE - 1), (rows - 1, BLOCK_ROWS - 1)
+        fits = all(type(size) is int and 0 <= size <= limit for size, limit in sizes)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise _refuse(path / "logits" / "zarr.json", "shape") from error
+    if not fits or rows * h * w > MAX_BLOCK_VALUES:
+        raise _refuse(path / "logits" / "zarr.json", "shape")
+    all_rows = max(n, 1)
+    _check_array(path / "logits", [n, h, w], [rows, h, w], ("float32", "float16"), "NaN")
+    _check_array(path / "prms_score", [n], [rows], ("float32",), "NaN")
+    _check_array(path / "selected", [n], [all_rows], ("bool",), False)
+    _check_array(path / "sent_id", [n], [all_rows], ("int64",), 0)
+    _check_array(path / "ref_id", [n], [all_rows], ("int64",), 0)
+    _check_array(path / "image_hw", [n, 2], [all_rows, 2], ("int32",), 0)
+
+
+def _check_array(folder: Path, shape: list[int], chunks: list[int], dtypes: Sequence[str], fill: Any) -> None:
+    metadata = load_json(folder / "zarr.json")
+    if not isinstance(metadata, dict):
+        raise _refuse(folder / "zarr.json", "node_type")
+    bytes_codec = {"name": "bytes"} if dtypes == ("bool",) else {"name": "bytes", "configuration": {"endian": "little"}}
+    expected: dict[str, Any] = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": metadata.get("data_type") if metadata.get("data_type") in dtypes else dtypes[0],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill,
+        "codecs": [bytes_codec, {"name": "zstd", "configuration": {"level": 3, "checksum": True}}],
+    }
+    optional: dict[str, Any] = {"attributes": {}, "dimension_names": None, "storage_transformers": []}
+    for key in expected.keys() | metadata.keys():
+        # repr tells 0 from false, which are equal in Python.
+        if repr(metadata.get(key, optional.get(key))) != repr(expected.get(key, optional.get(key))):
+            raise _refuse(folder / "zarr.json", key)
+
+
+def _refuse(file: Path, key: str) -> RisError:
+    return RisError(f"{file}: {key!r:.80} is not that of responses; make them again: `ris dump-responses --force`")

@@ -28,6 +28,9 @@ class ImageEncoder(Protocol):
     def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return c1..c4 of `pixels` float (B, 3, H, W): float (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
 
+    def grid_side(self, side: int) -> int:
+        """Return the cells along a side of c4 for images of `side` pixels."""
+
 
 class TimmEncoder(nn.Module):
     """A timm network of `TIMM_NAMES` as an `ImageEncoder`: its four stages, no head, no last LayerNorm."""
@@ -54,6 +57,10 @@ class TimmEncoder(nn.Module):
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         c1, c2, c3, c4 = levels
         return c1, c2, c3, c4
+
+    def grid_side(self, side: int) -> int:
+        """Return the cells along a side of c4 for images of `side` pixels."""
+        return -(-side // 32)
 
 
 def build_image_encoder(name: str, weights: str | None, clip: Clip) -> Clip | TimmEncoder:

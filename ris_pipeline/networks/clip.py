@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import open_clip
@@ -75,6 +75,10 @@ class Clip(nn.Module):
         c3 = layer3(c2)
         return c1, c2, c3, layer4(c3)
 
+    def grid_side(self, side: int) -> int:
+        """Return the cells along a side of c4 for images of `side` pixels: the pools round down, the first layer up."""
+        return -(-side // 2) // (self.last_stride // 2)
+
     def words(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return words float (N, T, word_width) after the last LayerNorm, and sentence float (N, embed_dim).
 
@@ -137,6 +141,12 @@ class Clip(nn.Module):
         if not self.is_resnet:
             raise RisError("this CLIP's ViT has no c1..c4: take one with a ResNet (RN50, RN101)")
         return visual.layer1, visual.layer2, visual.layer3, visual.layer4
+
+
+def encode_each(encode: Callable[[list[str]], Tensor], sentences: Sequence[str]) -> Tensor:
+    """Return `encode` (N different sentences → float (N, …)) of the sentences, float (n, …), each encoded once."""
+    number_of = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
+    return encode(list(number_of))[[number_of[sentence] for sentence in sentences]]
 
 
 def find_cut(sentences: Sequence[str], n_tokens: int) -> list[str]:

@@ -37,6 +37,10 @@ class ReferringNetwork(nn.Module):
         encoder = self.clip if self.image_encoder is None else self.image_encoder
         return encoder.levels(pixels)
 
+    def grid_side(self, side: int) -> int:
+        """Return the cells along a side of c4 for images of `side` pixels."""
+        return (self.clip if self.image_encoder is None else self.image_encoder).grid_side(side)
+
     def freeze_levels(self, n: int) -> None:
         """Fix the first `n` parts of the image encoder: the stem, then the stages that give c1, c2, …
 

@@ -45,7 +45,7 @@ class Step2(ReferringNetwork):
         self.final_seg3 = _build_head(w2, w1)
         self.final_seg4 = _build_head(w3, w1)
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor | Levels:
+    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """Return what `segment` returns for `pixels` float (B, 3, H, W) and `tokens` int64 (B, T)."""
         return self.segment(self.encode_image(pixels), self.encode_text(tokens))
 
@@ -63,14 +63,24 @@ class Step2(ReferringNetwork):
         """Return the words float (N, T, word_width) of `tokens` int64 (N, T), padding included."""
         return self.clip.words(tokens)[0]
 
-    def segment(self, levels: Levels, words: Tensor, image_of: Tensor | None = None) -> Tensor | Levels:
-        """Return logits float (N, H, W) at input size, foreground where > 0; in training those of 4 heads.
+    def segment(self, levels: Levels, words: Tensor, image_of: Tensor | None = None) -> Tensor:
+        """Return the logits float (N, H, W) at input size, foreground where > 0, of the finest head.
 
         `words` float (N, T, word_width); `levels` of B images; `image_of` int64 (N,) the image that each sentence
         is about, None where B is N, or 1 image for all.
-        The heads are in the order final_seg1 (stride 4, which alone is used in evaluation) to final_seg4.
         """
         return self.decode(self.attend(levels, words, image_of), image_of)
+
+    def segment_heads(self, levels: Levels, words: Tensor, image_of: Tensor | None = None) -> Levels:
+        """Return the logits of the four heads, which training compares with the labels, finest first; as `segment`."""
+        c1 = levels[0]
+        p1, p2, p3, p4 = self._decode(self.attend(levels, words, image_of), image_of)
+        return (
+            self._upsample(self.final_seg1(p1), c1),
+            self._upsample(self.final_seg2(p2), c1),
+            self._upsample(self.final_seg3(p3), c1),
+            self._upsample(self.final_seg4(p4), c1),
+        )
 
     def attend(self, levels: Levels, words: Tensor, image_of: Tensor | None = None) -> Levels:
         """Return the levels with what the words add to c2, c3, c4: c1 of B images, the others of N sentences."""
@@ -82,8 +92,12 @@ class Step2(ReferringNetwork):
             self.attention4(c4, words, image_of) + of_sentences(c4, image_of),
         )
 
-    def decode(self, levels: Levels, image_of: Tensor | None = None) -> Tensor | Levels:
-        """Return the logits of the heads, as `segment`, of what `attend` returns."""
+    def decode(self, levels: Levels, image_of: Tensor | None = None) -> Tensor:
+        """Return the logits of the finest head, as `segment`, of what `attend` returns."""
+        return self._upsample(self.final_seg1(self._decode(levels, image_of)[0]), levels[0])
+
+    def _decode(self, levels: Levels, image_of: Tensor | None) -> Levels:
+        """Return what the heads read, from stride 4 to stride 16 and coarser."""
         c1, c2, c3, c4 = levels
         d1 = of_sentences(self.reduced_c1(c1), image_of)
         d2, d3, d4 = self.reduced_c2(c2), self.reduced_c3(c3), self.reduced_c4(c4)
@@ -91,18 +105,11 @@ class Step2(ReferringNetwork):
         p4 = _resize(self.output4(d4), d3.shape[-2:])
         p3 = _resize(self.output3(p4 + d3), d2.shape[-2:])
         p2 = _resize(self.output2(p3 + d2), d1.shape[-2:])
-        p1 = self.output1(p2 + d1)
+        return self.output1(p2 + d1), p2, p3, p4
 
-        input_hw = (4 * c1.shape[-2], 4 * c1.shape[-1])
-        finest = _resize(self.final_seg1(p1), input_hw).squeeze(1)
-        if not self.training:
-            return finest
-        return (
-            finest,
-            _resize(self.final_seg2(p2), input_hw).squeeze(1),
-            _resize(self.final_seg3(p3), input_hw).squeeze(1),
-            _resize(self.final_seg4(p4), input_hw).squeeze(1),
-        )
+    def _upsample(self, logits: Tensor, c1: Tensor) -> Tensor:
+        """Return a head's logits (N, 1, h, w) at input size, four times that of c1, as (N, H, W)."""
+        return _resize(logits, (4 * c1.shape[-2], 4 * c1.shape[-1])).squeeze(1)
 
 
 class ConvBnPRelu(nn.Module):

@@ -23,7 +23,8 @@ from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, resize_image, size_of
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.store import ResponseStore, compute_map
+from ris_pipeline.maps.rule import compute_map
+from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import FOREGROUND, IGNORE, has_right_checksums, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.workers import process_pool
@@ -40,8 +41,7 @@ def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: t
     Where the store was filled without PRMS: the map of each ref's first sentence.
     """
     rows = [store.rows_of_ref(ref.ref_id)[store.selected(ref.ref_id) if store.has_selection else 0] for ref in refs]
-    logits = torch.from_numpy(store.logits_of(rows))
-    maps: Maps = compute_map(logits, store.input_size, image_hw).numpy()
+    maps: Maps = compute_map(torch.from_numpy(store.read_grids(rows)), store.rule, store.input_size, image_hw).numpy()
     return maps
 
 

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from ris_pipeline.artifacts.layout import label_path
-from ris_pipeline.datasets.io.images import load_image, normalise, to_pixels
+from ris_pipeline.datasets.io.images import load_image, normalise
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.store import ResponseStore, compute_map
+from ris_pipeline.maps.respond import Responder
+from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
+from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import FOREGROUND, load_label
 from ris_pipeline.networks.irnet import IRNet
-from ris_pipeline.networks.step2 import Step2
-from ris_pipeline.predict import MAP_FOREGROUND, resize_logits
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.scoring.metrics import BoolMask, Outcome, point_of, score_expression
 from ris_pipeline.scoring.rows import LABELS_SPLIT, RED, ROWS, find_row
@@ -82,7 +82,7 @@ class Sources:
     """What the panels are read from; what is missing gives empty panels.
 
     responses: by split. methods: {method: {split: responses}} of compared methods. labels, irnet: of the split
-    `labels_split`. step2: the network, in evaluation mode, and its input size.
+    `labels_split`. step2: the trained network.
     """
 
     responses: Mapping[str, ResponseStore] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Sources:
     labels: Path | None = None
     labels_split: str = LABELS_SPLIT
     irnet: IRNet | None = None
-    step2: tuple[Step2, int] | None = None
+    step2: Responder | None = None
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -104,8 +104,8 @@ def read_rows(datasets: Mapping[str, Dataset], samples: Sequence[Sample], source
         dataset = datasets[split]
         image = load_image(dataset.images[image_id])
         boundary = _read_boundary(sources, split, image)
-        step2 = _segment(sources, image, [one.expression.sentence for one in of_image])
-        for sample, logits in zip(of_image, step2, strict=True):
+        step2 = _segment(sources, image, [sample.expression.sentence for sample in of_image])
+        for sample, response in zip(of_image, step2, strict=True):
             mask = dataset.load_mask(sample.ref) if sample.ref.segmentation is not None else None
             reader = _Reader(sample, (image.shape[0], image.shape[1]), mask)
             panels = {
@@ -113,7 +113,7 @@ def read_rows(datasets: Mapping[str, Dataset], samples: Sequence[Sample], source
                 "prms": reader.read_choice(sources.responses.get(split)),
                 "boundary": boundary,
                 "pseudo-refined": reader.read_label(sources),
-                "step2": reader.read_logits(logits),
+                "step2": reader.read_segmentation(response),
                 **{name: reader.read_map(stores.get(split)) for name, stores in sources.methods.items()},
                 "truth": reader.read_truth(),
             }
@@ -139,17 +139,17 @@ def _read_boundary(sources: Sources, split: str, image: Pixels) -> Panel:
 
 
 @torch.inference_mode()
-def _segment(sources: Sources, image: Pixels, sentences: Sequence[str]) -> Sequence[Map | None]:
-    """Step-2's logits float32 (H, W) of each sentence, None where there is no Step-2."""
-    if sources.step2 is None:
+def _segment(sources: Sources, image: Pixels, sentences: list[str]) -> Sequence[tuple[Map, BoolMask] | None]:
+    """Step-2's map float32 and mask bool (H, W) of each sentence, None where there is no Step-2."""
+    step2 = sources.step2
+    if step2 is None:
         return [None] * len(sentences)
-    network, input_size = sources.step2
-    device = next(network.parameters()).device
-    pixels = to_pixels(image, input_size)[None].to(device, memory_format=torch.channels_last)
-    words = network.encode_text(network.clip.tokenize(sentences).to(device))
-    logits = network.segment(network.encode_image(pixels), words)
-    assert isinstance(logits, torch.Tensor)  # evaluation mode: one head
-    return list(resize_logits(logits, (image.shape[0], image.shape[1])).cpu().numpy())
+    pixels = step2.preprocess(image)[None].to(step2.device, memory_format=torch.channels_last)
+    (encoded,) = step2.encode_images(pixels)
+    grids = step2.respond(encoded, step2.encode_texts(sentences))
+    maps = compute_map(grids, step2.rule, step2.input_size, (image.shape[0], image.shape[1]))
+    masks = compute_mask(maps, step2.rule)
+    return list(zip(maps.cpu().numpy(), masks.cpu().numpy(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +187,10 @@ class _Reader:
         return Panel(panel.values, note, panel.point, panel.outcome)
 
     def _map_of_row(self, store: ResponseStore, row: int) -> Panel:
-        logits = torch.from_numpy(store.logits_of([row]))
-        response: Map = compute_map(logits, store.input_size, self.hw)[0].numpy()
-        return Panel(response, "", point_of(response), self._score(response, response > MAP_FOREGROUND))
+        maps = compute_map(torch.from_numpy(store.read_grids([row])), store.rule, store.input_size, self.hw)
+        response, prediction = maps[0].numpy(), compute_mask(maps, store.rule)[0].numpy()
+        shown = show_map(maps, store.rule)[0].numpy()
+        return Panel(shown, "", point_of(response), self._score(response, prediction))
 
     def read_label(self, sources: Sources) -> Panel:
         """The refined pseudo-label."""
@@ -204,13 +205,13 @@ class _Reader:
         outcome = replace(outcome, point_it=None, point_m=None) if outcome else None
         return Panel(label, "" if mask.any() else "empty", None, outcome)
 
-    def read_logits(self, logits: Map | None) -> Panel:
+    def read_segmentation(self, found: tuple[Map, BoolMask] | None) -> Panel:
         """Step-2's mask."""
-        if logits is None:
+        if found is None:
             return Panel(None, "no Step-2 yet")
-        mask = logits > 0
+        response, mask = found
         note = "" if mask.any() else "nothing found"
-        return Panel(mask.astype(np.uint8), note, point_of(logits), self._score(logits, mask))
+        return Panel(mask.astype(np.uint8), note, point_of(response), self._score(response, mask))
 
     def read_truth(self) -> Panel:
         """The ground-truth mask; without one, an empty mask where there is a box to show."""

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import size_of
 from ris_pipeline.datasets.records import Dataset, Expression, Ref, group_by_image
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.respond import chunks, load_pixels, segment
-from ris_pipeline.maps.store import ResponseStore, compute_map
+from ris_pipeline.maps.respond import Responder, load_pixels, respond, split_batches
+from ris_pipeline.maps.rule import compute_map, compute_mask
+from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import FOREGROUND, load_label
-from ris_pipeline.networks.step2 import Step2
-from ris_pipeline.predict import MAP_FOREGROUND, resize_logits
 from ris_pipeline.scoring.metrics import BoolMask, Outcome, box_area, score_expression
 
 Maps = NDArray[np.float32]
@@ -43,22 +43,23 @@ def leave_out_small_boxes(dataset: Dataset, share: float) -> Dataset:
     return replace(dataset, refs=kept)
 
 
-def evaluate_step1(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
-    """Yield the outcome of every sentence's response map, whose mask is map > 1e-9 (TRIS)."""
+def evaluate_maps(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
+    """Yield the outcome of every sentence's map and mask, by the store's rule."""
     for ref in _refs_by_image(dataset):
         maps = _compute_maps(store, ref, range(len(ref.expressions)))
-        yield from _score_sentences(dataset, ref, maps, maps > MAP_FOREGROUND)
+        yield from _score_sentences(dataset, ref, maps.numpy(), compute_mask(maps, store.rule).numpy())
 
 
-def evaluate_prms(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
+def evaluate_choice(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
     """Yield one outcome per ref, of the map that PRMS selected, weighted with the ref's number of sentences.
 
     Raises RisError where the responses were dumped without PRMS.
     """
     for ref in _refs_by_image(dataset):
         selected = store.selected(ref.ref_id)
-        (response,) = _compute_maps(store, ref, [selected])
-        outcome = _score(ref, ref.expressions[selected], response, response > MAP_FOREGROUND, _mask(dataset, ref))
+        maps = _compute_maps(store, ref, [selected])
+        (response,), (prediction,) = maps.numpy(), compute_mask(maps, store.rule).numpy()
+        outcome = _score(ref, ref.expressions[selected], response, prediction, _mask(dataset, ref))
         yield replace(outcome, weight=len(ref.expressions))
 
 
@@ -74,21 +75,20 @@ def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
         yield replace(outcome, weight=len(ref.expressions), point_it=None, point_m=None)
 
 
-def evaluate_step2(
-    dataset: Dataset, network: Step2, input_size: int, device: torch.device, batch_size: int = 16
-) -> Iterator[Outcome]:
-    """Yield the outcome of every sentence by Step-2: the point is the largest logit, the mask is logit > 0.
+def evaluate_network(dataset: Dataset, responder: Responder, batch_size: int) -> Iterator[Outcome]:
+    """Yield the outcome of every sentence by a network: the point is the map's largest value, the mask by its rule.
 
     `batch_size` images are encoded at once, each for all its sentences; it changes the speed only.
     """
-    for groups in chunks(group_by_image(dataset), batch_size):
-        pixels = load_pixels(dataset, groups, input_size, device)
-        for group, logits in zip(groups, segment(network, pixels, groups), strict=True):
+    for groups in split_batches(group_by_image(dataset), batch_size):
+        pixels = load_pixels(dataset, groups, responder)
+        for group, grids in zip(groups, respond(responder, pixels, groups), strict=True):
             image_hw = size_of(dataset.images[group.image_id])
             counts = [len(ref.expressions) for ref in group.refs]
-            for ref, own in zip(group.refs, torch.split(logits, counts), strict=True):
-                resized = resize_logits(own, image_hw).cpu().numpy()
-                yield from _score_sentences(dataset, ref, resized, resized > 0)
+            for ref, own in zip(group.refs, torch.split(grids, counts), strict=True):
+                maps = compute_map(own, responder.rule, responder.input_size, image_hw)
+                masks = compute_mask(maps, responder.rule)
+                yield from _score_sentences(dataset, ref, maps.cpu().numpy(), masks.cpu().numpy())
 
 
 def evaluate_chance(dataset: Dataset, seed: int = 0) -> Iterator[Outcome]:
@@ -110,15 +110,14 @@ def _refs_by_image(dataset: Dataset) -> Iterator[Ref]:
         yield from group.refs
 
 
-def _compute_maps(store: ResponseStore, ref: Ref, which: range | list[int]) -> Maps:
+def _compute_maps(store: ResponseStore, ref: Ref, which: range | list[int]) -> Tensor:
     """Return the response maps float32 (len(which), H, W) of some of a ref's sentences, counted from 0."""
     rows = store.rows_of_ref(ref.ref_id)
     if store.sent_id[rows].tolist() != [expression.sent_id for expression in ref.expressions]:
         raise RisError(f"{store.path}: ref {ref.ref_id} has other sentences in the data set; run `ris dump-responses`")
     height, width = store.image_hw[rows.start].tolist()
-    logits = torch.from_numpy(store.logits_of([rows[k] for k in which]))
-    maps: Maps = compute_map(logits, store.input_size, (height, width)).numpy()
-    return maps
+    grids = torch.from_numpy(store.read_grids([rows[k] for k in which]))
+    return compute_map(grids, store.rule, store.input_size, (height, width))
 
 
 def _score_sentences(dataset: Dataset, ref: Ref, responses: Maps, predictions: NDArray[np.bool_]) -> Iterator[Outcome]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.clip import Clip, encode_each
 from ris_pipeline.networks.referring import ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
@@ -82,10 +81,8 @@ class Step1Task(ReferringTask):
         }
 
     def _encode(self, sentences: Sequence[str], device: torch.device) -> Tensor:
-        """Return the frozen CLIP's features (n, D), each distinct sentence encoded once."""
-        distinct = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
-        features = self.aux.encode_text(self.aux.tokenize(list(distinct)).to(device)).float()
-        return features[[distinct[sentence] for sentence in sentences]]
+        """Return the frozen CLIP's features float32 (n, D)."""
+        return encode_each(lambda texts: self.aux.encode_text(self.aux.tokenize(texts).to(device)).float(), sentences)
 
 
 class Step2Task(ReferringTask):
@@ -100,5 +97,5 @@ class Step2Task(ReferringTask):
         tokens = self.network.clip.tokenize([draw.sentence for draw in batch.draws]).to(self.device)
         levels, words = self.network.encode_image(batch.pixels), self.network.encode_text(tokens)
         shares_images = len(batch.pixels) != len(tokens)
-        heads: Any = self.network.segment(levels, words, batch.image_of if shares_images else None)
+        heads = self.network.segment_heads(levels, words, batch.image_of if shares_images else None)
         return {"loss": step2_loss([head.float() for head in heads], batch.targets)}

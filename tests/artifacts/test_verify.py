@@ -26,6 +26,7 @@ def write_step1(folder: Path) -> dict[str, int]:
 
 
 def write_responses(folder: Path) -> dict[str, int]:
+    from ris_pipeline.maps.rule import RESPONSE
     from ris_pipeline.maps.store import ResponseStore
 
     refs = np.arange(N_SENTENCES) // 3
@@ -35,6 +36,7 @@ def write_responses(folder: Path) -> dict[str, int]:
         ref_id=refs,
         image_hw=[(4, 5)] * N_SENTENCES,
         grid_hw=(2, 2),
+        rule=RESPONSE,
         input_size=64,
         attributes={"step1": "0123456789ab"},
     )

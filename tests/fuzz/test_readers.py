@@ -186,11 +186,12 @@ def read_tensors(path: Path) -> None:
 
 
 def make_store(folder: Path, file: str) -> Path:
+    from ris_pipeline.maps.rule import RESPONSE
     from ris_pipeline.maps.store import ResponseStore
 
     store = ResponseStore.create(
         folder / "val.zarr", sent_id=range(1030), ref_id=np.arange(1030) // 2, image_hw=[(4, 5)] * 1030,
-        grid_hw=(2, 2), input_size=64, attributes={"step1": "0123456789ab"},
+        grid_hw=(2, 2), rule=RESPONSE, input_size=64, attributes={"step1": "0123456789ab"},
     )  # fmt: skip
     for block in range(store.n_blocks):
         n = len(store.rows_of_block(block))
@@ -207,7 +208,7 @@ def read_store(path: Path) -> None:
     store.missing_blocks()
     for block in range(store.n_blocks):
         store.read_block(block)
-    store.logits_of_ref(0)
+    store.read_grids(store.rows_of_ref(0))
     assert store.prms_score.shape == (len(store),)
     store.selected(0)
 

@@ -9,17 +9,15 @@ from ris_pipeline.config import ResponsesConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.records import group_by_image
-from ris_pipeline.maps import respond as inference
 from ris_pipeline.maps import store as responses
-from ris_pipeline.maps import store_layout
-from ris_pipeline.maps.respond import fill_responses, load_pixels, open_store, segment
+from ris_pipeline.maps.respond import fill_responses, load_pixels, open_store, respond, split_batches
 from ris_pipeline.maps.store import ResponseStore
+from ris_pipeline.methods.tris import Step1Responder, Step2Responder
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from tiny import TINY
 
-CPU = torch.device("cpu")
 # (image, sentences) of each ref, in the data set's order: the refs of image 0 and 1 are apart.
 REFS = [
     (0, ["red star", "star on the left"]),
@@ -78,8 +76,10 @@ def encoded(network, monkeypatch):
 
 
 def fill(network, aux, dataset, path, batch_size=2, advance=lambda n: None):
-    store = open_store(path, dataset, network, 64, "abc")
-    fill_responses(network, aux, dataset, store, ResponsesConfig(batch_size=batch_size), CPU, advance)
+    responder = Step1Responder(network, 64)
+    store = open_store(path, dataset, responder, {"step1": "abc"})
+    missing = store.missing_blocks(scored=aux is not None)
+    fill_responses(responder, aux, dataset, store, missing, ResponsesConfig(batch_size=batch_size), advance)
     return ResponseStore.open(path)
 
 
@@ -93,7 +93,7 @@ def test_groups_are_the_images_in_order_of_their_first_refs(dataset):
 
 
 def test_a_new_store_has_a_row_for_every_sentence(dataset, network, tmp_path):
-    store = open_store(tmp_path / "val.zarr", dataset, network, 96, "abc")
+    store = open_store(tmp_path / "val.zarr", dataset, Step1Responder(network, 96), {"step1": "abc"})
     assert store.sent_id.tolist() == SENT_IDS
     assert store.ref_id.tolist() == [100] * 2 + [102] * 3 + [101] + [104] * 3 + [103] * 2
     assert store.image_hw.tolist() == [[30, 40]] * 5 + [[50, 20]] * 4 + [[24, 24]] * 2  # image 1 was opened
@@ -104,9 +104,8 @@ def test_a_new_store_has_a_row_for_every_sentence(dataset, network, tmp_path):
 
 
 def set_block(monkeypatch, rows):
-    """Stores of so many rows a block, written and accepted."""
-    monkeypatch.setattr(responses, "BLOCK", rows)
-    monkeypatch.setattr(store_layout, "BLOCK", rows)
+    """Stores of at most so many rows a block."""
+    monkeypatch.setattr(responses, "BLOCK_ROWS", rows)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -122,16 +121,14 @@ def test_responses_equal_one_sentence_at_a_time(dataset, network, tmp_path, monk
                 V = network.encode_image(pixels)
                 T = network.encode_text(network.clip.tokenize([expression.sentence]))
                 expected = network.respond(V, T)[0, 0]  # alone with its image: the official evaluation
-            found = torch.from_numpy(store.logits_of_ref(ref.ref_id)[k].copy())
+            found = torch.from_numpy(store.read_grids(store.rows_of_ref(ref.ref_id))[k])
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert not store.has_selection
 
 
 def test_each_image_is_encoded_once(dataset, network, encoded, tmp_path):
-    store = open_store(tmp_path / "val.zarr", dataset, network, 64, "abc")
-    encoded.clear()  # the store asked for the grid's size
     done = []
-    fill_responses(network, None, dataset, store, ResponsesConfig(batch_size=2), CPU, done.append)
+    fill(network, None, dataset, tmp_path / "val.zarr", batch_size=2, advance=done.append)
     assert encoded == [2, 1]
     assert done == [9, 2]
 
@@ -144,7 +141,7 @@ def test_prms_selects_by_the_cosines_of_each_ref_alone(dataset, network, aux, tm
         pixels = to_pixels(load_image(dataset.images[ref.image_id].path), 64)[None]
         texts = aux.encode_text(aux.tokenize([e.sentence for e in ref.expressions])).detach().double().numpy()
         scores = []
-        for grid in store.logits_of_ref(ref.ref_id):
+        for grid in store.read_grids(store.rows_of_ref(ref.ref_id)):
             mask = resize(torch.tensor(grid)[None, None], (64, 64), mode="bilinear", align_corners=False).relu()
             feature = aux.encode_image(mask * pixels)[0].detach().double().numpy()
             cosines = texts @ feature / np.linalg.norm(texts, axis=1) / np.linalg.norm(feature)
@@ -174,7 +171,7 @@ def test_an_interrupted_dump_goes_on_at_the_first_missing_block(dataset, network
     done = []
     again = fill(network, aux, dataset, tmp_path / "broken.zarr", batch_size=1, advance=done.append)
     assert sum(done) == 7  # of 11 sentences
-    assert len(encoded) == 1 + 4  # for the grid's size; images 0 and 1 for the second block, 1 and 2 for the third
+    assert len(encoded) == 4  # images 0 and 1 for the second block, 1 and 2 for the third
     assert again.missing_blocks() == []
     for block in range(3):
         np.testing.assert_array_equal(again.read_block(block), calm.read_block(block))
@@ -186,24 +183,26 @@ def test_a_whole_store_is_not_computed_again(dataset, network, aux, encoded, tmp
     before = fill(network, aux, dataset, tmp_path / "val.zarr").selected_rows
     encoded.clear()
     store = fill(network, aux, dataset, tmp_path / "val.zarr")
-    assert encoded == [1]  # for the grid's size
+    assert encoded == []
     np.testing.assert_array_equal(store.selected_rows, before)
 
 
-def test_pixels_are_those_of_the_groups(dataset):
+def test_pixels_are_those_of_the_groups(dataset, network):
     groups = group_by_image(dataset)
-    pixels = load_pixels(dataset, groups[1:], 32, CPU)
+    pixels = load_pixels(dataset, groups[1:], Step1Responder(network, 32))
     assert pixels.shape == (2, 3, 32, 32)
     torch.testing.assert_close(pixels[1], to_pixels(load_image(dataset.images[2].path), 32))
 
 
-def test_segment_equals_one_sentence_at_a_time(dataset):
+def test_segmentations_equal_one_sentence_at_a_time(dataset):
     torch.manual_seed(2)
     clip = Clip.from_config(TINY)
     step2 = randomised(Step2(clip, clip, widths=(4, 4, 4, 4)))
     groups = group_by_image(dataset)
-    pixels = load_pixels(dataset, groups, 64, CPU)
-    results = segment(step2, pixels, groups)
+    responder = Step2Responder(step2, 64)
+    assert responder.grid_hw == (64, 64)
+    pixels = load_pixels(dataset, groups, responder)
+    results = respond(responder, pixels, groups)
     assert [tuple(result.shape) for result in results] == [(5, 64, 64), (4, 64, 64), (2, 64, 64)]
     for i, group in enumerate(groups):
         for sentence, found in zip(group.sentences, results[i], strict=True):
@@ -212,5 +211,14 @@ def test_segment_equals_one_sentence_at_a_time(dataset):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_chunks_keep_the_order():
-    assert [list(part) for part in inference.chunks("abcde", 2)] == [["a", "b"], ["c", "d"], ["e"]]
+def test_batches_keep_the_order():
+    assert [list(part) for part in split_batches("abcde", 2)] == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_the_sides_of_grids_are_those_that_the_encoders_give(network):
+    """Odd sides, which some layers round up and others down, at stride 32 and 16."""
+    fine = Clip.from_config(TINY, last_stride=16).eval()
+    for clip in (network.clip, fine):
+        for side in (64, 65, 95, 97, 126, 127, 129):
+            with torch.no_grad():
+                assert clip.levels(torch.zeros(1, 3, side, side))[3].shape[-2:] == 2 * (clip.grid_side(side),), side

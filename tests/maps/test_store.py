@@ -1,5 +1,6 @@
-"""The response store under crashes and resumes, and its rule against a bilinear resampling written anew."""
+"""The response store: its layout, crashes and resumes."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,76 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps import store as responses
-from ris_pipeline.maps.store import BLOCK, ResponseStore, compute_map
+from ris_pipeline.maps.rule import RESPONSE, Rule
+from ris_pipeline.maps.store import ResponseStore, find_rows
 
-
-def source_positions(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
-    """Where n_out samples lie among n_in: end to end, or at centres of equal cells, clamped to the rim."""
-    i = np.arange(n_out)
-    if align_corners:
-        return i * (n_in - 1) / max(n_out - 1, 1)
-    return np.clip((i + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
-
-
-def bilinear(grid: np.ndarray, hw: tuple[int, int], align_corners: bool) -> np.ndarray:
-    """One map at a time, rows then columns, by numpy's own linear interpolation in float64."""
-    h, w = grid.shape
-    ys, xs = source_positions(h, hw[0], align_corners), source_positions(w, hw[1], align_corners)
-    columns = np.stack([np.interp(ys, np.arange(h), grid[:, x]) for x in range(w)], axis=1)
-    return np.stack([np.interp(xs, np.arange(w), row) for row in columns])
-
-
-def rule(grid: np.ndarray, input_size: int, image_hw: tuple[int, int]) -> np.ndarray:
-    at_input = np.maximum(bilinear(grid.astype(np.float64), (input_size, input_size), align_corners=False), 0)
-    at_image = bilinear(at_input, image_hw, align_corners=True)
-    return at_image / (at_image.max() + 1e-5)
-
-
-def test_the_resampling_of_this_test_by_hand():
-    grid = np.array([[0.0, 4.0]])
-    np.testing.assert_allclose(bilinear(grid, (1, 4), align_corners=False), [[0, 1, 3, 4]])
-    np.testing.assert_allclose(bilinear(grid, (1, 5), align_corners=True), [[0, 1, 2, 3, 4]])
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    grid_hw=st.tuples(st.integers(2, 6), st.integers(2, 6)),
-    input_size=st.integers(6, 24),
-    image_hw=st.tuples(st.integers(2, 40), st.integers(2, 40)),
-)
-def test_compute_map_follows_the_rule(seed, grid_hw, input_size, image_hw):
-    grids = np.random.default_rng(seed).normal(scale=5, size=(3, *grid_hw)).astype(np.float32)
-    maps = compute_map(torch.from_numpy(grids), input_size, image_hw).numpy()
-    assert maps.shape == (3, *image_hw)
-    assert maps.dtype == np.float32
-    assert maps.min() >= 0
-    assert maps.max() < 1
-    for grid, computed in zip(grids, maps, strict=True):
-        np.testing.assert_allclose(computed, rule(grid, input_size, image_hw), atol=2e-5)
-
-
-def test_compute_map_by_hand():
-    # 2×2 → input 4×4: each row 0 1 3 4. The image is 4×4 too, so the second step changes nothing.
-    grid = torch.tensor([[[0.0, 4.0], [0.0, 4.0]], [[-1.0, -2.0], [-3.0, -4.0]]])
-    maps = compute_map(grid, 4, (4, 4))
-    np.testing.assert_allclose(maps[0].numpy(), np.tile([0, 0.25, 0.75, 1], (4, 1)), atol=1e-5)
-    assert not maps[1].any()  # nothing positive: zeros, no division by zero
-
-
-def test_compute_map_normalises_each_map_by_itself():
-    grid = torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(0))
-    one, twice_as_high = compute_map(torch.cat([grid, 2 * grid]), 20, (30, 40))
-    np.testing.assert_allclose(one.numpy(), twice_as_high.numpy(), atol=1e-4)
-
-
+BLOCK = 1024  # rows
 N = 2 * BLOCK + 100  # three blocks, the last one short
 REF_IDS = np.arange(N) // 3 + 500  # three sentences a ref; refs straddle the blocks' borders
 SENT_IDS = np.arange(N)[::-1] * 10
@@ -89,6 +29,7 @@ def create(path: Path, **changes) -> ResponseStore:
         "image_hw": np.tile([480, 640], (N, 1)),
         "grid_hw": (2, 3),
         "input_size": 64,
+        "rule": RESPONSE,
         "attributes": {"dataset": "shapes", "step1": "0123456789ab"},
     }
     return ResponseStore.create(path, **{**arguments, **changes})
@@ -130,8 +71,10 @@ def test_layout_on_disk(whole_path):
     assert np.isnan(logits.fill_value)
     assert [(c.level, c.checksum) for c in logits.compressors] == [(3, True)]
     attributes = group.attrs.asdict()
-    assert attributes.pop("rule") == responses.RULE
-    assert attributes == {"schema": 1, "input_size": 64, "dataset": "shapes", "step1": "0123456789ab"}
+    assert attributes.pop("rule") == {
+        "via_input": True, "activation": "relu", "to_image": "corners", "normalise": "max", "threshold": 1e-9,
+    }  # fmt: skip
+    assert attributes == {"schema": 2, "input_size": 64, "dataset": "shapes", "step1": "0123456789ab"}
 
 
 def test_reading(whole_path):
@@ -142,14 +85,11 @@ def test_reading(whole_path):
     np.testing.assert_array_equal(store.read_block(2), everything[2 * BLOCK :])
     np.testing.assert_array_equal(store.sent_id, SENT_IDS)
     scattered = [N - 1, 0, BLOCK, BLOCK - 1, 0]
-    np.testing.assert_array_equal(store.logits_of(scattered), everything[scattered])
+    np.testing.assert_array_equal(store.read_grids(scattered), everything[scattered])
     assert store.rows_of_ref(502) == range(6, 9)
     straddling = 500 + BLOCK // 3
     assert store.rows_of_ref(straddling) == range(1023, 1026)
-    np.testing.assert_array_equal(store.logits_of_ref(straddling), everything[1023:1026])
-    refs = list(store.iter_refs())
-    assert [ref_id for ref_id, _ in refs] == list(dict.fromkeys(REF_IDS.tolist()))
-    np.testing.assert_array_equal(np.concatenate([logits for _, logits in refs]), everything)
+    np.testing.assert_array_equal(store.read_grids(store.rows_of_ref(straddling)), everything[1023:1026])
 
 
 def test_a_block_that_was_read_cannot_be_changed(whole_path):
@@ -160,15 +100,11 @@ def test_a_block_that_was_read_cannot_be_changed(whole_path):
 def test_refs_in_order_read_each_block_once(whole_path, monkeypatch):
     store = ResponseStore.open(whole_path)
     read = []
-
-    class Counting:
-        def __getitem__(self, rows):
-            read.append(rows.start // BLOCK)
-            return logits_of_block(read[-1])
-
-    monkeypatch.setattr(store, "_logits", Counting())
-    assert len(list(store.iter_refs())) == len(np.unique(REF_IDS))
-    assert read == [0, 1, 2]
+    get = zarr.Array.__getitem__
+    monkeypatch.setattr(zarr.Array, "__getitem__", lambda array, rows: read.append(rows.start) or get(array, rows))
+    for ref_id in np.unique(REF_IDS).tolist():
+        store.read_grids(store.rows_of_ref(ref_id))
+    assert read == [0, BLOCK, 2 * BLOCK]
 
 
 def test_resume_after_a_crash(tmp_path):
@@ -180,11 +116,11 @@ def test_resume_after_a_crash(tmp_path):
     store = ResponseStore.open(path, writable=True)
     assert store.missing_blocks() == [0, 2]
     with pytest.raises(RisError, match="block 0 is not written"):
-        store.logits_of_ref(500)
+        store.read_grids(store.rows_of_ref(500))
     store.write_block(0, logits_of_block(0))
     store.write_block(2, logits_of_block(2))
     assert store.missing_blocks() == []
-    np.testing.assert_array_equal(store.logits_of(range(N)).ravel(), np.arange(N * 6))
+    np.testing.assert_array_equal(store.read_grids(range(N)).ravel(), np.arange(N * 6))
 
 
 def test_killed_while_writing_leaves_whole_blocks(tmp_path):
@@ -307,10 +243,10 @@ def test_prms_selection(copy_of_whole):
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.randoms(use_true_random=False))
-def test_rows_by_ref_covers_all_rows(sizes, random):
+def test_find_rows_covers_all_rows(sizes, random):
     ids = random.sample(range(-50, 50), len(sizes))
     ref_id = np.repeat(np.array(ids, np.int64), sizes)
-    rows = responses._rows_by_ref(Path("x.zarr"), ref_id)
+    rows = find_rows(Path("x.zarr"), ref_id)
     assert list(rows) == ids
     assert [len(span) for span in rows.values()] == sizes
     assert [row for span in rows.values() for row in span] == list(range(sum(sizes)))
@@ -318,7 +254,7 @@ def test_rows_by_ref_covers_all_rows(sizes, random):
 
 def test_a_split_without_sentences(tmp_path):
     store = create(tmp_path / "val.zarr", sent_id=[], ref_id=[], image_hw=[])
-    assert (len(store), store.n_blocks, store.missing_blocks(), list(store.iter_refs())) == (0, 0, [], [])
+    assert (len(store), store.n_blocks, store.missing_blocks()) == (0, 0, [])
 
 
 def test_create_refuses_what_it_cannot_look_up(tmp_path):
@@ -364,12 +300,58 @@ def test_open_errors(tmp_path, copy_of_whole):
     with pytest.raises(RisError, match="no responses here"):
         ResponseStore.open(tmp_path)
     with pytest.raises(RisError, match="holds no ref 3;"):
-        ResponseStore.open(copy_of_whole).logits_of_ref(3)
+        ResponseStore.open(copy_of_whole).rows_of_ref(3)
     zarr.open_group(str(copy_of_whole), mode="r+").attrs["schema"] = 0
-    with pytest.raises(RisError, match="schema 0, not 1"):
+    with pytest.raises(RisError, match="schema 0, not 2"):
         ResponseStore.open(copy_of_whole)
 
 
 def test_reading_does_not_allow_writing(whole_path):
     with pytest.raises(ValueError, match="read-only"):
         ResponseStore.open(whole_path).write_block(0, logits_of_block(0))
+
+
+def test_a_store_of_schema_1_is_read_by_the_rule_that_it_had(copy_of_whole):
+    """Its rule was a sentence; its arrays were those of today."""
+    group = zarr.open_group(str(copy_of_whole), mode="r+")
+    group.attrs.update({"schema": 1, "rule": "map = bilinear(logits, …)"})
+    store = ResponseStore.open(copy_of_whole)
+    assert store.rule == RESPONSE
+    np.testing.assert_array_equal(store.read_block(1), logits_of_block(1))
+
+
+def test_large_grids_are_kept_in_small_blocks_at_half_the_precision(tmp_path):
+    path = tmp_path / "val.zarr"
+    rule = Rule(via_input=False, activation="sigmoid", to_image="centres", normalise="none", threshold=0.5)
+    ids = np.arange(50)
+    sizes = np.full((50, 2), 320)
+    store = create(path, sent_id=ids, ref_id=ids, image_hw=sizes, grid_hw=(320, 320), rule=rule, dtype="float16")
+    assert store.block_rows == 20  # of 204,800 bytes, 4 MB hold 20
+    grids = np.random.default_rng(0).normal(size=(20, 320, 320)).astype(np.float32)
+    for block in (0, 1, 2):
+        store.write_block(block, grids[: len(store.rows_of_block(block))])
+    read = ResponseStore.open(path)
+    assert (read.rule, read.block_rows, read.missing_blocks()) == (rule, 20, [])
+    np.testing.assert_array_equal(read.read_grids([41]), grids[1:2].astype(np.float16).astype(np.float32))
+    assert read.read_block(2).dtype == np.float32
+    with pytest.raises(RisError, match="not finite"):  # more than half precision holds
+        store.write_block(0, np.full((20, 320, 320), 7e4, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("array", "key", "value"),
+    [
+        ("logits", "shape", [N, 2, 3000]),
+        ("logits", "data_type", "float64"),
+        ("logits", "codecs", [{"name": "bytes", "configuration": {"endian": "little"}}]),
+        ("logits", "chunk_grid", {"name": "regular", "configuration": {"chunk_shape": [N, 2, 3]}}),
+        ("sent_id", "shape", [2**40]),
+        ("selected", "fill_value", 1),
+        ("ref_id", "storage_transformers", [{"name": "other"}]),
+    ],
+)
+def test_other_layouts_are_refused_before_zarr_reads_them(copy_of_whole, array, key, value):
+    file = copy_of_whole / array / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(RisError, match=f"zarr.json: '(shape|{key})'"):
+        ResponseStore.open(copy_of_whole)

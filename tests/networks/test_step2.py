@@ -79,7 +79,7 @@ def test_attention_of_many_sentences_on_one_image(attention):
 def test_four_maps_in_training_one_in_evaluation(step2, clip):
     pixels, tokens = torch.randn(2, 3, 64, 96), clip.tokenize(["a", "b"])
     assert step2(pixels, tokens).shape == (2, 64, 96)
-    heads = step2.train()(pixels, tokens)
+    heads = step2.segment_heads(step2.encode_image(pixels), step2.encode_text(tokens))
     assert [tuple(head.shape) for head in heads] == [(2, 64, 96)] * 4
 
 
@@ -96,7 +96,7 @@ def test_heads_read_the_decoder_after_upsampling(step2, clip):
     for i in range(1, 5):
         head = step2.get_submodule(f"final_seg{i}")
         head.register_forward_pre_hook(lambda _, args, i=i: seen.update({i: tuple(args[0].shape)}))
-    step2.train()(torch.randn(2, 3, 64, 64), clip.tokenize(["a", "b"]))
+    step2.segment_heads(step2.encode_image(torch.randn(2, 3, 64, 64)), step2.encode_text(clip.tokenize(["a", "b"])))
     assert seen == {1: (2, 2, 16, 16), 2: (2, 4, 16, 16), 3: (2, 6, 8, 8), 4: (2, 8, 4, 4)}
 
 

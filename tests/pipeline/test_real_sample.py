@@ -82,7 +82,7 @@ def test_every_sentence_has_its_grid_and_every_ref_one_choice(chain):
         store = ResponseStore.open(artifact.path / f"{split}.zarr")
         assert len(store) == artifact.manifest["counts"]["sentences"] == SENTENCES[chain.folder][split]
         assert store.grid_hw == (2, 2)  # 64 / 32, the stride of the last level
-        assert np.isfinite(store.logits_of(range(len(store)))).all()
+        assert np.isfinite(store.read_grids(range(len(store)))).all()
         for ref in dataset.refs:
             rows = store.rows_of_ref(ref.ref_id)
             assert store.sent_id[rows].tolist() == [one.sent_id for one in ref.expressions]

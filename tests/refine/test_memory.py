@@ -47,6 +47,7 @@ from PIL import Image as Picture
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.records import group_by_image
+from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.load import build_irnet
 from ris_pipeline.refine.pseudolabels import save_refined, save_seeds
@@ -57,7 +58,7 @@ Picture.fromarray(noise).resize(hw[::-1], Picture.Resampling.BICUBIC).save(folde
 refs = tuple(Ref(i, 0, "train", (Expression(i, "a"),), None, None) for i in range(2))
 dataset = Dataset("photos", "train", {0: Image(0, folder / "photo.jpg", None)}, refs)
 store = ResponseStore.create(folder / "train.zarr", sent_id=[0, 1], ref_id=[0, 1], image_hw=[hw] * 2, grid_hw=(10, 10),
-                             input_size=320, attributes={})
+                             rule=RESPONSE, input_size=320, attributes={})
 store.write_block(0, np.random.default_rng(1).normal(size=(2, 10, 10)).astype(np.float32))
 config = PseudolabelConfig(irn_weights=None)
 groups, ignore = group_by_image(dataset), lambda n: None

@@ -7,6 +7,7 @@ from torch import nn
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.records import group_by_image
+from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import load_label, save_label
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
@@ -71,7 +72,7 @@ def store_of(folder, dataset, grids, scores=(0.1, 0.9, 0.5, 0.5), input_size=4):
     """Responses of four sentences, the second of ref 0 selected; scores None: without PRMS."""
     store = ResponseStore.create(
         folder / "train.zarr", sent_id=[0, 1, 20, 10], ref_id=[0, 0, 2, 1], image_hw=[(4, 4)] * 4,
-        grid_hw=grids.shape[1:], input_size=input_size, attributes={},
+        grid_hw=grids.shape[1:], rule=RESPONSE, input_size=input_size, attributes={},
     )  # fmt: skip
     store.write_block(0, grids[[0, 1, 3, 2]], None if scores is None else np.array(scores, np.float32))
     if scores is not None:

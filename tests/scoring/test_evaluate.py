@@ -11,6 +11,7 @@ import torch
 
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.errors import RisError
+from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import encode_rle, save_label
 from ris_pipeline.scoring import evaluate
@@ -55,6 +56,7 @@ def store(tmp_path: Path) -> ResponseStore:
         image_hw=[(4, 4)] * 4,
         grid_hw=(2, 2),
         input_size=4,
+        rule=RESPONSE,
         attributes={},
     )
     grids = np.array([LEFT_GRID, RIGHT_GRID, RIGHT_GRID, NOWHERE_GRID], np.float32)
@@ -66,8 +68,8 @@ def by_sentence(outcomes: Iterator[Outcome]) -> dict[int, Outcome]:
     return {outcome.sent_id: outcome for outcome in outcomes}
 
 
-def test_step1(dataset, store):
-    found = by_sentence(evaluate.evaluate_step1(dataset, store))
+def test_maps(dataset, store):
+    found = by_sentence(evaluate.evaluate_maps(dataset, store))
     # Of the left half's 8 pixels the square covers 4; the point is the first of equal ones, (0, 0). Box 2×4 ∩ 2×2.
     assert found[10] == Outcome(1, 10, 1, True, True, 4, 8, 0.5)
     # The right half misses the square: 8 + 4 pixels. Its point is (0, 3).
@@ -80,21 +82,21 @@ def test_step1(dataset, store):
 
 def test_prms_scores_one_map_per_ref(dataset, store):
     store.select_maps()
-    found = list(evaluate.evaluate_prms(dataset, store))
+    found = list(evaluate.evaluate_choice(dataset, store))
     assert [(one.ref_id, one.sent_id, one.weight) for one in found] == [(1, 11, 2), (3, 30, 1), (2, 20, 1)]
     assert (found[0].intersection, found[0].union) == (0, 12)
 
 
 def test_prms_needs_a_selection(dataset, store):
     with pytest.raises(RisError, match="no selected map; dump the responses with PRMS"):
-        list(evaluate.evaluate_prms(dataset, store))
+        list(evaluate.evaluate_choice(dataset, store))
 
 
 def test_responses_to_other_sentences_are_refused(dataset, store):
     first = dataclasses.replace(dataset.refs[0], expressions=(Expression(10, "left"), Expression(12, "new")))
     changed = dataclasses.replace(dataset, refs=(first, *dataset.refs[1:]))
     with pytest.raises(RisError, match="ref 1 has other sentences in the data set"):
-        list(evaluate.evaluate_step1(changed, store))
+        list(evaluate.evaluate_maps(changed, store))
 
 
 def test_pseudolabels(dataset, tmp_path):
@@ -109,28 +111,29 @@ def test_pseudolabels(dataset, tmp_path):
 
 
 class TableNetwork:
-    """Looks its logits up by the sentence, and counts the images that it encodes."""
+    """A responder that looks its logits up by the sentence, and counts the images that it encodes."""
+
+    input_size, grid_hw, rule, device = 4, (4, 4), SEGMENTATION, torch.device("cpu")
 
     def __init__(self, logits: dict[str, list[list[float]]]) -> None:
-        self.logits, self.clip, self.n_encoded = logits, self, 0
+        self.logits, self.n_encoded = logits, 0
 
-    def tokenize(self, sentences):
+    def preprocess(self, image):
+        return torch.zeros(3, 4, 4)
+
+    def encode_images(self, pixels):
+        self.n_encoded += len(pixels)
+        return [None] * len(pixels)
+
+    def encode_texts(self, sentences):
         return torch.tensor([list(self.logits).index(sentence) for sentence in sentences])
 
-    def encode_text(self, tokens):
-        return tokens
-
-    def encode_image(self, pixels):
-        self.n_encoded += len(pixels)
-        return (pixels,) * 4
-
-    def segment(self, levels, words):
-        assert len(levels[0]) == 1
-        return torch.tensor(list(self.logits.values()))[words]
+    def respond(self, image, texts):
+        return torch.tensor(list(self.logits.values()))[texts]
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_step2(dataset, batch_size):
+def test_network(dataset, batch_size):
     minus = np.full((4, 4), -1.0)
     left, right, nowhere = minus.copy(), minus.copy(), minus.copy()
     left[1, 1], left[0, 0], left[2, 2] = 5, 1, 0  # a logit of 0 is not foreground
@@ -138,7 +141,7 @@ def test_step2(dataset, batch_size):
     nowhere[3, 3] = -0.5  # the mask is empty, the point still the largest logit
     tables = {"left": left.tolist(), "right": right.tolist(), "nowhere": nowhere.tolist()}
     network = TableNetwork(tables)
-    found = by_sentence(evaluate.evaluate_step2(dataset, network, 4, torch.device("cpu"), batch_size))
+    found = by_sentence(evaluate.evaluate_network(dataset, network, batch_size))
     assert network.n_encoded == 2
     assert found[10] == Outcome(1, 10, 1, True, True, 2, 4, 1.0)
     assert found[11] == Outcome(1, 11, 1, False, False, 0, 6, 0.0)

@@ -25,7 +25,7 @@ class FakeSegmenter:
     """Finds the left half for any sentence but "nothing"; a sentence of more than three words is too long for it."""
 
     loaded: list[Path]
-    network = SimpleNamespace(clip=SimpleNamespace(n_tokens=5))
+    responder = SimpleNamespace(n_tokens=5)
 
     def find_cut(self, sentences):
         return [sentence for sentence in sentences if len(sentence.split()) > 3]

@@ -19,6 +19,7 @@ from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step2Config
 from ris_pipeline.errors import RisError
+from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import save_label
 from ris_pipeline.networks.clip import Clip
@@ -77,6 +78,7 @@ def make_responses(options: StageOptions, split: str, grids: list, prms: bool = 
             ref_id=[ref.ref_id] * len(grids),
             image_hw=[(4, 4)] * len(grids),
             grid_hw=(2, 2),
+            rule=RESPONSE,
             input_size=4,
             attributes={},
         )

@@ -1,0 +1,149 @@
+"""TRIS (ICCV 2023): its two networks as responders, and how one is loaded from where a training left it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import WEIGHTS
+from ris_pipeline.config import Step1Config, Step2Config
+from ris_pipeline.datasets.io.images import to_pixels
+from ris_pipeline.errors import RisError
+from ris_pipeline.maps.respond import Responder
+from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION, Rule
+from ris_pipeline.networks.load import build_released, build_step1, build_step2, config_from_manifest
+from ris_pipeline.networks.referring import Levels, ReferringNetwork
+from ris_pipeline.networks.step1 import Step1
+from ris_pipeline.networks.step2 import Step2
+from ris_pipeline.networks.weights.released import read_released
+
+
+class _TrisResponder:
+    """What the responders of both networks share."""
+
+    rule: Rule
+
+    def __init__(self, network: ReferringNetwork, input_size: int) -> None:
+        self.network = network
+        self.input_size = input_size
+
+    @property
+    def device(self) -> torch.device:
+        """The network's."""
+        return next(self.network.parameters()).device
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a sentence that CLIP reads."""
+        return self.network.clip.n_tokens
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return the image uint8 (H, W, 3) RGB as float32 (3, S, S), by ImageNet's statistics."""
+        return to_pixels(image, self.input_size)
+
+    def find_cut(self, sentences: Sequence[str]) -> list[str]:
+        """Return the sentences that have more tokens than CLIP reads."""
+        return self.network.clip.find_cut(sentences)
+
+    def _tokenize(self, sentences: list[str]) -> Tensor:
+        return self.network.clip.tokenize(sentences).to(self.device)
+
+
+class Step1Responder(_TrisResponder):
+    """Step-1: a grid at stride 32, each sentence alone with its image, as in the official evaluation."""
+
+    network: Step1
+    rule = RESPONSE
+
+    def __init__(self, network: Step1, input_size: int, *, centred: bool = False) -> None:
+        """`centred`: only the part of the scores that exceeds their mean over the image counts."""
+        super().__init__(network, input_size)
+        self.centred = centred
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Height and width of the stride-32 grid."""
+        side = self.network.grid_side(self.input_size)
+        return side, side
+
+    def encode_images(self, pixels: Tensor) -> list[Tensor]:
+        """Return V float (1, C, h, w) of each image."""
+        return list(torch.split(self.network.encode_image(pixels), 1))
+
+    def encode_texts(self, sentences: list[str]) -> Tensor:
+        """Return T float (N, C)."""
+        return self.network.encode_text(self._tokenize(sentences))
+
+    def respond(self, image: Tensor, texts: Tensor) -> Tensor:
+        """Return S float32 (n, h, w) of one image's V and n rows of T."""
+        S = self.network.respond_each(image, texts).float()
+        return S - S.mean(dim=(1, 2), keepdim=True) if self.centred else S
+
+
+class Step2Responder(_TrisResponder):
+    """Step-2: logits at input size."""
+
+    network: Step2
+    rule = SEGMENTATION
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Height and width of its input."""
+        return self.input_size, self.input_size
+
+    def encode_images(self, pixels: Tensor) -> list[Levels]:
+        """Return c1..c4, float (1, C_i, H/s, W/s), of each image."""
+        c1, c2, c3, c4 = (torch.split(level, 1) for level in self.network.encode_image(pixels))
+        return list(zip(c1, c2, c3, c4, strict=True))
+
+    def encode_texts(self, sentences: list[str]) -> Tensor:
+        """Return the words float (N, T, word_width)."""
+        return self.network.encode_text(self._tokenize(sentences))
+
+    def respond(self, image: Levels, texts: Tensor) -> Tensor:
+        """Return the logits float32 (n, S, S) of one image's levels and the words of n sentences."""
+        return self.network.segment(image, texts).float()
+
+
+def load_network(artifact: Artifact, device: torch.device) -> Responder:
+    """Return the trained network of an artifact of step1 or step2, in evaluation mode.
+
+    Raises RisError for another stage's artifact, and where its weights cannot be read.
+    """
+    stage = artifact.manifest["stage"]
+    if stage == "step1":
+        config = config_from_manifest(Step1Config, artifact.manifest)
+        return Step1Responder(build_step1(config, artifact.path / WEIGHTS).to(device), config.input_size)
+    if stage == "step2":
+        config = config_from_manifest(Step2Config, artifact.manifest)
+        return Step2Responder(build_step2(config, artifact.path / WEIGHTS).to(device), config.input_size)
+    raise RisError(f"{artifact.path}: an artifact of {stage}, which does not segment; give one of step1 or step2")
+
+
+def load_released(file: Path, device: torch.device) -> Responder:
+    """Return the network of a checkpoint that TRIS released (.pth); RisError where it is none."""
+    released = read_released(file)
+    network: Any = build_released(released, file).to(device)
+    if isinstance(released.config, Step1Config):
+        return Step1Responder(network, released.config.input_size)
+    assert isinstance(released.config, Step2Config)  # build_released refuses the others
+    return Step2Responder(network, released.config.input_size)
+
+
+def load_untrained(config: Step1Config, device: torch.device) -> Responder:
+    """Return Step-1 before any training: its maps are those of its CLIP (MaskCLIP, ECCV 2022).
+
+    A cosine of CLIP's features is positive nearly everywhere; training is what gives the 0 its meaning. So the map is
+    what exceeds the mean over the image. Raises RisError where the configuration starts the projections at random.
+    """
+    if not config.project_from_clip:
+        raise RisError("an untrained Step-1 gives maps of CLIP only with project_from_clip; train it first")
+    network = build_step1(config).requires_grad_(False).eval()
+    return Step1Responder(network.to(device), config.input_size, centred=True)
