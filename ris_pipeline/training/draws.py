@@ -35,6 +35,7 @@ class Plan:
     seed: int
     rank: int = 0
     n_ranks: int = 1
+    distinct_images: bool = False  # no two refs of one image in one batch of all ranks; refs_per_image has to be 1
 
     @property
     def n_steps(self) -> int:
@@ -42,14 +43,19 @@ class Plan:
         return max(len(self.dataset.refs) // (self.batch_size * self.n_ranks), 1)
 
     def draw_epoch(self, epoch: int) -> list[list[Draw]]:
-        """The epoch's batches for this rank, each of batch_size draws.
+        """Return the epoch's batches for this rank, each of batch_size draws.
 
-        With refs_per_image > 1 the refs of an image keep together, so that one encoding serves them all.
+        With refs_per_image > 1 the refs of an image keep together, so that one encoding serves them all. With
+        distinct_images an image of more refs than there are batches leaves some out, and batches may be smaller.
         """
         rng = np.random.default_rng([self.seed, epoch])
-        order = [ref for group in _shuffle_groups(self.dataset, self.refs_per_image, rng) for ref in group]
         size = self.batch_size * self.n_ranks
-        batches = [order[i * size : (i + 1) * size] for i in range(self.n_steps)]
+        groups = _shuffle_groups(self.dataset, self.refs_per_image, rng)
+        if self.distinct_images:
+            batches = _deal(self.dataset, [ref for (ref,) in groups], self.n_steps, size, rng)
+        else:
+            order = [ref for group in groups for ref in group]
+            batches = [order[i * size : (i + 1) * size] for i in range(self.n_steps)]
         return [[self._draw(ref, epoch) for ref in self._share(batch)] for batch in batches]
 
     def _share(self, batch: list[int]) -> list[int]:
@@ -97,3 +103,16 @@ def _shuffle_groups(dataset: Dataset, size: int, rng: np.random.Generator) -> li
         by_image.setdefault(dataset.refs[i].image_id, []).append(int(i))
     groups = [refs[k : k + size] for refs in by_image.values() for k in range(0, len(refs), size)]
     return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def _deal(dataset: Dataset, order: list[int], n_batches: int, size: int, rng: np.random.Generator) -> list[list[int]]:
+    """The refs dealt to the batches like cards, image by image: neighbours, so those of one image, come apart."""
+    by_image: dict[int, list[int]] = {}
+    n_left = n_batches * size
+    for ref in order:
+        refs = by_image.setdefault(dataset.refs[ref].image_id, [])
+        if n_left and len(refs) < n_batches:
+            refs.append(ref)
+            n_left -= 1
+    cards = [ref for refs in by_image.values() for ref in refs]
+    return [cards[i::n_batches] for i in rng.permutation(n_batches)]

@@ -4,6 +4,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.training.draws import Plan
@@ -178,3 +180,41 @@ def test_the_own_sentence_is_never_a_negative(n_refs, sentences):
 def test_where_all_say_the_same_there_are_no_negatives():
     plan = plan_of(replace_sentences(dataset_of(2), "man", "man"))
     assert [draw.negatives for batch in plan.draw_epoch(0) for draw in batch] == [(), ()]
+
+
+@given(
+    n_refs=st.lists(st.integers(1, 6), min_size=1, max_size=12),
+    batch_size=st.integers(1, 6),
+    n_ranks=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_batches_of_distinct_images(n_refs, batch_size, n_ranks, seed):
+    dataset = dataset_of(*n_refs)
+    plans = [
+        plan_of(dataset, batch_size, seed=seed, distinct_images=True, rank=rank, n_ranks=n_ranks)
+        for rank in range(n_ranks)
+    ]
+    size = batch_size * n_ranks
+    n_steps = plans[0].n_steps
+    assert n_steps == max(sum(n_refs) // size, 1)
+    shares = [plan.draw_epoch(3) for plan in plans]
+    assert shares == [plan.draw_epoch(3) for plan in plans]  # whatever was drawn before
+    batches = [[draw for part in parts for draw in part] for parts in zip(*shares, strict=True)]
+    assert len(batches) == n_steps
+    n_placed = min(sum(min(n, n_steps) for n in n_refs), n_steps * size)
+    for batch in batches:
+        # A batch of fewer refs than ranks gives some of them to two ranks.
+        refs = {draw.ref for draw in batch}
+        images = [dataset.refs[ref].image_id for ref in refs]
+        assert len(set(images)) == len(images)
+        assert n_placed // n_steps <= len(refs) <= -(-n_placed // n_steps)
+        assert len(batch) == max(len(refs), n_ranks) <= size
+    visited = [ref for batch in batches for ref in {draw.ref for draw in batch}]
+    assert len(visited) == len(set(visited)) == n_placed
+
+
+def test_refs_that_find_no_batch_of_distinct_images_have_their_turn_in_other_epochs():
+    plan = plan_of(dataset_of(9, 1, 1, 1), distinct_images=True)  # three batches of an image with nine refs
+    epochs = [refs_of(plan.draw_epoch(epoch)) for epoch in range(30)]
+    assert all(sum(ref < 9 for ref in refs) == 3 for refs in epochs)
+    assert set().union(*epochs) == set(range(12))
