@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 
@@ -41,6 +42,15 @@ Share = Annotated[float, _NUMBER, Field(ge=0, le=1)]
 Levels = Annotated[int, _NUMBER, Field(ge=0, le=4)]
 Reach = Annotated[int, _NUMBER, Field(ge=2)]  # cells: two pixels less than that apart are a pair
 Source = Annotated[str | None, BeforeValidator(_read_none)]  # a name, a file or a folder
+
+
+def _check_select(value: str, info: ValidationInfo) -> str:
+    if value != "last" and not info.data.get("validate"):
+        raise PydanticCustomError("select", "should come with a split to select on, such as validate=val")
+    return value
+
+
+Select = Annotated[Literal["last", "miou", "pointit"], AfterValidator(_check_select)]
 
 # Strict: neither True nor 1.5 is an int.
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
@@ -71,6 +81,9 @@ class Step1Config:
     refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
     frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
     project_from_clip: Flag = False  # start both projections at CLIP's own instead of random values; TRIS: False
+    validate: str = ""  # split whose true boxes and masks score every epoch; "": none, no masks are looked at
+    validate_refs: Natural = 0  # refs of that split, the first ones; 0: all
+    select: Select = "last"  # the epoch whose weights count; TRIS takes the best by mIoU or PointIt
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -127,6 +140,9 @@ class Step2Config:
     poly_power: Weight = 0.9  # lr · (1 − iteration/total)^power; TRIS
     refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
     frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
+    validate: str = ""  # as Step1Config.validate
+    validate_refs: Natural = 0  # as Step1Config.validate_refs
+    select: Select = "last"  # as Step1Config.select
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

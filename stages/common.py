@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import describe_other_data
 from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
-from ris_pipeline.artifacts.layout import NO_ARTIFACTS, STAGES
+from ris_pipeline.artifacts.layout import NO_ARTIFACTS, STAGES, VALIDATION
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, load_config_file, parse_assignments, resolve
@@ -165,7 +165,7 @@ def request_of(
         dataset=card_of(options).name,
         stage=stage,
         configuration=asdict(config),
-        inputs={**data_inputs(options, stage, flags or {}), **{one.name: one.digest for one in inputs}},
+        inputs={**data_inputs(options, stage, config, flags or {}), **{one.name: one.digest for one in inputs}},
         flags=dict(flags or {}),
         seed=options.seed,
         precision=options.precision,
@@ -175,11 +175,13 @@ def request_of(
     )
 
 
-def data_inputs(options: StageOptions, stage: str, flags: Mapping[str, str | bool]) -> dict[str, str]:
-    """Digests of the annotations and, but for the report, which is made of artifacts, of the split's images."""
+def data_inputs(options: StageOptions, stage: str, config: Any, flags: Mapping[str, str | bool]) -> dict[str, str]:
+    """Digests of the annotations, the split's images and those that a training is validated on; a report has none."""
     inputs = {"data": data_digest(options)}
     if stage != "report":
         inputs["images"] = images_digest(options, str(flags.get("split", "train")))
+    if getattr(config, "validate", ""):
+        inputs[VALIDATION] = images_digest(options, config.validate)
     return inputs
 
 

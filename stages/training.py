@@ -3,17 +3,20 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import Step1Config, Step2Config
+from ris_pipeline.methods.tris import Step1Responder, Step2Responder
 from ris_pipeline.process.ranks import Ranks, find_ranks, joined, wait
+from ris_pipeline.scoring.validate import take_refs, validate
 from ris_pipeline.training.batches import Batch, RefBatches, Targets
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task, train
-from stages.common import device_of
+from stages.common import device_of, open_dataset
 from stages.options import StageOptions
 from stages.progress import progress, report_steps
 
@@ -37,7 +40,8 @@ def train_and_publish(
         )
         with work_of_this_rank as work:
             wait()  # for the folder, and for the checkpoint that may lie in it
-            _fit(options, request.stage, task, plan, config, ranks, device, work, targets)
+            validate = _open_validation(options, request.stage, task, config) if ranks.rank == 0 else None
+            _fit(options, request.stage, task, plan, config, ranks, device, work, targets, validate)
             work.host |= {"device": str(device), "ranks": ranks.n_ranks}
 
 
@@ -60,6 +64,18 @@ def _own_device(options: StageOptions, ranks: Ranks) -> torch.device:
     return device
 
 
+def _open_validation(
+    options: StageOptions, stage: str, task: Task[Batch], config: Step1Config | Step2Config
+) -> Callable[[], dict[str, float]] | None:
+    """The function that scores the task's network as it is, None without a split to validate on."""
+    if not config.validate:
+        return None
+    dataset = take_refs(open_dataset(options, config.validate, with_images=True), config.validate_refs, config.select)
+    network: Any = task.network
+    responder = (Step1Responder if stage == "step1" else Step2Responder)(network, config.input_size)
+    return lambda: validate(responder, dataset, config.batch_size)
+
+
 def _fit(
     options: StageOptions,
     label: str,
@@ -70,11 +86,13 @@ def _fit(
     device: torch.device,
     work: Work,
     targets: Targets | None,
+    validate: Callable[[], dict[str, float]] | None,
 ) -> None:
     source = RefBatches(plan, config.epochs, config.input_size, targets)
     with progress(options, label, source.n_steps) as advance:
         n_steps = train(
             task, source, work.path, device=device, precision=options.precision, workers=options.workers,
             ranks=ranks, seed=options.seed, report=report_steps(advance),
+            validate=validate, select=config.select,
         )  # fmt: skip
     work.counts |= {"steps": n_steps, "refs": len(plan.dataset.refs), "sentences": plan.dataset.n_expressions}

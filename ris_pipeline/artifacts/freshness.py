@@ -8,7 +8,7 @@ from typing import Any
 
 from ris_pipeline.artifacts.find import find_named, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, differences
-from ris_pipeline.artifacts.layout import CHECKPOINT, NO_ARTIFACTS, STAGES
+from ris_pipeline.artifacts.layout import CHECKPOINT, NO_ARTIFACTS, STAGES, VALIDATION
 from ris_pipeline.errors import RisError
 
 
@@ -46,18 +46,19 @@ class Freshness:
         now: dict[str, Any] = {"inputs": {}, "code_version": stage.code_version}
         behind: list[str] = []
         for name, recorded in manifest["inputs"].items():
-            now["inputs"][name], stale = self._look_at_input(name, recorded, split_of(manifest))
+            now["inputs"][name], stale = self._look_at_input(name, recorded, manifest)
             behind += stale
         configuration = self._configure(artifact)
         if configuration is not None:
             now["configuration"] = {key: value for key, value in configuration.items() if key not in stage.speed}
         return [*differences(manifest, now), *behind]
 
-    def _look_at_input(self, name: str, recorded: str, split: str) -> tuple[str, list[str]]:
+    def _look_at_input(self, name: str, recorded: str, manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
         """The digest that the input has now, or a word on why it has none; and the reasons why it is stale itself."""
         if name in NO_ARTIFACTS:
+            split = manifest["configuration"]["validate"] if name == VALIDATION else split_of(manifest)
             try:
-                return self._digest_images(split) if name == "images" else self._digest_data(), []
+                return self._digest_data() if name == "data" else self._digest_images(split), []
             except RisError as error:
                 return str(error), []
         try:

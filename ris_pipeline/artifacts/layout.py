@@ -34,7 +34,8 @@ REPORT, STAGE_ROWS = "report.html", "stages.json"  # of report
 SOURCE = "source.json"  # of an import: where the weights come from
 
 CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
-NO_ARTIFACTS = ("data", "images", CHECKPOINT)  # the names of inputs that are files from elsewhere
+VALIDATION = "validation"  # input of a training: the digest of the images that it is validated on
+NO_ARTIFACTS = ("data", "images", VALIDATION, CHECKPOINT)  # the names of inputs that are files from elsewhere
 
 
 def latest_name(label: str) -> str:

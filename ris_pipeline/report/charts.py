@@ -25,6 +25,7 @@ TITLES = {
     "pointit": "PointIt", "pointm": "PointM", "miou": "mIoU", "oiou": "oIoU", "box_iou": "box IoU",
 }  # fmt: skip
 RATE = "lr"  # the curve that is a learning rate: much smaller than a loss
+VALIDATED = "val_"  # curves of scores in percent begin so; they have a point an epoch
 _FONT: dict[str, Any] = {"size": 9}
 _MAX_POINTS = 240  # of a curve: more could not be told apart
 
@@ -79,7 +80,10 @@ def draw_intervals(scores: Sequence[Score], metric: str, theme: Theme) -> Figure
 
 
 def draw_curves(curves: Curves, theme: Theme) -> Figure:
-    """The losses over the steps, each as recorded, faint, and as a running mean; the learning rate on an own axis."""
+    """Return the losses over the steps, each as recorded, faint, and as a running mean.
+
+    An axis of its own, on the right, has the scores of a validation, or the learning rate where there are none.
+    """
     figure, axes = new_figure(theme, 5.0, 2.9)
     plot_curves(axes, curves, theme)
     return figure
@@ -87,8 +91,10 @@ def draw_curves(curves: Curves, theme: Theme) -> Figure:
 
 def plot_curves(axes: Axes, curves: Curves, theme: Theme) -> None:
     """Draws what draw_curves shows into axes of prepare_axes."""
-    losses = {name: curve for name, curve in curves.items() if name != RATE}
-    for (name, (steps, values)), colour in zip(losses.items(), _cycle(theme, len(losses)), strict=True):
+    scores = {name: curve for name, curve in curves.items() if name.startswith(VALIDATED)}
+    losses = {name: curve for name, curve in curves.items() if name != RATE and name not in scores}
+    colours = _cycle(theme, len(losses) + len(scores))
+    for (name, (steps, values)), colour in zip(losses.items(), colours[: len(losses)], strict=True):
         x, y = _thin(steps, values)
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
         axes.plot(x, _running_mean(y), color=colour, linewidth=1.8, label=name)
@@ -97,7 +103,9 @@ def plot_curves(axes: Axes, curves: Curves, theme: Theme) -> None:
         axes.set_ylim(bottom=0)
     axes.grid(color=theme.grid, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if RATE in curves:
+    if scores:
+        _plot_scores(axes, scores, colours[len(losses) :], theme)
+    elif RATE in curves:
         _plot_rate(axes, *curves[RATE], theme)
     # Above the axes: inside, some curve runs behind it.
     columns = 3 if max(map(len, curves), default=0) < 12 else 2
@@ -105,19 +113,35 @@ def plot_curves(axes: Axes, curves: Curves, theme: Theme) -> None:
     axes.legend(frameon=False, labelcolor=theme.ink, prop=_FONT, loc="lower left", bbox_to_anchor=place, ncols=columns)
 
 
+def _plot_scores(axes: Axes, scores: Curves, colours: Sequence[str], theme: Theme) -> None:
+    """Draws scores in percent as points, joined, on the right; the legend of `axes` names them."""
+    right = _add_right(axes, theme)
+    right.set_ylim(0, 100)
+    for (name, (steps, values)), colour in zip(scores.items(), colours, strict=True):
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.2, "linestyle": ":", "marker": "o", "markersize": 4}
+        right.plot(steps, values, **style)
+        axes.plot([], [], label=f"{title_of(name.removeprefix(VALIDATED))}, % (right)", **style)
+
+
 def _plot_rate(axes: Axes, steps: NDArray[np.float64], rates: NDArray[np.float64], theme: Theme) -> None:
-    """Draws the learning rate as a dashed line on an axis of its own, to the right; the legend of `axes` names it."""
-    right = axes.twinx()
-    prepare_axes(right, theme)
-    right.spines["left"].set_visible(False)
-    right.spines["right"].set_visible(True)
-    right.tick_params(colors=theme.muted)
+    """Draws the learning rate as a dashed line on the right; the legend of `axes` names it."""
+    right = _add_right(axes, theme)
     right.yaxis.get_offset_text().set(color=theme.muted, size=_FONT["size"])
     right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     style: dict[str, Any] = {"color": theme.muted, "linewidth": 1.2, "linestyle": "--"}
     right.plot(*_thin(steps, rates), **style)
     right.set_ylim(bottom=0)
     axes.plot([], [], label=f"{RATE} (right)", **style)
+
+
+def _add_right(axes: Axes, theme: Theme) -> Axes:
+    """An axis to the right over the same steps."""
+    right = axes.twinx()
+    prepare_axes(right, theme)
+    right.spines["left"].set_visible(False)
+    right.spines["right"].set_visible(True)
+    right.tick_params(colors=theme.muted)
+    return right
 
 
 def draw_breakdown(groups: Sequence[Group], rows: Sequence[str], metric: str, theme: Theme) -> Figure:

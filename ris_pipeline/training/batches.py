@@ -84,7 +84,7 @@ class RefBatches:
         if not plan.dataset.refs:
             raise RisError(f"{plan.dataset.name} has no refs in split {plan.dataset.split!r}: nothing to train on")
         self.plan, self.input_size, self.targets = plan, input_size, targets
-        self.n_steps = epochs * plan.n_steps
+        self.n_steps, self.steps_per_epoch = epochs * plan.n_steps, plan.n_steps
         self._epoch: tuple[int, list[list[Draw]]] | None = None
 
     def __getitem__(self, step: int) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 import zipfile
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ris_pipeline.artifacts.files import replacing, write_bytes
 from ris_pipeline.artifacts.layout import METRICS, RESUME
@@ -29,6 +30,28 @@ class Stateful(Protocol):
 
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+class Best:
+    """A copy of the weights of the best epoch so far; as a part of the checkpoint it survives what that survives."""
+
+    def __init__(self) -> None:
+        self.value = -math.inf
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, value: float, network: nn.Module) -> None:
+        """Copy the network's weights where `value` is the highest so far."""
+        if value > self.value:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+            self.value, self.weights = value, weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the value and the weights."""
+        return vars(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over the value and the weights."""
+        self.value, self.weights = state_dict["value"], state_dict["weights"]
 
 
 class TrainingState:

@@ -73,7 +73,7 @@ class PairBatches:
 
     def __init__(self, phases: Sequence[Phase], seed: int) -> None:
         self.phases, self.seed = phases, seed
-        self.n_steps = sum(phase.n_steps for phase in phases)
+        self.n_steps = self.steps_per_epoch = sum(phase.n_steps for phase in phases)
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
         """Return the batch of a step."""

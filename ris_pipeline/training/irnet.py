@@ -67,6 +67,7 @@ class Cuts:
     def __init__(self, files: list[SeedFile], config: PseudolabelConfig, seed: int) -> None:
         self.files, self.crop, self.batch_size, self.seed = files, config.irn_crop, config.irn_batch, seed
         self.n_steps = count_steps(len(files), config)
+        self.steps_per_epoch = self.n_steps // config.irn_epochs
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return pixels float (B, 3, crop, crop) and labels uint8 (B, crop, crop) of a step."""

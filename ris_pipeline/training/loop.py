@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,7 +17,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
 from ris_pipeline.process.device import autocast
 from ris_pipeline.process.ranks import Ranks
-from ris_pipeline.training.checkpoints import Stateful, TrainingState, seed_step
+from ris_pipeline.training.checkpoints import Best, Stateful, TrainingState, seed_step
 from ris_pipeline.training.losses import poly_lr
 from ris_pipeline.training.readers import Steps, read_ahead
 
@@ -32,6 +32,11 @@ class Source(Steps[B_co], Protocol[B_co]):
     @property
     def n_steps(self) -> int:
         """The number of steps of the training."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of steps after each of which the network may be validated."""
         ...
 
     def describe(self, step: int) -> str:
@@ -82,12 +87,18 @@ def train(
     seed: int,
     report: Report,
     weights: str = WEIGHTS,
+    validate: Callable[[], Mapping[str, float]] | None = None,
+    select: str = "last",
 ) -> int:
     """Train the task's network, leave its weights in folder/`weights`, and return the number of steps.
 
     A run that broke off goes on at its last checkpoint and ends in the same weights. Every step is logged in
     folder/metrics.jsonl: its losses, and the last group's learning rate as lr. `report(step, losses)` follows each
     step. Under fp16 the loss is scaled so that small gradients do not vanish.
+
+    `validate` scores the network in evaluation mode after every epoch, on rank 0 while the others wait; its values are
+    logged with the epoch's last step, as val_<name>. The weights are those of the last step, or of the epoch with the
+    highest of the values named `select`, the first of equal ones.
     Raises RisError at a loss that is not finite; the last checkpoint stays.
     """
     n_steps = source.n_steps
@@ -96,6 +107,9 @@ def train(
     base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     parts: dict[str, Stateful] = {"network": task.network, "optimizer": optimizer, "scaler": scaler}
+    best = Best()
+    if select != "last":
+        parts["best"] = best
     state = TrainingState(folder, parts, is_writer=ranks.rank == 0, n_ranks=ranks.n_ranks)
     steps = range(state.load(), n_steps)
     model = _distribute(task)
@@ -120,10 +134,19 @@ def train(
             scaler.update()
             task.after_step(step, optimizer)
             values = {name: value.item() for name, value in losses.items()}
+            if validate is not None and ranks.rank == 0 and (step + 1) % source.steps_per_epoch == 0:
+                task.eval()
+                found = validate()
+                task.train()
+                values |= {f"val_{name}": value for name, value in found.items()}
+                if select != "last":
+                    best.offer(found[select], task.network)
             report(step, values)
             state.step_done(**values, lr=optimizer.param_groups[-1]["lr"])
     task.eval()
     if not state.is_finished:
+        if best.weights:
+            task.network.load_state_dict(best.weights)
         task.complete(source, workers)
     state.finish(folder / weights, task.network.state_dict())
     return n_steps

@@ -72,6 +72,17 @@ def test_the_learning_rate_has_an_axis_of_its_own():
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["loss", "lr (right)"]
 
 
+def test_scores_of_a_validation_have_a_point_an_epoch_on_an_axis_of_percents():
+    steps, ends = np.arange(6.0), np.array([2.0, 5.0])
+    curves = {"loss": (steps, 9 - steps), "lr": (steps, 1e-5 * (6 - steps)), "val_miou": (ends, np.array([20.0, 31.0]))}
+    losses, scores = draw_curves(curves, PRINT).axes
+    (points,) = scores.lines
+    assert points.get_xydata().tolist() == [[2, 20], [5, 31]]
+    assert scores.get_ylim() == (0, 100)
+    assert losses.get_ylim()[1] < 10
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["loss", "mIoU, % (right)"]
+
+
 def test_the_graph_leaves_out_arrows_that_others_imply():
     nodes = [Node("a", ("1 s",), (), True), Node("b", (), ("a",), True), Node("c", (), ("a", "b", "data"), False)]
     axes = draw_graph(nodes, PRINT).axes[0]

@@ -275,3 +275,99 @@ def test_one_ref_alone_can_be_learned_from(dataset, tmp_path):
     run(step1_task(0), plan, tmp_path / "run", report=seen.__setitem__)
     assert seen[0]["neg"] == 0
     assert np.isfinite(seen[1]["loss"])
+
+
+def closeness(task, target=2.45):
+    """A validation that is best where the head, which falls from 3.0, is nearest to the target: after two epochs."""
+    return lambda: {"miou": -abs(task.network.head.item() - target), "pointit": task.network.head.item()}
+
+
+@pytest.mark.parametrize(("select", "best_epoch"), [("last", 3), ("miou", 1), ("pointit", 0)])
+def test_the_weights_of_the_selected_epoch_count(select, best_epoch, plan, tmp_path):
+    task, heads = Sum(), []
+
+    def validate():
+        assert not task.training
+        heads.append(task.network.head.item())
+        return closeness(task)()
+
+    seen = {}
+    run(task, plan, tmp_path, 4, report=seen.__setitem__, validate=validate, select=select)
+    assert load_file(tmp_path / loop.WEIGHTS)["head"].item() == heads[best_epoch]
+    assert len(set(heads)) == 4
+    logged = [json.loads(line) for line in (tmp_path / checkpoints.METRICS).read_text().splitlines()]
+    of_epochs = {line["step"]: line["val_pointit"] for line in logged if "val_pointit" in line}
+    assert of_epochs == dict(zip((2, 5, 8, 11), heads, strict=True))
+    assert [seen[step]["val_pointit"] for step in of_epochs] == heads
+    assert task.training is False
+
+
+@pytest.mark.parametrize(
+    ("where", "broken_at"),
+    [*(("before the log", step) for step in range(12)), *(("in the validation", step) for step in (2, 5, 8, 11))],
+)
+def test_the_best_epoch_is_found_again_after_a_break(where, broken_at, plan, tmp_path, monkeypatch):
+    """Broken at every step of four epochs, the best of which is the second."""
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+
+    def break_off(step):
+        if step == broken_at:
+            raise KeyboardInterrupt
+
+    def validate_and_break(task):
+        n_validated = 0
+
+        def validate():
+            nonlocal n_validated
+            n_validated += 1
+            break_off(3 * n_validated - 1)
+            return closeness(task)()
+
+        return validate
+
+    run(task := Sum(), plan, tmp_path / "calm", 4, validate=closeness(task), select="miou")
+    broken, task = tmp_path / "broken", Sum()
+    if where == "in the validation":
+        break_in = {"validate": validate_and_break(task)}
+    else:
+        break_in = {"validate": closeness(task), "report": lambda step, got: break_off(step)}
+    with pytest.raises(KeyboardInterrupt):
+        run(task, plan, broken, 4, select="miou", **break_in)
+    run(task := Sum(), plan, broken, 4, validate=closeness(task), select="miou")
+    for name in (loop.WEIGHTS, checkpoints.METRICS):
+        assert (broken / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
+
+
+def test_a_killed_training_keeps_the_best_epoch(plan, tmp_path):
+    """By SIGKILL after the third epoch of four: the best, the second, is in the checkpoint alone."""
+    run(task := Sum(), plan, tmp_path / "calm", 4, validate=closeness(task), select="miou")
+    pid = os.fork()
+    if pid == 0:
+        checkpoints.SECONDS_BETWEEN_CHECKPOINTS = 0
+        task = Sum()
+        run(
+            task, plan, tmp_path / "killed", 4, validate=closeness(task), select="miou",
+            report=lambda step, got: os.kill(os.getpid(), signal.SIGKILL) if step == 9 else None,
+        )  # fmt: skip
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert names_in(tmp_path / "killed") == [checkpoints.METRICS, checkpoints.RESUME]
+    run(task := Sum(), plan, tmp_path / "killed", 4, validate=closeness(task), select="miou")
+    found, expected = (load_file(tmp_path / name / loop.WEIGHTS) for name in ("killed", "calm"))
+    assert found == expected
+
+
+def test_a_real_network_learns_the_same_beside_its_validation(plan, tmp_path):
+    """Scored by the mean of a map in evaluation mode, after every epoch; the weights are those without validation."""
+    run(step1_task(0), plan, tmp_path / "plain")
+    task = step1_task(0)
+    noise = torch.randn(2, 3, 64, 64)
+
+    def validate():
+        torch.rand(3)  # a validation may draw random numbers
+        with torch.inference_mode():
+            return {"miou": task.network(noise, task.network.clip.tokenize(["a", "b"])).mean().item()}
+
+    run(task, plan, tmp_path / "validated", validate=validate)
+    plain, validated = (load_file(tmp_path / name / loop.WEIGHTS) for name in ("plain", "validated"))
+    assert all(torch.equal(plain[name], validated[name]) for name in plain)
