@@ -5,12 +5,12 @@ Worker processes decode the images and masks; nothing here imports torch.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ris_pipeline.artifacts.files import replacing
 from ris_pipeline.datasets.card import Card
@@ -18,8 +18,9 @@ from ris_pipeline.datasets.io.files import load_picture, read_remark
 from ris_pipeline.datasets.load import describe, find_near, missing_paths, read_split
 from ris_pipeline.datasets.records import Dataset, Fault, Image, Ref, check_size
 from ris_pipeline.errors import RisError
-from ris_pipeline.process.workers import process_pool
+from ris_pipeline.process.workers import map_processes
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 Advance = Callable[[int], None]
 
@@ -202,23 +203,13 @@ def _check_masks(parts: Sequence[Dataset]) -> list[tuple[int, str]]:
 
 
 def _share_out(
-    check: Callable[[Sequence[Any]], list[T]], items: Sequence[Any], workers: int, advance: Advance
-) -> Iterator[T]:
-    """Yield what `check` finds in the items, in their order; few of them wait at a time."""
+    check: Callable[[Sequence[Item]], list[T]], items: Sequence[Item], workers: int, advance: Advance
+) -> list[T]:
+    """Return what `check` finds in the items, in their order."""
+    found: list[T] = []
     batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
-    if workers == 0:
-        for batch in batches:
-            yield from check(batch)
+    with closing(map_processes(check, ((batch,) for batch in batches), workers)) as results:
+        for batch, result in zip(batches, results, strict=True):
+            found += result
             advance(len(batch))
-        return
-    waiting: deque[tuple[int, Future[Any]]] = deque()
-    with process_pool(workers) as pool:
-        for batch in batches:
-            waiting.append((len(batch), pool.submit(check, batch)))
-            if len(waiting) > 4 * workers:
-                n, future = waiting.popleft()
-                yield from future.result()
-                advance(n)
-        for n, future in waiting:
-            yield from future.result()
-            advance(n)
+    return found

@@ -1,5 +1,8 @@
-"""SIGINT and SIGTERM: a run ends at a point from which the next one can go on."""
+"""SIGINT and SIGTERM: the first ends a run where the next one can go on, a second one kills it."""
 
+from __future__ import annotations
+
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -7,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_asked: int | None = None  # the signal that came
+_is_deferred = False
 
 
 class Stopped(KeyboardInterrupt):
@@ -17,69 +22,55 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-class _Asked:
-    number: int | None = None  # of the signal that came
-    is_deferred = False
-    keeps_waiting = False  # at a second signal as well
-
-
-_asked = _Asked()
-
-
 @contextmanager
 def watch_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Stopped inside the block: at once, or as `deferred` says."""
+    """Raise Stopped in the block at SIGINT and SIGTERM: at once or, inside `deferred`, when the block asks for it."""
+    global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _asked.number = None
+    _asked = None
     before = {number: signal.signal(number, _ask) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _asked.number = None
+        _asked = None
 
 
 @contextmanager
-def deferred(*, second_too: bool = False) -> Iterator[None]:
-    """A signal waits for the end of the block, which looks at `asked`; a second one waits only for `second_too`."""
-    before = _asked.is_deferred, _asked.keeps_waiting
-    _asked.is_deferred, _asked.keeps_waiting = True, second_too
+def deferred() -> Iterator[None]:
+    """Let a signal wait for the block, which looks at `asked` after each of its steps, or for its end."""
+    global _is_deferred
+    _is_deferred = True
     try:
         yield
     finally:
-        _asked.is_deferred, _asked.keeps_waiting = before
+        _is_deferred = False
     check()
 
 
 def check() -> None:
-    """Raises Stopped if somebody asked this process to stop, except inside `deferred`.
+    """Raise Stopped if somebody asked this process to stop, except inside `deferred`.
 
     To be called now and then: what a signal raises in the middle of __del__ and the like, Python drops.
     """
-    if _asked.number is not None and not _asked.is_deferred:
-        raise Stopped(_asked.number)
+    if _asked is not None and not _is_deferred:
+        raise Stopped(_asked)
 
 
 def asked() -> int | None:
-    """The signal by which somebody asked this process to stop."""
-    return _asked.number
-
-
-@contextmanager
-def blocked() -> Iterator[None]:
-    """Signals wait for the end of the block; a process that is started inside keeps them blocked."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Return the signal by which somebody asked this process to stop."""
+    return _asked
 
 
 def _ask(number: int, _: FrameType | None) -> None:
-    waits = _asked.is_deferred and (_asked.number is None or _asked.keeps_waiting)
-    _asked.number = number
-    if not waits:
-        raise Stopped(number)
+    global _asked
+    _asked = number
+    # Files are whole or absent at any time. Under torchrun every signal may come twice, from a batch system and passed
+    # on by torchrun, which itself kills who is too slow.
+    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL if is_alone else signal.SIG_IGN)
+    check()

@@ -3,55 +3,68 @@
 Nothing here imports torch: a worker process starts in a fraction of a second.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from itertools import starmap
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
-from ris_pipeline.process import signals as stops
+from ris_pipeline.process.signals import SIGNALS
 
-
-class _Pool(ProcessPoolExecutor):
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        # Starts processes. They do not see the Ctrl-C of a terminal, which is sent to all of its processes.
-        with stops.blocked():
-            return super().submit(function, *args, **kwargs)
+R = TypeVar("R")
 
 
-@contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of spawned processes. Where the block raises, or this process is killed, they end at once."""
+def map_processes(function: Callable[..., R], calls: Iterable[tuple[Any, ...]], workers: int) -> Generator[R]:
+    """Yield function(*arguments) of all `calls`, in their order, computed by `workers` processes; 0: by this one.
+
+    `calls` is read a few at a time: the memory in use does not grow with their number. Close the generator
+    (`contextlib.closing`): that ends the processes at once, as the death of this process does. An error in a worker is
+    raised here.
+    """
+    if workers == 0:
+        yield from starmap(function, calls)
+        return
     context = get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
     # A new process reads it when it loads NumPy; with a thread per core in each, the workers would fight over them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    pool = _Pool(workers, mp_context=context, initializer=_start, initargs=(theirs,))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_watch, initargs=(theirs,))
+    waiting: deque[Future[R]] = deque()
     try:
-        yield pool
-        pool.shutdown()
-    except Exception:
-        stops.check()  # a signal that ended the workers was meant for all of us
-        raise
+        for arguments in calls:
+            waiting.append(_submit(pool, function, arguments))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         ours.close()
         pool.shutdown(cancel_futures=True)
         theirs.close()
 
 
-def _start(parent: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., R], arguments: tuple[Any, ...]) -> Future[R]:
+    # Starts processes, which keep signals blocked: a terminal sends its Ctrl-C to them too, and they end by the pipe.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return pool.submit(function, *arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _watch(parent: Connection) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: Connection) -> None:
-    """Ends this process when the parent's end of the pipe is closed, by the parent or by its death."""
+    """End this process when the parent's end of the pipe is closed, by the parent or by its death."""
     try:
         parent.recv_bytes()
     except (EOFError, OSError):

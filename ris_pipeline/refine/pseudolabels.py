@@ -6,10 +6,8 @@ broke off goes on with the first missing one.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from ris_pipeline.maps.rule import compute_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import FOREGROUND, IGNORE, has_right_checksums, load_label
 from ris_pipeline.networks.irnet import IRNet
-from ris_pipeline.process.workers import process_pool
+from ris_pipeline.process.workers import map_processes
 from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds
 
 Advance = Callable[[int], None]
@@ -64,16 +62,18 @@ def save_seeds(
     config: PseudolabelConfig, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
     """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes."""
-    with _submitting(workers) as submit:
+
+    def calls() -> Iterator[tuple[Any, ...]]:
         for group in groups:
             hw = limit_size(size_of(dataset.images[group.image_id]), config.max_side)
             refs = _missing(group, folder, hw)
             if refs:
                 image = resize_image(load_image(dataset.images[group.image_id]), hw)
                 maps = compute_selected_maps(store, refs, hw)
-                thresholds = config.fg_threshold, config.bg_threshold
-                submit(write_seeds, folder, _ids(refs), maps, image, *thresholds)
+                yield folder, _ids(refs), maps, image, config.fg_threshold, config.bg_threshold
             advance(len(group.refs))
+
+    _run(write_seeds, calls(), workers)
 
 
 def save_refined(
@@ -82,7 +82,8 @@ def save_refined(
 ) -> None:  # fmt: skip
     """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs."""
     net.to(device).eval()
-    with _submitting(workers) as submit:
+
+    def calls() -> Iterator[tuple[Any, ...]]:
         for group in groups:
             image_hw = size_of(dataset.images[group.image_id])
             refs = _missing(group, folder, image_hw)
@@ -91,12 +92,19 @@ def save_refined(
                 image = resize_image(load_image(dataset.images[group.image_id]), hw)
                 edge, displacement = net.edge_displacement(normalise(image)[None].to(device))
                 maps = compute_selected_maps(store, refs, hw)
-                submit(
-                    write_refined, folder, _ids(refs), maps, edge[0, 0].cpu().numpy(),
-                    displacement[0].cpu().numpy(), image_hw, config.background, config.beta, 2**config.log2_steps,
-                    config.walk_radius,
+                yield (
+                    folder, _ids(refs), maps, edge[0, 0].cpu().numpy(), displacement[0].cpu().numpy(), image_hw,
+                    config.background, config.beta, 2**config.log2_steps, config.walk_radius,
                 )  # fmt: skip
             advance(len(group.refs))
+
+    _run(write_refined, calls(), workers)
+
+
+def _run(write: Callable[..., None], calls: Iterator[tuple[Any, ...]], workers: int) -> None:
+    with closing(map_processes(write, calls, workers)) as done:
+        for _ in done:
+            pass
 
 
 def _ids(refs: Sequence[Ref]) -> list[int]:
@@ -139,26 +147,3 @@ def count_labels(folder: Path, refs: Sequence[Ref], advance: Advance) -> LabelCo
         n_pixels += label.size
         advance(1)
     return LabelCounts(len(refs), n_empty, n_tiny, n_ignored / max(n_pixels, 1))
-
-
-@contextmanager
-def _submitting(workers: int) -> Iterator[Callable[..., None]]:
-    """A function submit(f, *args) that runs f in one of the worker processes, or at once where there is none.
-
-    At most a few calls wait: the memory in use does not grow with the data set. An error in a worker is
-    raised here.
-    """
-    if workers == 0:
-        yield lambda function, *arguments: function(*arguments)
-        return
-    waiting: deque[Future[Any]] = deque()
-    with process_pool(workers) as pool:
-
-        def submit(function: Callable[..., None], *arguments: Any) -> None:
-            waiting.append(pool.submit(function, *arguments))
-            if len(waiting) > 4 * workers:
-                waiting.popleft().result()
-
-        yield submit
-        for future in waiting:
-            future.result()

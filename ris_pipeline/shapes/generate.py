@@ -6,7 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from ris_pipeline.artifacts.files import fsync_tree, replace_folder, restore_folder, write_json
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.errors import RisError
-from ris_pipeline.process.workers import process_pool
+from ris_pipeline.process.workers import map_processes
 from ris_pipeline.shapes.render import SHAPES, draw_background, render
 from ris_pipeline.shapes.scenes import VARIANTS, describe, sample_scene
 
@@ -71,9 +71,8 @@ def draw_item(item: Item) -> tuple[NDArray[np.uint8], list[Target]]:
             return image, targets
 
 
-def _save_item(job: tuple[Item, Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _save_item(item: Item, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Draw and write one picture; the COCO image record, and one record per target."""
-    item, folder = job
     image, targets = draw_item(item)
     name = f"{item.image_id:06d}.jpg"
     if not cv2.imwrite(str(folder / name), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
@@ -156,8 +155,8 @@ def _generate(
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     sent_ids = count(0)
-    with process_pool(max(workers, 1)) as pool:
-        drawn = pool.map(_save_item, [(item, partial / "images") for item in items], chunksize=16)
+    calls = ((item, partial / "images") for item in items)
+    with closing(map_processes(_save_item, calls, workers)) as drawn:
         for i, (item, (image, records)) in enumerate(zip(items, drawn, strict=True)):
             images.append(image)
             for record in records:

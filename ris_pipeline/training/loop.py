@@ -113,8 +113,7 @@ def train(
     state = TrainingState(folder, parts, is_writer=ranks.rank == 0, n_ranks=ranks.n_ranks)
     steps = range(state.load(), n_steps)
     model = _distribute(task)
-    # Under torchrun a signal may come twice, from a batch system and passed on; torchrun itself kills who is too slow.
-    with closing(read_ahead(source, steps, workers)) as batches, stops.deferred(second_too=ranks.n_ranks > 1):
+    with closing(read_ahead(source, steps, workers)) as batches, stops.deferred():
         for step, batch in zip(steps, batches, strict=True):
             seed_step(seed, step, ranks.rank)
             rate = task.rate(step, n_steps)

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from threading import Thread
 
 import pytest
@@ -36,35 +38,40 @@ def test_a_deferred_signal_waits_for_the_end_of_the_block():
     assert seen == [signal.SIGTERM]
 
 
-def test_a_second_signal_does_not_wait():
-    seen = []
+STUBBORN = """
+import os, time
+from ris_pipeline.process.signals import Stopped, asked, deferred, watch_signals
+try:
+    with watch_signals(), deferred():
+        print("ready", flush=True)
+        while asked() is None:
+            time.sleep(0.01)
+        print("asked", flush=True)
+        time.sleep(1 if "WORLD_SIZE" in os.environ else 400)  # longer than the test may take
+except Stopped as stop:
+    print(stop)
+"""
 
-    def step():
-        ask()
-        seen.append(stops.asked())
-        ask(signal.SIGINT)
-        seen.append(stops.asked())
 
-    with pytest.raises(Stopped) as stop, watch_signals(), deferred():
-        step()
-    assert seen == [signal.SIGTERM]
-    assert stop.value.number == signal.SIGINT
-
-
-def test_a_second_signal_waits_where_signals_come_twice():
-    seen = []
-
-    def step():
-        ask()
-        ask()
-        seen.append(stops.asked())
-
-    with pytest.raises(Stopped), watch_signals(), deferred(second_too=True):
-        step()
-    assert seen == [signal.SIGTERM]
-    with pytest.raises(Stopped), watch_signals(), deferred():
-        step()  # not for ever
-    assert seen == [signal.SIGTERM]
+@pytest.mark.parametrize(
+    ("ranks", "code", "last_words"),
+    [({}, -signal.SIGTERM, ""), ({"WORLD_SIZE": "2"}, 0, "SIGINT\n")],
+    ids=["alone", "under torchrun"],
+)
+def test_a_second_signal_kills_except_where_signals_come_twice(ranks, code, last_words):
+    with subprocess.Popen(
+        [sys.executable, "-c", STUBBORN],
+        env={**os.environ, **ranks},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == last_words
+        assert process.wait() == code
 
 
 def test_a_stop_that_python_dropped_is_raised_by_the_next_check(monkeypatch):

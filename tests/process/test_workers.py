@@ -1,15 +1,17 @@
+import operator
 import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from ris_pipeline.process.failures import explain_failure
-from ris_pipeline.process.workers import process_pool
+from ris_pipeline.process.workers import map_processes
 
 
 def is_alive(pid):
@@ -27,33 +29,36 @@ def wait_until_gone(pid, seconds=10):
         time.sleep(0.02)
 
 
-def test_results_come_back():
-    with process_pool(1) as pool:
-        assert pool.submit(sum, [1, 2]).result() == 3
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_come_in_the_order_of_the_calls_and_calls_are_read_a_few_at_a_time(workers):
+    n_read = 0
+
+    def calls():
+        nonlocal n_read
+        for n_read in range(1, 101):
+            yield n_read, 3
+
+    with closing(map_processes(divmod, calls(), workers)) as results:
+        assert next(results) == (0, 1)
+        assert n_read == 4 * workers + 1
+        assert list(results) == [divmod(k, 3) for k in range(2, 101)]
 
 
-def test_an_error_in_the_block_does_not_wait_for_the_workers():
-    pids = []
-    with pytest.raises(ZeroDivisionError), process_pool(1) as pool:
-        fail_beside(pool, pids)
-    wait_until_gone(*pids)
-
-
-def fail_beside(pool, pids):
-    pids.append(pool.submit(os.getpid).result())
-    pool.submit(time.sleep, 400)  # longer than the test may take
-    raise ZeroDivisionError
+def test_closing_does_not_wait_for_the_workers():
+    calls = iter([(os.getpid,), *[(time.sleep, 400)] * 4])  # longer than the test may take
+    with closing(map_processes(operator.call, calls, 1)) as results:
+        pid = next(results)
+    wait_until_gone(pid)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see what still lives")
 def test_workers_end_with_a_parent_that_is_killed():
     code = """
-import os, time
-from ris_pipeline.process.workers import process_pool
+import operator, os, time
+from ris_pipeline.process.workers import map_processes
 if __name__ == "__main__":
-    with process_pool(1) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        pool.submit(time.sleep, 60).result()
+    for pid in map_processes(operator.call, [(os.getpid,), *[(time.sleep, 400)] * 4], 1):
+        print(pid, flush=True)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -64,8 +69,8 @@ if __name__ == "__main__":
 
 
 def test_a_killed_worker_is_told_in_one_line():
-    with pytest.raises(BrokenProcessPool) as error, process_pool(1) as pool:
-        pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
+    with pytest.raises(BrokenProcessPool) as error:
+        list(map_processes(signal.raise_signal, [(signal.SIGKILL,)], 1))
     assert explain_failure(error.value) == (
         "a worker process was killed, most likely for want of memory; lower --workers or free memory, "
         "then run the same command to go on"

@@ -88,21 +88,6 @@ def test_a_signal_leaves_a_checkpoint_after_the_step(tmp_path):
     assert state_in(tmp_path).load() == 2
 
 
-def test_a_second_signal_in_the_step_leaves_the_checkpoint_before(tmp_path):
-    state = state_in(tmp_path)
-    state.step_done(loss=3.0)
-    state.save()
-
-    def step():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        state.step_done(loss=2.0)
-
-    with pytest.raises(stops.Stopped), stops.watch_signals(), stops.deferred():
-        step()
-    assert state_in(tmp_path).load() == 1
-
-
 def test_a_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
     state = state_in(tmp_path)
     state.save()
