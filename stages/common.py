@@ -185,10 +185,11 @@ def data_inputs(options: StageOptions, stage: str, config: Any, flags: Mapping[s
     return inputs
 
 
-def due(options: StageOptions, request: Request) -> bool:
+def due(options: StageOptions, request: Request, why: str = "") -> bool:
     """True when the stage has to run; says on stderr why, or why not, and with which configuration.
 
-    RisError where an artifact that it reads is damaged.
+    `why`: a reason to run although nothing of the request has changed. RisError where an artifact that it reads is
+    damaged.
     """
     name = " ".join([request.stage, *(label_of({flag: value}) for flag, value in request.flags.items())])
     if not (options.dry_run or is_silent()):
@@ -196,14 +197,14 @@ def due(options: StageOptions, request: Request) -> bool:
         with suppress(OSError):
             remove_leftovers(request)
     # Beside a finished artifact lies what was begun with --force and broke off: to be finished as well.
-    found = None if options.force or request.partial.exists() else find(request)
+    found = None if options.force or why or request.partial.exists() else find(request)
     if found is not None:
         say(options, f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
         if not options.dry_run:
             with suppress(OSError):
                 point_latest(found)
         return False
-    reason = "--force" if options.force else explain(request)
+    reason = "--force" if options.force else why or explain(request)
     say(options, f"{name}: {'would run' if options.dry_run else 'runs'} ({reason})")
     say(options, "  " + " ".join(f"{key}={value}" for key, value in request.configuration.items()))
     if not options.dry_run:

@@ -10,6 +10,7 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import METRICS
 from ris_pipeline.config import ScoreConfig
 from ris_pipeline.errors import RisError, suggest_path
+from ris_pipeline.process.units import format_duration, format_size
 from ris_pipeline.scoring.compare import Difference, compare_scores
 from ris_pipeline.scoring.metrics import HEADLINE, select_metrics
 from stages.common import resolve_config
@@ -55,7 +56,7 @@ def _list(options: StageOptions, variants: Sequence[Artifact]) -> None:
             }
         )
     cells = [
-        [row["run"], row["digest"], row["finished"][:16], f"{row['seconds']:.0f} s", f"{row['bytes'] / 1e6:.1f} MB",
+        [row["run"], row["digest"], row["finished"][:16], format_duration(row["seconds"]), format_size(row["bytes"]),
          "latest" if row["latest"] else _shorten(row["differs"])]
         for row in rows
     ]  # fmt: skip

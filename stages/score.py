@@ -19,7 +19,7 @@ from ris_pipeline.config import ScoreConfig
 from ris_pipeline.errors import EmptySplitError, RisError
 from ris_pipeline.scoring.metrics import HEADLINE, Estimate, Outcome, require_metric, select_metrics, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
-from ris_pipeline.scoring.rows import ROWS, Row
+from ris_pipeline.scoring.rows import Row, list_rows
 from ris_pipeline.scoring.scores import Score, add_stored_oracle, read_score
 from stages.common import command_line, device_of, due, open_dataset, request_of, resolve_config, splits_of
 from stages.options import StageOptions, card_of, draw_table, emit, say
@@ -101,7 +101,7 @@ def _plan(options: StageOptions, config: ScoreConfig, splits: Sequence[str] | No
     for split in splits_of(options, splits):
         base = request_of(options, "scores", config, flags={"split": split})
         wanted = [
-            row for row in ROWS.values() if stage in (None, row.stage) and row.applies_to(split, chosen=bool(splits))
+            row for row in list_rows() if stage in (None, row.stage) and row.applies_to(split, chosen=bool(splits))
         ]
         sources = {row.name: row.find_source(options.runs, base.dataset, split) for row in wanted}
         found = [row for row in wanted if not row.source or sources[row.name]]

@@ -13,6 +13,7 @@ from ris_pipeline.artifacts.layout import NO_ARTIFACTS, STAGES
 from ris_pipeline.artifacts.locks import holder_of
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
+from ris_pipeline.process.units import format_duration, format_size
 from stages.common import command_line, data_digest, images_digest, resolve_config
 from stages.options import StageOptions, align, card_of, emit
 from stages.verify import Damages, find_damages
@@ -42,8 +43,8 @@ class Row:
 
     def cells(self, branch: str) -> list[str]:
         """The fields as text behind the `branch` of the tree, at most three reasons of `why`."""
-        seconds = "" if self.seconds is None else f"{self.seconds:.0f} s"
-        size = "" if self.bytes is None else f"{self.bytes / 1e6:.1f} MB"
+        seconds = "" if self.seconds is None else format_duration(self.seconds)
+        size = "" if self.bytes is None else format_size(self.bytes)
         more = [f"and {len(self.why) - 3} more"] if len(self.why) > 3 else []
         why = "; ".join([*self.why[:3], *more])
         digest = Path(self.path).name.removesuffix(".partial")

@@ -72,5 +72,5 @@ STAGES = {
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True),
     "scores": Stage("ris score", 2, uses_precision=True),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
-    "report": Stage("ris report", 5),
+    "report": Stage("ris report", 6),
 }

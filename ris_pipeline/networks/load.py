@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import IRNET_WEIGHTS
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
@@ -111,3 +113,13 @@ def build_irnet(config: PseudolabelConfig) -> IRNet:
         file = path / IRNET_WEIGHTS if path.is_dir() else path
         copy_tensors(net, translate_irn(read_weights(file).tensors, file), file)
     return net
+
+
+def load_irnet(labels: Artifact, device: torch.device) -> IRNet:
+    """Return the IRNet that refined the pseudo-labels of an artifact, in evaluation mode."""
+    config = config_from_manifest(PseudolabelConfig, labels.manifest)
+    # Learnt there, its file holds the backbone's weights too: the original ones need not be fetched again.
+    net = build_irnet(replace(config, irn_weights=None))
+    if config.irnet is None:
+        net.load_state_dict(load_file(labels.path / IRNET_WEIGHTS))
+    return net.to(device).eval()

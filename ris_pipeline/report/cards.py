@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.report.breakdown import name_length
-from ris_pipeline.report.panels import TRUTH, Column, Panel, Row
+from ris_pipeline.report.panels import Panel, Strip
 from ris_pipeline.report.samples import quality_of, traits_of
 from ris_pipeline.report.tiles import encode_panel, encode_photo
 from ris_pipeline.scoring.metrics import Outcome
@@ -22,6 +21,7 @@ Scores = dict[str, float]  # of one column: iou 0..1, pointit and pointm 0 or 1;
 class Tile:
     """One picture of a card; `uri` None: an empty tile, and `note` says why."""
 
+    key: str  # as the panel's
     title: str
     uri: str | None
     alt: str
@@ -50,11 +50,11 @@ class Card:
     tiles: tuple[Tile, ...]
 
 
-def make_card(row: Row, dataset: Dataset, columns: Sequence[Column], side: int) -> Card:
-    """The card of a row, its pictures at most `side` pixels wide and high."""
-    sample, hw = row.sample, (row.image.shape[0], row.image.shape[1])
+def make_card(strip: Strip, dataset: Dataset, side: int) -> Card:
+    """Return the card of a strip, its pictures at most `side` pixels wide and high."""
+    sample, hw = strip.sample, (strip.image.shape[0], strip.image.shape[1])
     traits = traits_of(dataset, sample.ref, sample.expression)
-    outcomes = {key: panel.outcome for key, panel in row.panels.items() if panel.outcome}
+    outcomes = {panel.key: panel.outcome for panel in strip.panels if panel.outcome}
     image_name = dataset.images[sample.ref.image_id].path.name
     facts = [f"ref {sample.ref.label}", image_name, f"sentence {sample.expression.sent_id}", f"{traits.n_words} words"]
     if traits.box_share is not None:
@@ -71,30 +71,31 @@ def make_card(row: Row, dataset: Dataset, columns: Sequence[Column], side: int) 
         change=_change(outcomes),
         scores={key: _scores(outcome) for key, outcome in outcomes.items()},
         image_name=image_name,
-        photo=encode_photo(row.image, side),
+        photo=encode_photo(strip.image, side),
         aspect=f"{hw[1]} / {hw[0]}",
-        tiles=tuple(_tile(row, column, hw, side) for column in columns),
+        tiles=tuple(_make_tile(strip, panel, side) for panel in strip.panels),
     )
 
 
-def _tile(row: Row, column: Column, hw: tuple[int, int], side: int) -> Tile:
-    panel = row.panels[column.key]
+def _make_tile(strip: Strip, panel: Panel, side: int) -> Tile:
+    hw = strip.image.shape[0], strip.image.shape[1]
     figures = _figures(panel.outcome)
     hit = panel.outcome.point_it if panel.outcome else None
-    alt = f"{column.title} for “{row.sample.expression.sentence}”"
+    alt = f"{panel.title} for “{strip.sample.expression.sentence}”"
     if figures:
         alt += f", {figures} %"
     if panel.point and hit is not None:
         alt += ", points inside the box" if hit else ", points outside of the box"
     return Tile(
-        title=column.title,
-        uri=encode_panel(panel, column, hw, side),
+        key=panel.key,
+        title=panel.title,
+        uri=encode_panel(panel, hw, side),
         alt=alt,
         note=panel.note,
         figures=figures,
-        point=_place(panel, hw) if column.kind == "map" or column.key == "step2" else None,
+        point=_place(panel, hw),
         hit=hit,
-        box=_box(row, hw) if column is TRUTH else None,
+        box=_box(strip, hw) if panel.kind == "truth" else None,
     )
 
 
@@ -105,10 +106,10 @@ def _place(panel: Panel, hw: tuple[int, int]) -> Share | None:
     return round(100 * (x + 0.5) / hw[1], 2), round(100 * (y + 0.5) / hw[0], 2)
 
 
-def _box(row: Row, hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    if row.sample.ref.edges_xyxy is None:
+def _box(strip: Strip, hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    if strip.sample.ref.edges_xyxy is None:
         return None
-    x1, y1, x2, y2 = row.sample.ref.edges_xyxy
+    x1, y1, x2, y2 = strip.sample.ref.edges_xyxy
     height, width = hw
     left, top, across, down = x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height
     return round(100 * left, 2), round(100 * top, 2), round(100 * across, 2), round(100 * down, 2)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.report.charts import Curves
+
+Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # {name: (steps, values)}
 
 
 def load_curves(path: Path) -> Curves:

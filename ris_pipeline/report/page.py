@@ -8,40 +8,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from ris_pipeline.report.breakdown import Group
-from ris_pipeline.report.cards import Card
-from ris_pipeline.report.charts import title_of
-from ris_pipeline.report.stage_rows import StageRow
+from ris_pipeline.config import ReportConfig
+from ris_pipeline.datasets.card import Card as DatasetCard
+from ris_pipeline.datasets.records import Dataset
+from ris_pipeline.process.units import format_duration, format_size
+from ris_pipeline.report.breakdown import Group, break_down
+from ris_pipeline.report.cards import Card, make_card
+from ris_pipeline.report.charts import CHARTED, chart_breakdown, chart_curves, chart_scores, title_of
+from ris_pipeline.report.curves import Curves
+from ris_pipeline.report.panels import read_strips
+from ris_pipeline.report.samples import Sample, has_truth
+from ris_pipeline.report.sources import Sources
+from ris_pipeline.report.stages import StageRow
 from ris_pipeline.scoring.rows import STORED_ORACLE, find_row
 from ris_pipeline.scoring.scores import Score
 
-HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5", "box_iou", "box@0.5")  # columns of the score table
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart under its heading; `summary` says in words what it shows."""
-
-    title: str
-    svg: Markup
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """The groups of one split under each heading, with a chart each; a table column per (row, metric)."""
-
-    split: str
-    table_columns: Sequence[tuple[str, str]]
-    tables: Mapping[str, Sequence[Group]]
-    charts: Mapping[str, Chart]
+_METRICS = ("pointit", "pointm", "miou", "oiou", "prec@0.5", "box_iou", "box@0.5")  # columns of the score table
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +39,60 @@ class Page:
     """All that the report shows."""
 
     dataset: str
-    newest: str  # when the newest artifact was finished
     scores: Sequence[Score]
-    score_charts: Mapping[str, Sequence[Chart]]  # by split
-    has_paper: bool  # whether the paper has figures for this data set
-    curves: Sequence[Chart]
-    graph: Chart
+    curves: Mapping[str, Curves]  # {what was trained: its losses}
     stages: Sequence[StageRow]
-    breakdowns: Sequence[Breakdown]
-    columns: Mapping[str, str]  # {key: title} of those that are scored, to judge by
+    breakdowns: Mapping[str, Mapping[str, Sequence[Group]]]  # {split: {heading: groups}}
     cards: Sequence[Card]
     seed: int
-    has_truth: bool  # whether any ref shown has a box or a mask
+    has_truth: bool  # whether any ref has a box or a mask
+
+
+def make_page(
+    sources: Sources,
+    card: DatasetCard,
+    datasets: Mapping[str, Dataset],
+    stages: Sequence[StageRow],
+    cards: Sequence[Card],
+    config: ReportConfig,
+    seed: int,
+) -> Page:
+    """Return the page of a data set's sources; `cards`: its gallery."""
+    breakdowns = {
+        split: break_down(dataset, sources.read_outcomes(split), config.bootstrap, seed)
+        for split, dataset in datasets.items()
+    }
+    return Page(
+        dataset=card.name,
+        scores=sources.read_scores(card.oracle),
+        curves=sources.read_curves(),
+        stages=stages,
+        breakdowns={split: tables for split, tables in breakdowns.items() if tables},
+        cards=cards,
+        seed=seed,
+        has_truth=any(has_truth(dataset.refs) for dataset in datasets.values()),
+    )
+
+
+def make_cards(
+    sources: Sources,
+    datasets: Mapping[str, Dataset],
+    samples: Sequence[Sample],
+    side: int,
+    device: torch.device,
+    advance: Callable[[], object],
+) -> list[Card]:
+    """Return the gallery's cards in the order of the samples; advance() is called after each."""
+    cards = {}
+    for strip in read_strips(sources, datasets, samples, device):
+        sample = strip.sample
+        cards[sample.split, sample.ref.ref_id] = make_card(strip, datasets[sample.split], side)
+        advance()
+    return [cards[sample.split, sample.ref.ref_id] for sample in samples]
 
 
 def render(page: Page) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     environment = Environment(
         loader=PackageLoader("ris_pipeline.report", "."),
         autoescape=select_autoescape(default=True),
@@ -77,15 +105,33 @@ def render(page: Page) -> str:
         "size": format_size, "duration": format_duration, "moment": _format_moment,
     }  # fmt: skip
     script, style = _read("page.js"), _read("page.css")
+    titles = {tile.key: tile.title for card in page.cards for tile in card.tiles}
+    judged = {key for card in page.cards for key in card.scores}
     return environment.get_template("page.html.jinja").render(
         page=page,
-        metrics=[name for name in HEADLINE if any(name in score.metrics for score in page.scores)],
+        newest=max((row.finished for row in page.stages), default=""),
+        has_paper=any(score.paper for score in page.scores),
+        metrics=[name for name in _METRICS if any(name in score.metrics for score in page.scores)],
         by_split=_by_split(page.scores),
         headline=describe_result(page.scores),
+        score_charts=chart_scores(page.scores),
+        curves=chart_curves(page.curves),
+        breakdowns=[
+            (split, tables, chart_breakdown(split, tables), _list_columns(tables))
+            for split, tables in page.breakdowns.items()
+        ],
+        judged={key: title for key, title in titles.items() if key in judged},
         style=Markup(style),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _list_columns(tables: Mapping[str, Sequence[Group]]) -> list[tuple[str, str]]:
+    """Return the (row, metric) of which any group of a breakdown has a score."""
+    scores = [group.scores for groups in tables.values() for group in groups]
+    rows = dict.fromkeys(row for own in scores for row in own)
+    return [(row, metric) for row in rows for metric in CHARTED if any(metric in own.get(row, {}) for own in scores)]
 
 
 def describe_result(scores: Sequence[Score]) -> str:
@@ -123,24 +169,6 @@ def _by_split(scores: Sequence[Score]) -> dict[str, list[Score]]:
     return splits
 
 
-def format_size(n_bytes: int | None) -> str:
-    """A number of bytes as people read it, nothing for None."""
-    if n_bytes is None:
-        return ""
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:.1f} kB"
-
-
-def format_duration(seconds: float | None) -> str:
-    """Seconds as people read them, nothing for None."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def _format_moment(text: str) -> str:
-    """A time of a manifest, such as 2026-11-25T18:07:30+00:00, as people read it."""
+    """Return a time of a manifest, such as 2026-11-25T18:07:30+00:00, as people read it."""
     return text[:16].replace("T", " ") + " UTC" if text.endswith("+00:00") else text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ris_pipeline.artifacts.layout import label_path
+from ris_pipeline.artifacts.layout import label_path, store_path
 from ris_pipeline.datasets.io.images import load_image, normalise
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
@@ -19,136 +19,123 @@ from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import FOREGROUND, load_label
+from ris_pipeline.methods.tris import load_network
 from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.load import load_irnet
 from ris_pipeline.report.samples import Sample
+from ris_pipeline.report.sources import Sources
 from ris_pipeline.scoring.metrics import BoolMask, Outcome, point_of, score_expression
-from ris_pipeline.scoring.rows import LABELS_SPLIT, RED, ROWS, find_row
+from ris_pipeline.scoring.rows import LABELS_SPLIT, Row, find_row
 
 Kind = Literal["map", "boundary", "mask", "truth"]
 Pixels = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: `key` names what it shows as the score table does, where that scores it."""
-
-    key: str
-    title: str
-    kind: Kind
-    colour: tuple[int, int, int] = RED  # of a mask, RGB
-
-
-BOUNDARY = Column("boundary", "Boundary", "boundary")  # the maps' way to the pseudo-labels
-TRUTH = Column("truth", "Ground truth", "truth", (26, 214, 132))
-
-
-def list_columns(methods: Iterable[str] = ()) -> tuple[Column, ...]:
-    """Return the columns in the order of the paper's figure; compared methods stand before the ground truth."""
-    columns = []
-    for row in [*(row for row in ROWS.values() if not row.is_compared), *map(find_row, methods)]:
-        if row.tile:
-            columns += [BOUNDARY] if row.kind == "labels" else []
-            kind: Kind = "map" if row.kind in ("maps", "choice") else "mask"
-            columns.append(Column(row.name, row.tile, kind, row.colour))
-    return (*columns, TRUTH)
+GREEN = (26, 214, 132)
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What one column shows of a sentence; `values` None: nothing, and `note` says why.
+    """One picture of a sentence; `values` None: there is none, and `note` says why.
 
-    values: a map or boundary float32 (H, W) in [0, 1]; a mask uint8 (H, W), 0, 1 and 255 for "ignore".
-    point: (y, x) of the map's largest value. outcome: how it scores; None where it is not scored.
+    key: the row of the score table, or "boundary" or "truth". values: a map or boundary float32 (H, W) in [0, 1]; a
+    mask uint8 (H, W), 0, 1 and 255 for "ignore". point: (y, x) of the map's largest value. outcome: how it scores;
+    None where it is not scored. colour: of a mask, RGB.
     """
 
-    values: Map | Pixels | None
+    key: str
+    title: str
+    kind: Kind
+    values: Map | Pixels | None = None
     note: str = ""
     point: tuple[int, int] | None = None
     outcome: Outcome | None = None
+    colour: tuple[int, int, int] = GREEN
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """The panels of a sample by column key, and its image uint8 (H, W, 3) RGB."""
+class Strip:
+    """The pictures of a sample: its image uint8 (H, W, 3) RGB, and its panels in the order of the paper's figure."""
 
     sample: Sample
     image: Pixels
-    panels: Mapping[str, Panel]
+    panels: tuple[Panel, ...]
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What the panels are read from; what is missing gives empty panels.
-
-    responses: by split. methods: {method: {split: responses}} of compared methods. labels, irnet: of the split
-    `labels_split`. step2: the trained network.
-    """
-
-    responses: Mapping[str, ResponseStore] = field(default_factory=dict)
-    methods: Mapping[str, Mapping[str, ResponseStore]] = field(default_factory=dict)
-    labels: Path | None = None
-    labels_split: str = LABELS_SPLIT
-    irnet: IRNet | None = None
-    step2: Responder | None = None
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """Return the columns of these sources."""
-        return list_columns(self.methods)
-
-
-def read_rows(datasets: Mapping[str, Dataset], samples: Sequence[Sample], sources: Sources) -> Iterator[Row]:
-    """Yield a row per sample, image by image: one image is encoded once, and one row's maps are in memory."""
-    for (split, image_id), of_image in _group(samples).items():
-        dataset = datasets[split]
-        image = load_image(dataset.images[image_id])
-        boundary = _read_boundary(sources, split, image)
-        step2 = _segment(sources, image, [sample.expression.sentence for sample in of_image])
-        for sample, response in zip(of_image, step2, strict=True):
-            mask = dataset.load_mask(sample.ref) if sample.ref.segmentation is not None else None
-            reader = _Reader(sample, (image.shape[0], image.shape[1]), mask)
-            panels = {
-                "step1": reader.read_map(sources.responses.get(split)),
-                "prms": reader.read_choice(sources.responses.get(split)),
-                "boundary": boundary,
-                "pseudo-refined": reader.read_label(sources),
-                "step2": reader.read_segmentation(response),
-                **{name: reader.read_map(stores.get(split)) for name, stores in sources.methods.items()},
-                "truth": reader.read_truth(),
-            }
-            yield Row(sample, image, panels)
-
-
-def _group(samples: Sequence[Sample]) -> dict[tuple[str, int], list[Sample]]:
+def read_strips(
+    sources: Sources, datasets: Mapping[str, Dataset], samples: Sequence[Sample], device: torch.device
+) -> Iterator[Strip]:
+    """Yield a strip per sample, image by image: an image is encoded once, and the maps of one sample are in memory."""
+    opened = _Opened(sources, device)
     groups: dict[tuple[str, int], list[Sample]] = {}
     for sample in samples:
         groups.setdefault((sample.split, sample.ref.image_id), []).append(sample)
-    return groups
+    for (split, image_id), of_image in groups.items():
+        dataset = datasets[split]
+        image = load_image(dataset.images[image_id])
+        hw = image.shape[0], image.shape[1]
+        boundary = _read_boundary(opened, split, image)
+        sentences = [sample.expression.sentence for sample in of_image]
+        segmented = {row: _segment(network, image, sentences) for row, network in opened.networks.items()}
+        for k, sample in enumerate(of_image):
+            mask = dataset.load_mask(sample.ref) if sample.ref.segmentation is not None else None
+            reader = _Reader(sample, hw, mask)
+            panels = []
+            for row in sources.rows:
+                if row.kind == "labels":
+                    panels.append(boundary)
+                source, store = sources.shown.get((row.name, split)), opened.stores.get((row.name, split))
+                if row.kind == "network":
+                    panel = reader.read_segmentation(row, segmented[row.name][k] if row.name in segmented else None)
+                elif row.kind == "labels":
+                    panel = reader.read_label(row, source.path if source else None)
+                elif row.kind == "choice":
+                    panel = reader.read_choice(row, store, has_maps=("step1", split) in opened.stores)
+                else:
+                    panel = reader.read_map(row, store)
+                panels.append(panel)
+            yield Strip(sample, image, (*panels, reader.read_truth()))
 
 
-def _read_boundary(sources: Sources, split: str, image: Pixels) -> Panel:
-    """The boundary of an image that was refined, at stride 4."""
-    if split != sources.labels_split:
-        return Panel(None, f"refinement is of {sources.labels_split} only")
-    if sources.irnet is None:
-        return Panel(None, "no refined pseudo-labels yet")
-    device = next(sources.irnet.parameters()).device
-    edge, _ = sources.irnet.edge_displacement(normalise(image)[None].to(device))
-    return Panel(edge[0, 0].float().cpu().numpy())
+class _Opened:
+    """The stores and networks of the sources, each opened once."""
+
+    def __init__(self, sources: Sources, device: torch.device) -> None:
+        self.stores: dict[tuple[str, str], ResponseStore] = {}
+        self.networks: dict[str, Responder] = {}
+        self.irnet: IRNet | None = None
+        for (name, split), artifact in sources.shown.items():
+            kind = find_row(name).kind
+            if kind in ("maps", "choice"):
+                self.stores[name, split] = ResponseStore.open(store_path(artifact.path, split))
+            elif kind == "network" and name not in self.networks:
+                self.networks[name] = load_network(artifact, device)
+            elif kind == "labels":
+                self.irnet = load_irnet(artifact, device)
+
+
+def _read_boundary(opened: _Opened, split: str, image: Pixels) -> Panel:
+    """Return the boundary of an image that was refined, at stride 4."""
+    empty = Panel("boundary", "Boundary", "boundary", note=_why_no_label(split))
+    if split != LABELS_SPLIT or opened.irnet is None:
+        return empty
+    device = next(opened.irnet.parameters()).device
+    edge, _ = opened.irnet.edge_displacement(normalise(image)[None].to(device))
+    return replace(empty, values=edge[0, 0].float().cpu().numpy(), note="")
+
+
+def _why_no_label(split: str) -> str:
+    return "no refined pseudo-labels yet" if split == LABELS_SPLIT else f"refinement is of {LABELS_SPLIT} only"
 
 
 @torch.inference_mode()
-def _segment(sources: Sources, image: Pixels, sentences: list[str]) -> Sequence[tuple[Map, BoolMask] | None]:
-    """Step-2's map float32 and mask bool (H, W) of each sentence, None where there is no Step-2."""
-    step2 = sources.step2
-    if step2 is None:
-        return [None] * len(sentences)
-    pixels = step2.preprocess(image)[None].to(step2.device, memory_format=torch.channels_last)
-    (encoded,) = step2.encode_images(pixels)
-    grids = step2.respond(encoded, step2.encode_texts(sentences))
-    maps = compute_map(grids, step2.rule, step2.input_size, (image.shape[0], image.shape[1]))
-    masks = compute_mask(maps, step2.rule)
+def _segment(network: Responder, image: Pixels, sentences: list[str]) -> list[tuple[Map, BoolMask]]:
+    """Return a network's map float32 and mask bool (H, W) of each sentence."""
+    pixels = network.preprocess(image)[None].to(network.device, memory_format=torch.channels_last)
+    (encoded,) = network.encode_images(pixels)
+    grids = network.respond(encoded, network.encode_texts(sentences))
+    maps = compute_map(grids, network.rule, network.input_size, (image.shape[0], image.shape[1]))
+    masks = compute_mask(maps, network.rule)
     return list(zip(maps.cpu().numpy(), masks.cpu().numpy(), strict=True))
 
 
@@ -160,10 +147,10 @@ class _Reader:
     hw: tuple[int, int]
     truth: BoolMask | None
 
-    def read_map(self, store: ResponseStore | None) -> Panel:
-        """The map of the sample's own sentence."""
+    def read_map(self, row: Row, store: ResponseStore | None) -> Panel:
+        """Return the map of the sample's own sentence."""
         if store is None:
-            return Panel(None, "no responses of this split yet")
+            return Panel(row.name, row.tile, "map", note="no responses of this split yet")
         rows = store.rows_of_ref(self.sample.ref.ref_id)
         sent_ids = store.sent_id[rows].tolist()
         if self.sample.expression.sent_id not in sent_ids:
@@ -171,55 +158,57 @@ class _Reader:
                 f"{store.path}: holds no sentence {self.sample.expression.sent_id} of ref "
                 f"{self.sample.ref.ref_id}; run `ris dump-responses`"
             )
-        return self._map_of_row(store, rows[sent_ids.index(self.sample.expression.sent_id)])
+        return self._map_of(row, store, rows[sent_ids.index(self.sample.expression.sent_id)])
 
-    def read_choice(self, store: ResponseStore | None) -> Panel:
-        """The map that PRMS chose of all the ref's sentences; the note is its sentence."""
+    def read_choice(self, row: Row, store: ResponseStore | None, *, has_maps: bool) -> Panel:
+        """Return the map that PRMS chose of all the ref's sentences; the note is its sentence."""
         if store is None:
-            return Panel(None, "no responses of this split yet")
-        if not store.has_selection:
-            return Panel(None, "dumped without PRMS")
+            note = "dumped without PRMS" if has_maps else "no responses of this split yet"
+            return Panel(row.name, row.tile, "map", note=note)
         ref = self.sample.ref
         k = store.selected(ref.ref_id)
-        panel = self._map_of_row(store, store.rows_of_ref(ref.ref_id)[k])
         chosen = ref.expressions[k]
         note = "this sentence" if chosen == self.sample.expression else f"“{chosen.sentence}”"
-        return Panel(panel.values, note, panel.point, panel.outcome)
+        return replace(self._map_of(row, store, store.rows_of_ref(ref.ref_id)[k]), note=note)
 
-    def _map_of_row(self, store: ResponseStore, row: int) -> Panel:
-        maps = compute_map(torch.from_numpy(store.read_grids([row])), store.rule, store.input_size, self.hw)
+    def _map_of(self, row: Row, store: ResponseStore, k: int) -> Panel:
+        """Return the map in row k of the store."""
+        maps = compute_map(torch.from_numpy(store.read_grids([k])), store.rule, store.input_size, self.hw)
         response, prediction = maps[0].numpy(), compute_mask(maps, store.rule)[0].numpy()
         shown = show_map(maps, store.rule)[0].numpy()
-        return Panel(shown, "", point_of(response), self._score(response, prediction))
+        outcome = self._score(response, prediction)
+        return Panel(row.name, row.tile, "map", shown, point=point_of(response), outcome=outcome)
 
-    def read_label(self, sources: Sources) -> Panel:
-        """The refined pseudo-label."""
-        if self.sample.split != sources.labels_split:
-            return Panel(None, f"refinement is of {sources.labels_split} only")
-        if sources.labels is None:
-            return Panel(None, "no refined pseudo-labels yet")
-        label = load_label(label_path(sources.labels, self.sample.ref.ref_id))
+    def read_label(self, row: Row, folder: Path | None) -> Panel:
+        """Return the pseudo-label."""
+        empty = Panel(row.name, row.tile, "mask", note=_why_no_label(self.sample.split), colour=row.colour)
+        if folder is None:
+            return empty
+        label = load_label(label_path(folder, self.sample.ref.ref_id))
         mask = label == FOREGROUND
         outcome = self._score(mask.astype(np.float32), mask)
         # A mask has no largest value to point with.
         outcome = replace(outcome, point_it=None, point_m=None) if outcome else None
-        return Panel(label, "" if mask.any() else "empty", None, outcome)
+        return replace(empty, values=label, note="" if mask.any() else "empty", outcome=outcome)
 
-    def read_segmentation(self, found: tuple[Map, BoolMask] | None) -> Panel:
-        """Step-2's mask."""
+    def read_segmentation(self, row: Row, found: tuple[Map, BoolMask] | None) -> Panel:
+        """Return a network's mask."""
+        empty = Panel(row.name, row.tile, "mask", note=f"no {row.title} yet", colour=row.colour)
         if found is None:
-            return Panel(None, "no Step-2 yet")
+            return empty
         response, mask = found
         note = "" if mask.any() else "nothing found"
-        return Panel(mask.astype(np.uint8), note, point_of(response), self._score(response, mask))
+        outcome = self._score(response, mask)
+        return replace(empty, values=mask.astype(np.uint8), note=note, point=point_of(response), outcome=outcome)
 
     def read_truth(self) -> Panel:
-        """The ground-truth mask; without one, an empty mask where there is a box to show."""
+        """Return the ground-truth mask; without one, an empty mask where there is a box to show."""
+        empty = Panel("truth", "Ground truth", "truth", note="the data set has none")
         if self.truth is not None:
-            return Panel(self.truth.astype(np.uint8))
+            return replace(empty, values=self.truth.astype(np.uint8), note="")
         if self.sample.ref.box_xyxy is None:
-            return Panel(None, "the data set has none")
-        return Panel(np.zeros(self.hw, np.uint8), "box only")
+            return empty
+        return replace(empty, values=np.zeros(self.hw, np.uint8), note="box only")
 
     def _score(self, response: Map, prediction: BoolMask) -> Outcome | None:
         ref = self.sample.ref

@@ -1,7 +1,7 @@
 """What is scored: the rows of the score table, what each is read from, and how it is called and drawn.
 
-The command line, the score table, the report, the figures and the paper's tables all read ROWS: a compared method is
-one line more.
+The command line, the score table, the report, the figures and the paper's tables all ask here. The rows of the chain
+are ROWS; a compared method's is made of its entry in `methods.METHODS`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.methods import METHODS
 
 RED, AMBER = (255, 64, 64), (255, 176, 0)
 LABELS_SPLIT = "train"  # the only split that has pseudo-labels
@@ -109,18 +110,27 @@ STORED_ORACLE = Row(
 )  # fmt: skip
 
 
+def list_rows() -> list[Row]:
+    """Return all rows in the order of the table: the chain's, then those of compared methods."""
+    return [*ROWS.values(), *(_row_of_method(method.name, method.title) for method in METHODS.values())]
+
+
 def find_row(name: str) -> Row:
-    """Return the row of that name; for another, such as a method that is not here, one that is called by its name."""
-    if name == STORED_ORACLE.name:
-        return STORED_ORACLE
-    return ROWS.get(name) or Row(
-        name=name, title=name, label=name, stage=name, kind="maps", flags={"method": name}, paper=name, tile=name
-    )
+    """Return the row of that name; for a method that is not here, one that is called by its name."""
+    known = {row.name: row for row in (*list_rows(), STORED_ORACLE)}
+    return known.get(name) or _row_of_method(name, name)
+
+
+def _row_of_method(name: str, title: str) -> Row:
+    return Row(
+        name=name, title=title, label=title, stage=name, kind="maps", source="responses", flags={"method": name},
+        command=f"{_DUMP} --method {name}", optional=True, paper=title, tile=title,
+    )  # fmt: skip
 
 
 def find_row_of_paper(method: str) -> Row | None:
     """Return the first row whose name in the paper's tables is `method`, None where that method is not here."""
-    return next((row for row in ROWS.values() if row.paper == method), None)
+    return next((row for row in list_rows() if row.paper == method), None)
 
 
 def find_improvement(known: Collection[str]) -> tuple[str, str] | None:
@@ -134,4 +144,4 @@ def find_improvement(known: Collection[str]) -> tuple[str, str] | None:
 
 def list_stages() -> tuple[str, ...]:
     """Return what `ris score --stage` takes."""
-    return tuple(dict.fromkeys(row.stage for row in ROWS.values()))
+    return tuple(dict.fromkeys(row.stage for row in list_rows()))

@@ -58,17 +58,17 @@ def test_a_sixth_each_are_the_best_the_worst_and_the_most_changed(many, outcome)
 
 def test_the_worst_sentence_of_a_ref_is_the_one_that_is_shown(many, outcome):
     outcomes = [outcome(k, 10 * k + 1, 95) for k in range(1, 60)] + [outcome(0, 0, 90), outcome(0, 1, 0)]
-    (worst,) = [s for s in choose_samples(many, 6, 0, outcomes) if s.drawn == "worst"]
+    (worst,) = [s for s in choose_samples(many, 6, 0, outcomes, {}) if s.drawn == "worst"]
     assert worst.expression.sent_id == 1
 
 
 def test_the_seed_decides_and_nothing_else(many, outcome):
     outcomes = [outcome(k, 10 * k, k) for k in range(60)]
-    first = choose_samples(many, 12, 0, outcomes)
-    assert choose_samples(many, 12, 0, outcomes[::-1]) == first
-    assert choose_samples(many, 12, 1, outcomes) != first
+    first = choose_samples(many, 12, 0, outcomes, {})
+    assert choose_samples(many, 12, 0, outcomes[::-1], {}) == first
+    assert choose_samples(many, 12, 1, outcomes, {}) != first
 
 
 def test_no_more_than_there_are(dataset):
-    assert sorted(s.ref.ref_id for s in choose_samples(dataset, 200, 0)) == [10, 11, 12]
-    assert choose_samples(dataset, 0, 0) == []
+    assert sorted(s.ref.ref_id for s in choose_samples(dataset, 200, 0, [], {})) == [10, 11, 12]
+    assert choose_samples(dataset, 0, 0, [], {}) == []

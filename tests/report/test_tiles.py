@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ris_pipeline.report.panels import TRUTH, Column, Panel
+from ris_pipeline.report.panels import Panel
 from ris_pipeline.report.tiles import MASK_OPACITY, blend_panel, encode_panel, encode_photo, fit_hw
-
-MAP = Column("step1", "Step-1 map", "map")
-LABEL = Column("pseudo-refined", "Pseudo-label", "mask", (10, 20, 30))
-BOUNDARY = Column("boundary", "Boundary", "boundary")
 
 
 def decode(uri: str) -> Image.Image:
@@ -36,7 +32,11 @@ def test_a_mask_is_its_colour_where_it_is_and_transparent_elsewhere():
     label = np.zeros((40, 60), np.uint8)
     label[10:20, 30:50] = 1
     label[30:, :] = 255
-    layer = np.array(decode(encode_panel(Panel(label), LABEL, (40, 60), 60)).convert("RGBA"))
+    layer = np.array(
+        decode(encode_panel(Panel("pseudo-refined", "", "mask", label, colour=(10, 20, 30)), (40, 60), 60)).convert(
+            "RGBA"
+        )
+    )
     assert layer.shape == (40, 60, 4)
     assert layer[15, 40].tolist() == [10, 20, 30, MASK_OPACITY]
     assert layer[5, 5, 3] == 0
@@ -47,25 +47,28 @@ def test_a_mask_is_its_colour_where_it_is_and_transparent_elsewhere():
 
 def test_a_map_hides_more_of_the_image_where_it_is_larger():
     response = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
-    alpha = np.array(decode(encode_panel(Panel(response), MAP, (64, 64), 64)))[:, :, 3].astype(int)
+    alpha = np.array(decode(encode_panel(Panel("step1", "", "map", response), (64, 64), 64)))[:, :, 3].astype(int)
     assert alpha[:, 0].max() < 60
     assert alpha[:, -1].min() > 180
 
 
 def test_a_boundary_is_opaque():
-    assert decode(encode_panel(Panel(np.ones((16, 16), np.float32)), BOUNDARY, (64, 64), 64)).mode == "RGB"
+    assert (
+        decode(encode_panel(Panel("boundary", "", "boundary", np.ones((16, 16), np.float32)), (64, 64), 64)).mode
+        == "RGB"
+    )
 
 
 def test_an_empty_panel_gives_no_picture():
     image = np.zeros((8, 8, 3), np.uint8)
-    assert encode_panel(Panel(None, "no Step-2 yet"), MAP, (8, 8), 8) is None
-    assert blend_panel(image, Panel(None), MAP) is None
+    assert encode_panel(Panel("step1", "", "map"), (8, 8), 8) is None
+    assert blend_panel(image, Panel("step1", "", "map")) is None
 
 
 def test_a_figure_shows_the_image_where_the_mask_is_not():
     image = np.full((8, 8, 3), 200, np.uint8)
     mask = np.zeros((8, 8), np.uint8)
     mask[:4] = 1
-    blended = blend_panel(image, Panel(mask), TRUTH)
+    blended = blend_panel(image, Panel("truth", "", "truth", mask))
     assert (blended[4:] == 200).all()
     assert (blended[:4] != 200).any(axis=2).all()

@@ -17,17 +17,18 @@ from ris_pipeline.artifacts.find import find, find_latest
 from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.artifacts.publish import publish
-from ris_pipeline.config import Step2Config
+from ris_pipeline.config import ScoreConfig, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.masks import save_label
+from ris_pipeline.methods import METHODS, Method
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step2
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.scoring.metrics import HEADLINE, Estimate
 from ris_pipeline.scoring.outcomes import load_outcomes
-from ris_pipeline.scoring.rows import ROWS, Row, find_row
+from ris_pipeline.scoring.rows import find_row
 from ris_pipeline.scoring.scores import Score
 from stages import score, table
 from stages.common import open_dataset
@@ -193,11 +194,7 @@ def test_a_compared_method_is_one_row_more(options, capsys, monkeypatch):
     left, right = [[4, -2]] * 2, [[-2, 4]] * 2
     make_responses(options, "val", [left])
     make_responses(options, "val", [right], prms=False, method="amr")
-    amr = Row(
-        name="amr", title="AMR", label="AMR", stage="amr", kind="maps", source="responses", flags={"method": "amr"},
-        paper="AMR", tile="AMR", optional=True,
-    )  # fmt: skip
-    monkeypatch.setitem(ROWS, "amr", amr)
+    monkeypatch.setitem(METHODS, "amr", Method("amr", "AMR", "no.such.module", ScoreConfig, 1))
     rows = {row["scored"]: row for row in scores(options, capsys, splits=["val"])}
     assert values(rows["step1"], "pointit", "miou") == [100, 100]
     assert values(rows["amr"], "pointit", "miou") == [0, 0]

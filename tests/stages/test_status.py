@@ -139,7 +139,7 @@ def test_the_tree_shows_what_reads_what(tiny, capsys):
         "scores",
         "report",
     ]
-    assert "0.0 MB" in lines[2]
+    assert " kB " in lines[2]
 
 
 def test_before_anything_is_made_the_tree_is_that_of_the_stages(tiny, capsys):
