@@ -15,16 +15,24 @@ Splits = Annotated[
     list[str] | None, typer.Option("--split", metavar="<str>", help="Repeatable; every split of the card if left out.")
 ]
 
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="FROM", help="Start from these weights: a trained artifact's folder, or a checkpoint."),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="A dry trial: on the first N refs, kept apart as first-N.")
+]
+
 
 @command("train-step1")
-def train_step1(options: StageOptions) -> None:
+def train_step1(options: StageOptions, init: Init = None, limit: Limit = None) -> None:
     """Step-1: learn response maps from images and sentences.
 
     Reads:    images and sentences of the split train
     Writes:   runs/<dataset>/step1/: model.safetensors, metrics.jsonl
     Example:  ris train-step1 --dataset refcoco --set epochs=10
     """
-    run_stage("train_step1", options)
+    run_stage("train_step1", options, init=init, limit=limit)
 
 
 @command("dump-responses")
@@ -62,6 +70,8 @@ def make_pseudolabels(
 def train_step2(
     options: StageOptions,
     oracle: Annotated[bool, typer.Option("--oracle", help="Learn from true masks: the upper bound.")] = False,
+    init: Init = None,
+    limit: Limit = None,
 ) -> None:
     """Step-2: learn to segment from the pseudo-labels.
 
@@ -69,7 +79,7 @@ def train_step2(
     Writes:   runs/<dataset>/step2/: model.safetensors, metrics.jsonl
     Example:  ris train-step2 --dataset refcoco --precision bf16
     """
-    run_stage("train_step2", options, oracle=oracle)
+    run_stage("train_step2", options, init=init, limit=limit, oracle=oracle)
 
 
 @command("score")

@@ -6,12 +6,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import describe_other_data
-from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
-from ris_pipeline.artifacts.layout import NO_ARTIFACTS, STAGES, VALIDATION
+from ris_pipeline.artifacts.identity import Artifact, Request, digest, digest_file, label_of
+from ris_pipeline.artifacts.layout import INIT, NO_ARTIFACTS, STAGES, VALIDATION
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, load_config_file, parse_assignments, resolve
@@ -157,15 +158,21 @@ def request_of(
     config: Any,
     *,
     inputs: Sequence[Artifact] = (),
+    init: Path | None = None,
     flags: Mapping[str, str | bool] | None = None,
 ) -> Request:
-    """What `stage` is asked to make from its resolved `config`, the artifacts it reads and the data set."""
+    """What `stage` is asked to make from its resolved `config`, the artifacts and weights it reads and the data set."""
+    start = {} if init is None else {INIT: digest_file(init)}
     return Request(
         runs=options.runs,
         dataset=card_of(options).name,
         stage=stage,
         configuration=asdict(config),
-        inputs={**data_inputs(options, stage, config, flags or {}), **{one.name: one.digest for one in inputs}},
+        inputs={
+            **data_inputs(options, stage, config, flags or {}),
+            **start,
+            **{artifact.name: artifact.digest for artifact in inputs},
+        },
         flags=dict(flags or {}),
         seed=options.seed,
         precision=options.precision,
@@ -173,6 +180,11 @@ def request_of(
         # As torchrun tells it; asking torch would cost the seconds of its import.
         n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if stage in ("step1", "step2") else 1,
     )
+
+
+def limit_flags(limit: int | None) -> dict[str, str | bool]:
+    """The flags of a training on the first `limit` refs: a variant, which no other stage takes for the whole."""
+    return {} if limit is None else {"limit": f"first-{limit}"}
 
 
 def data_inputs(options: StageOptions, stage: str, config: Any, flags: Mapping[str, str | bool]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """`ris import-checkpoint`: a released checkpoint → an artifact, as if its stage had made it here."""
 
-import hashlib
 import json
 import tempfile
 from dataclasses import asdict, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import replace_folder, write_json
-from ris_pipeline.artifacts.identity import Request
+from ris_pipeline.artifacts.identity import Request, digest_file
 from ris_pipeline.artifacts.layout import CHECKPOINT, CLIP_CONFIG, MANIFEST, SOURCE
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.config import Step1Config, Step2Config, load_config_file, parse_assignments, resolve
@@ -39,7 +38,7 @@ def run(options: StageOptions, file: Path, kind: "Kind | None", out: Path | None
         dataset=card_of(options).name if out is None else "",
         stage=stage,
         configuration=_configure(options, stage, released, with_card=out is None),
-        inputs={CHECKPOINT: _digest(file)},
+        inputs={CHECKPOINT: digest_file(file)},
         flags=_FLAGS.get(released.kind, {}),
     )
     if out is not None:
@@ -76,11 +75,6 @@ def _configure(options: StageOptions, stage: str, released: "Released", *, with_
         config = resolve(type(released.config), file, parse_assignments(options.set or ()))
     told, own = asdict(released.config), asdict(config)
     return {**{key: told[key] for key in _TOLD[stage]}, **{key: own[key] for key in chosen}}
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
 
 
 def _write_folder(options: StageOptions, request: Request, file: Path, released: "Released", out: Path) -> None:

@@ -15,7 +15,8 @@ from ris_pipeline.artifacts.identity import (
     label_of,
     parse_manifest,
 )
-from ris_pipeline.artifacts.layout import MANIFEST, STAGES, latest_name
+from ris_pipeline.artifacts.layout import MANIFEST, STAGES, WEIGHTS, latest_name
+from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.errors import RisError
 
 
@@ -84,6 +85,20 @@ def load_artifact(folder: Path) -> Artifact | None:
         raise RisError(f"{path}: cannot be read: {error.strerror}; mend its disk or its permissions") from error
     except (ValueError, RecursionError) as error:
         raise RisError(f"{path}: damaged manifest ({error}); `ris status --repair` restores it") from error
+
+
+def find_weights(source: Path) -> Path:
+    """Return the weights in the folder of an artifact, or `source` where it is a file itself.
+
+    Raises RisError where there are none, and where the artifact is damaged.
+    """
+    file = source
+    if source.is_dir():
+        check_whole(source.resolve())
+        file = source / WEIGHTS
+    if not file.is_file():
+        raise RisError(f"{file}: no such file; give the folder of a trained artifact, or a checkpoint")
+    return file
 
 
 def explain(request: Request) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ris_pipeline.artifacts.find import find_named, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, differences
-from ris_pipeline.artifacts.layout import CHECKPOINT, NO_ARTIFACTS, STAGES, VALIDATION
+from ris_pipeline.artifacts.layout import CHECKPOINT, INIT, NO_ARTIFACTS, STAGES, VALIDATION
 from ris_pipeline.errors import RisError
 
 
@@ -55,6 +55,8 @@ class Freshness:
 
     def _look_at_input(self, name: str, recorded: str, manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
         """The digest that the input has now, or a word on why it has none; and the reasons why it is stale itself."""
+        if name == INIT:  # a file from anywhere, which may be gone
+            return recorded, []
         if name in NO_ARTIFACTS:
             split = manifest["configuration"]["validate"] if name == VALIDATION else split_of(manifest)
             try:

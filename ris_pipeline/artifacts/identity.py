@@ -20,6 +20,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def digest_file(path: Path) -> str:
+    """Return the first 12 hex digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
 def label_of(flags: Mapping[str, str | bool]) -> str:
     """The flags in one word, by their names: {"split": "val"} "val", {"refine": False} "no-refine"."""
     words = (

@@ -35,7 +35,8 @@ SOURCE = "source.json"  # of an import: where the weights come from
 
 CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
 VALIDATION = "validation"  # input of a training: the digest of the images that it is validated on
-NO_ARTIFACTS = ("data", "images", VALIDATION, CHECKPOINT)  # the names of inputs that are files from elsewhere
+INIT = "init"  # input of a training: the digest of the weights that it starts from
+NO_ARTIFACTS = ("data", "images", VALIDATION, INIT, CHECKPOINT)  # the names of inputs that are files from elsewhere
 
 
 def latest_name(label: str) -> str:

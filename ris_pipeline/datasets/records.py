@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,10 @@ class Dataset:
     def n_expressions(self) -> int:
         """The number of expressions, the sample count of the paper's tables."""
         return sum(len(ref.expressions) for ref in self.refs)
+
+    def first_refs(self, n: int) -> Dataset:
+        """Return the data set with its first n refs alone; with all of them for 0."""
+        return replace(self, refs=self.refs[: n or None])
 
     def load_mask(self, ref: Ref) -> NDArray[np.bool_]:
         """Return the object's mask, bool (H, W), True on the object.

@@ -25,7 +25,7 @@ from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
-from ris_pipeline.networks.weights.released import Released, translate_irn
+from ris_pipeline.networks.weights.released import Released, read_released, translate_irn
 
 
 def build_encoders(config: Step1Config | Step2Config, *, trained: bool) -> tuple[Clip, ImageEncoder]:
@@ -43,22 +43,31 @@ def build_aux(config: Step1Config) -> Clip:
     return aux.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
-def build_step1(config: Step1Config, weights: Path | None = None) -> Step1:
-    """Step-1 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`."""
-    network = Step1(*build_encoders(config, trained=weights is not None), hidden=config.hidden)
-    if weights is None and config.project_from_clip:
+def build_step1(config: Step1Config, weights: Path | None = None, *, init: Path | None = None) -> Step1:
+    """Return Step-1 with the encoders' weights of the configuration, or all weights from a file.
+
+    `weights`: of a trained network that is to answer. `init`: those that a training starts from (`warm_start`).
+    """
+    has_file = weights is not None or init is not None
+    network = Step1(*build_encoders(config, trained=has_file), hidden=config.hidden)
+    if not has_file and config.project_from_clip:
         network.project_from_clip()
+    if init is not None:
+        warm_start(network, init)
     _prepare(network, config, weights)
     return network
 
 
-def build_step2(config: Step2Config, weights: Path | None = None, step1: Path | None = None) -> Step2:
-    """Step-2 with the encoders' weights of the configuration, or all weights from a checkpoint of `train`.
+def build_step2(
+    config: Step2Config, weights: Path | None = None, step1: Path | None = None, *, init: Path | None = None
+) -> Step2:
+    """Return Step-2 with the encoders' weights of the configuration, or all weights from a file, as `build_step1`.
 
-    step1: a checkpoint of Step-1 whose encoders it starts with. RisError where they are other encoders.
+    `step1`: weights of Step-1 whose encoders it starts with. Raises RisError where they are other encoders.
     """
     w = config.decoder_width
-    network = Step2(*build_encoders(config, trained=weights is not None), widths=(w, 2 * w, 4 * w, 8 * w))
+    has_file = weights is not None or init is not None
+    network = Step2(*build_encoders(config, trained=has_file), widths=(w, 2 * w, 4 * w, 8 * w))
     if step1 is not None:
         tensors = read_weights(step1).tensors
         for name in ("clip", "image_encoder"):
@@ -66,8 +75,21 @@ def build_step2(config: Step2Config, weights: Path | None = None, step1: Path | 
             if encoder is not None:
                 own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
                 copy_tensors(encoder, own, step1)
+    if init is not None:
+        warm_start(network, init)
     _prepare(network, config, weights)
     return network
+
+
+def warm_start(network: Step1 | Step2, file: Path) -> None:
+    """Copy all weights of a trained network of the same kind and sizes: one of ours, or one that TRIS released.
+
+    Raises RisError where the file holds another network.
+    """
+    tensors = read_weights(file).tensors
+    if not any(name.startswith("clip.model.") for name in tensors):
+        tensors = read_released(file, "tris-step1" if isinstance(network, Step1) else "tris-step2").tensors
+    copy_tensors(network, tensors, file)
 
 
 def build_released(released: Released, file: Path) -> Step1 | Step2:

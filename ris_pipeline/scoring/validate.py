@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
@@ -18,15 +16,15 @@ def take_refs(dataset: Dataset, n: int, select: str) -> Dataset:
 
     Raises RisError where they have no ground truth for `select`: boxes for pointit, masks for miou, either for last.
     """
-    refs = dataset.refs[: n or None]
-    has_boxes = any(ref.box_xyxy is not None for ref in refs)
-    has_masks = any(ref.segmentation is not None for ref in refs)
+    chosen = dataset.first_refs(n)
+    has_boxes = any(ref.box_xyxy is not None for ref in chosen.refs)
+    has_masks = any(ref.segmentation is not None for ref in chosen.refs)
     if not {"last": has_boxes or has_masks, "pointit": has_boxes, "miou": has_masks}[select]:
         raise RisError(
             f"{dataset.name} {dataset.split}: no {_NEEDS[select]} to validate on with select = {select!r}; "
             "add them or leave validate empty"
         )
-    return replace(dataset, refs=refs)
+    return chosen
 
 
 def validate(responder: Responder, dataset: Dataset, batch_size: int) -> dict[str, float]:

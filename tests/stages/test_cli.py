@@ -81,10 +81,10 @@ class Recorder:
 def test_options_reach_the_stage(monkeypatch):
     seen = []
     install_stage(monkeypatch, "train_step2", lambda options, **flags: seen.append((options, flags)))
-    line = "train-step2 --oracle --dataset x --set lr=1 --set epochs=2 --seed 3 --precision bf16 --json --runs r"
+    line = "train-step2 --oracle --limit 9 --dataset x --set lr=1 --set epochs=2 --seed 3 --precision bf16 --runs r"
     assert ris(*line.split()).exit_code == 0
-    expected = StageOptions(dataset="x", runs=Path("r"), set=["lr=1", "epochs=2"], seed=3, precision="bf16", json=True)
-    assert seen == [(expected, {"oracle": True})]
+    expected = StageOptions(dataset="x", runs=Path("r"), set=["lr=1", "epochs=2"], seed=3, precision="bf16")
+    assert seen == [(expected, {"oracle": True, "init": None, "limit": 9})]
 
 
 def test_defaults_are_those_of_the_dataclass(monkeypatch):
@@ -138,7 +138,7 @@ def test_wrong_usage_exits_2_with_a_hint(line, hint):
 
 
 def fail(error: BaseException) -> Callable[..., None]:
-    def run(options: StageOptions) -> None:
+    def run(options: StageOptions, **flags: object) -> None:
         raise error
 
     return run
