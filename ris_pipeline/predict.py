@@ -16,20 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ris_pipeline.arrays import Pixels
 from ris_pipeline.artifacts.find import load_artifact
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import MANIFEST
 from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import to_rgb
 from ris_pipeline.datasets.io.images import load_image
+from ris_pipeline.datasets.io.segmentations import Rle, encode_rle
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
-from ris_pipeline.masks import Rle, encode_rle, overlay_mask
 from ris_pipeline.methods.tris import load_network, load_released, load_untrained
+from ris_pipeline.pictures import overlay_mask
 from ris_pipeline.process.device import find_device
 
-Pixels = NDArray[np.uint8]
 ImageLike = Pixels | PIL.Image.Image | Path | str
 
 

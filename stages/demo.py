@@ -160,7 +160,7 @@ def describe(sentence: str, prediction: "Prediction") -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from ris_pipeline.masks import colour_map
+    from ris_pipeline.pictures import colour_map
 
     alpha = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
     return {

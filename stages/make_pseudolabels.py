@@ -134,13 +134,15 @@ def _save_sheet(work: Work, dataset: "Dataset", groups: "Sequence[ImageGroup]") 
     """contact-sheet.png: the first pseudo-labels over their images."""
     from PIL import Image
 
+    from ris_pipeline.arrays import FOREGROUND
     from ris_pipeline.datasets.io.images import load_image
-    from ris_pipeline.masks import contact_sheet, load_label, overlay_mask
+    from ris_pipeline.datasets.io.labels import load_label
+    from ris_pipeline.pictures import contact_sheet, overlay_mask
 
     tiles = []
     for one in groups[:12]:
         image = load_image(dataset.images[one.image_id])
         for ref in one.refs[:2]:
             label = load_label(label_path(work.path, ref.ref_id))
-            tiles.append((ref.expressions[0].sentence, overlay_mask(image, label == 1)))
+            tiles.append((ref.expressions[0].sentence, overlay_mask(image, label == FOREGROUND)))
     Image.fromarray(contact_sheet(tiles)).save(work.path / CONTACT_SHEET)

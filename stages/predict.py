@@ -23,7 +23,8 @@ from stages.options import StageOptions, card_of, emit, say
 from stages.progress import progress
 
 if TYPE_CHECKING:
-    from ris_pipeline.predict import Pixels, Prediction, Segmenter
+    from ris_pipeline.arrays import Pixels
+    from ris_pipeline.predict import Prediction, Segmenter
 
 PREDICTIONS = "predictions.json"
 SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images
@@ -241,7 +242,7 @@ def _predict(
 
 
 def _describe(prediction: Prediction) -> dict[str, Any]:
-    from ris_pipeline.masks import encode_rle
+    from ris_pipeline.datasets.io.segmentations import encode_rle
 
     return {"score": round(prediction.score, 6), "segmentation": encode_rle(prediction.mask)}
 
@@ -251,7 +252,7 @@ def _save_pictures(out: Path, stem: str, pixels: Pixels, prediction: Prediction)
     import numpy as np
     from PIL import Image
 
-    from ris_pipeline.masks import colour_map, overlay_mask
+    from ris_pipeline.pictures import colour_map, overlay_mask
 
     pictures = {
         "mask": prediction.mask.astype(np.uint8) * 255,

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ris_pipeline.arrays import Box
 from ris_pipeline.datasets.io.files import MAX_PIXELS, is_turned
 from ris_pipeline.datasets.io.segmentations import extent_of, find_extent, is_coordinate, load_segmentation
 from ris_pipeline.errors import RisError
-
-Box = tuple[float, float, float, float]
 
 # COCO rounds its boxes to hundredths, ReferIt's are whole pixels: an edge may lie up to a pixel outside.
 _BOX_SLACK = 1.0

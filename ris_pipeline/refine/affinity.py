@@ -45,7 +45,7 @@ def edge_to_affinity(edge: NDArray[np.floating], index: PathIndex) -> NDArray[np
     return 1 - strongest
 
 
-def compute_transition(edge: NDArray[np.floating], beta: float = 10, radius: int = 5) -> sp.dia_array:
+def compute_transition(edge: NDArray[np.floating], beta: float, radius: int) -> sp.dia_array:
     """Return the random walk's T (hw, hw), sparse, of the dtype of `edge` (h, w) in [0, 1]; columns sum to 1.
 
     T_ij = A_ij / Σ_i A_ij with A_ij = affinity_ij^beta for pairs within the radius, A_ii = 1, and A
@@ -75,9 +75,10 @@ def compute_transition(edge: NDArray[np.floating], beta: float = 10, radius: int
 def propagate(
     maps: NDArray[np.floating],
     edge: NDArray[np.floating],
-    beta: float = 10,
-    n_steps: int = 256,
-    radius: int = 5,
+    *,
+    beta: float,
+    n_steps: int,
+    radius: int,
 ) -> NDArray[np.floating]:
     """Return (maps · (1 − edge)) · T^n_steps, (R, h, w), of maps (R, h, w) of one image, edge (h, w).
 

@@ -1,23 +1,28 @@
 """Instances from the displacement field, and pseudo-label masks from the random walk over each of them."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ris_pipeline.arrays import BACKGROUND, FOREGROUND
 from ris_pipeline.refine.affinity import propagate
 
 STRIDE = 4  # of the boundary and displacement maps against the image
+N_STEPS = 300  # along the field; IRNet
+WEAK_LENGTH = 2.5  # cells; shorter displacements form the clusters; IRNet
 
 
-def instance_map(displacement: NDArray[np.float32], n_steps: int = 300, weak_length: float = 2.5) -> NDArray[np.int64]:
+def instance_map(displacement: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return each pixel's instance, int (h, w) from 0 on, of a displacement field (2, h, w) in (dy, dx).
 
-    Pixels whose displacement is shorter than `weak_length` form clusters (4-connected); a pixel belongs to
+    Pixels whose displacement is shorter than WEAK_LENGTH form clusters (4-connected); a pixel belongs to
     the cluster in which its trajectory ends. Trajectories that end outside every cluster share one
     instance.
     """
-    y, x = follow_displacement(displacement, n_steps)
-    clusters, _ = ndimage.label(np.hypot(*displacement) < weak_length)
+    y, x = follow_displacement(displacement, N_STEPS)
+    clusters, _ = ndimage.label(np.hypot(*displacement) < WEAK_LENGTH)
     _, instances = np.unique(clusters[y, x], return_inverse=True)
     return instances.reshape(displacement.shape[1:])
 
@@ -53,34 +58,31 @@ def compute_pseudolabels(
     edge: NDArray[np.float32],
     displacement: NDArray[np.float32],
     image_hw: tuple[int, int],
-    threshold: float = 0.25,
-    min_area: float = 0.0,
-    beta: float = 10,
-    n_steps: int = 256,
-    radius: int = 5,
+    *,
+    threshold: float,
+    beta: float,
+    n_steps: int,
+    radius: int,
 ) -> NDArray[np.uint8]:
     """Return pseudo-label masks, uint8 {0, 1} (R, H, W), of the response maps of one image's refs.
 
     `response_maps` is float (R, any height, any width) in [0, 1]; `edge` (h, w) and `displacement` (2, h,
     w) are IRNet's at stride 4. Each map is cut into instances, every piece walks, and a pixel is foreground
-    where a piece's score, upsampled and divided by the ref's maximum, exceeds the threshold. Connected
-    components of an instance that cover less than the share `min_area` of the image are dropped. Nothing is
-    left to ignore (255).
+    where a piece's score, upsampled and divided by the ref's maximum, exceeds the threshold. Nothing is left
+    to ignore (255).
     """
     # TRIS gives components under 1 % of the image the score 0, but its Step-2 sums all masks and never
-    # reads the scores: small components stay. Hence 0 is the default.
+    # reads the scores: small components stay.
     instances = instance_map(displacement)
     pieces = [split_by_instance(response_map, instances) for response_map in resize(response_maps, edge.shape, True)]
     # An instance without response stays 0 on the whole walk; most are.
     pieces = [piece[piece.any(axis=(1, 2))] for piece in pieces]
-    walked = propagate(np.concatenate(pieces), edge, beta, n_steps, radius)
+    walked = propagate(np.concatenate(pieces), edge, beta=beta, n_steps=n_steps, radius=radius)
     per_ref = np.split(walked, np.cumsum([len(piece) for piece in pieces])[:-1])
-    return np.stack([_mask(scores, image_hw, threshold, min_area) for scores in per_ref])
+    return np.stack([_mask(scores, image_hw, threshold) for scores in per_ref])
 
 
-def _mask(
-    scores: NDArray[np.float32], image_hw: tuple[int, int], threshold: float, min_area: float
-) -> NDArray[np.uint8]:
+def _mask(scores: NDArray[np.float32], image_hw: tuple[int, int], threshold: float) -> NDArray[np.uint8]:
     """Return the mask, uint8 {0, 1} (H, W), of one ref's scores (I, h, w) at stride 4."""
     height, width = image_hw
     # Differs from TRIS: a ref without response gets an empty mask, not a division by 0.
@@ -88,14 +90,8 @@ def _mask(
         return np.zeros(image_hw, np.uint8)
     upsampled_hw = (scores.shape[1] * STRIDE, scores.shape[2] * STRIDE)
     scores = resize(scores, upsampled_hw, align_corners=False)[:, :height, :width]
-    owner = np.where(scores.max(axis=0) > threshold * scores.max(), scores.argmax(axis=0), -1)
-    mask = np.zeros(image_hw, np.uint8)
-    for instance in range(len(scores)):
-        components, _ = ndimage.label(owner == instance)
-        large = np.bincount(components.ravel()) >= min_area * height * width
-        large[0] = False  # label 0 is not a component
-        mask |= large[components]
-    return mask
+    found = scores.max(axis=0) > threshold * scores.max()
+    return np.where(found, FOREGROUND, BACKGROUND).astype(np.uint8)
 
 
 def resize(maps: NDArray[np.float32], hw: tuple[int, int], align_corners: bool) -> NDArray[np.float32]:

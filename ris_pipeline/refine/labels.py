@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ris_pipeline.arrays import Maps
 from ris_pipeline.artifacts.layout import label_path
-from ris_pipeline.masks import resize_labels, save_label
+from ris_pipeline.datasets.io.labels import resize_labels, save_label
 from ris_pipeline.refine.instances import compute_pseudolabels
 from ris_pipeline.refine.seeds import compute_seeds
-
-Maps = NDArray[np.float32]
 
 
 def write_seeds(
@@ -43,7 +42,9 @@ def write_refined(
 ) -> None:
     """Write folder/<ref_id>.png of image_hw: the refined pseudo-labels of the maps float32 (R, H, W) of one image."""
     hw = (maps.shape[1], maps.shape[2])
-    labels = compute_pseudolabels(maps, edge, displacement, hw, threshold, beta=beta, n_steps=n_steps, radius=radius)
+    labels = compute_pseudolabels(
+        maps, edge, displacement, hw, threshold=threshold, beta=beta, n_steps=n_steps, radius=radius
+    )
     write_labels(folder, ref_ids, resize_labels(labels, image_hw))
 
 

@@ -14,22 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ris_pipeline.arrays import FOREGROUND, IGNORE, Maps
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, resize_image, size_of
+from ris_pipeline.datasets.io.labels import has_right_checksums, load_label
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import compute_map
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import FOREGROUND, IGNORE, has_right_checksums, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.workers import map_processes
 from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds
 
 Advance = Callable[[int], None]
-Maps = NDArray[np.float32]
 TINY_SHARE = 0.001  # of an image's pixels: 20×15 of 640×480
 
 
@@ -53,7 +52,7 @@ def save_thresholded(
         refs = _missing(group, folder, hw)
         if refs:
             maps = compute_selected_maps(store, refs, hw)
-            write_labels(folder, _ids(refs), (maps > threshold).astype(np.uint8))
+            write_labels(folder, _ids(refs), FOREGROUND * (maps > threshold).astype(np.uint8))
         advance(len(group.refs))
 
 

@@ -3,16 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ris_pipeline.arrays import BACKGROUND, FOREGROUND, IGNORE
 from ris_pipeline.refine.crf import refine_labels
-
-IGNORE = 255
 
 
 def compute_seeds(
     response_maps: NDArray[np.float32],
     image: NDArray[np.uint8],
-    foreground_threshold: float = 0.30,
-    background_threshold: float = 0.10,
+    foreground_threshold: float,
+    background_threshold: float,
 ) -> NDArray[np.uint8]:
     """Return confident labels, uint8 (R, H, W): 0 background, 1 foreground, 255 neither.
 
@@ -23,4 +22,5 @@ def compute_seeds(
     thresholds = np.array([foreground_threshold, background_threshold])[:, None, None, None]
     hard = (response_maps > thresholds).astype(np.uint8)  # (2, R, H, W)
     foreground, possible = refine_labels(image, hard.reshape(-1, *image.shape[:2])).reshape(hard.shape)
-    return np.where(foreground == 1, 1, np.where(possible == 1, IGNORE, 0)).astype(np.uint8)
+    doubtful = np.where(possible == 1, IGNORE, BACKGROUND)
+    return np.where(foreground == 1, FOREGROUND, doubtful).astype(np.uint8)

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ris_pipeline.arrays import FOREGROUND, BoolMask, Pixels
 from ris_pipeline.artifacts.layout import label_path, store_path
 from ris_pipeline.datasets.io.images import load_image, normalise
+from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import FOREGROUND, load_label
 from ris_pipeline.methods.tris import load_network
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.networks.load import load_irnet
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.sources import Sources
-from ris_pipeline.scoring.metrics import BoolMask, Outcome, point_of, score_expression
+from ris_pipeline.scoring.metrics import Outcome, point_of, score_expression
 from ris_pipeline.scoring.rows import LABELS_SPLIT, Row, find_row
 
 Kind = Literal["map", "boundary", "mask", "truth"]
-Pixels = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
 GREEN = (26, 214, 132)

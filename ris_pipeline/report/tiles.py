@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ris_pipeline.masks import FOREGROUND, IGNORE, colour_map
+from ris_pipeline.arrays import FOREGROUND, IGNORE, Pixels
+from ris_pipeline.pictures import colour_map
 from ris_pipeline.report.panels import Panel
-
-Pixels = NDArray[np.uint8]
 
 IGNORED = (160, 160, 160)
 MASK_OPACITY, MAP_OPACITY = 170, (40, 205)  # 0..255; a map's at its values 0 and 1

@@ -15,17 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ris_pipeline.arrays import FOREGROUND, BoolMask, Maps
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import size_of
+from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Dataset, Expression, Ref, group_by_image
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder, load_pixels, respond, split_batches
 from ris_pipeline.maps.rule import compute_map, compute_mask
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import FOREGROUND, load_label
-from ris_pipeline.scoring.metrics import BoolMask, Outcome, box_area, score_expression
-
-Maps = NDArray[np.float32]
+from ris_pipeline.scoring.metrics import Outcome, box_area, score_expression
 
 
 def leave_out_small_boxes(dataset: Dataset, share: float) -> Dataset:
@@ -66,7 +65,7 @@ def evaluate_choice(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]
 def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
     """Yield one outcome per ref, of its pseudo-label, weighted with its number of sentences.
 
-    The mask is label == 1: what is to be ignored counts as background. A mask has no largest value to point
+    The mask is label == FOREGROUND: what is to be ignored counts as background. A mask has no largest value to point
     with, so PointIt and PointM are None. The sentence is the ref's first.
     """
     for ref in _refs_by_image(dataset):

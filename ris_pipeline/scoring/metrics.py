@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ris_pipeline.arrays import BoolMask, Box
 from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.scoring.intervals import Floats, compute_replicates, percentile_interval
-
-Box = tuple[float, float, float, float]
-BoolMask = npt.NDArray[np.bool_]
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 BOX_THRESHOLD = 0.5

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -12,7 +10,6 @@ from ris_pipeline.shapes.render import COLOURS, SHAPES, SIZES, TEXTURES, Thing
 
 # True, False, or None where people would argue: a sentence is only used where nobody would.
 Verdict = bool | None
-Kind = Literal["attributes", "position", "relation"]
 
 SIZE_RANGE = {"small": (0.24, 0.31), "big": (0.42, 0.52)}
 WORDS = {"small": ("small", "little"), "big": ("big", "large"), "dotted": ("dotted", "spotted")}
@@ -34,15 +31,6 @@ RELATIONS = {
     "below": ("below", "under"),
 }
 ATTRIBUTES = ("size", "texture", "colour")
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A sentence and the object it is true of (an index into the scene's things)."""
-
-    kind: Kind
-    text: str
-    target: int
 
 
 def sample_thing(rng: np.random.Generator, shape: str | None = None, zoom: float = 1.0) -> Thing:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import load_image, to_pixels
+from ris_pipeline.datasets.io.labels import load_label, resize_labels
 from ris_pipeline.datasets.records import Dataset, Expression, Ref
 from ris_pipeline.errors import RisError
-from ris_pipeline.masks import load_label, resize_labels
 from ris_pipeline.training.draws import Draw, Plan
 
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ris_pipeline.arrays import IGNORE
 from ris_pipeline.artifacts.layout import IRNET_WEIGHTS as WEIGHTS
 from ris_pipeline.artifacts.layout import RESUME
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import load_image, normalise, resize_image
+from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Image
-from ris_pipeline.masks import IGNORE, load_label
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.refine.affinity import PathIndex

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ris_pipeline.arrays import BACKGROUND, FOREGROUND, IGNORE
 from ris_pipeline.refine.affinity import PathIndex
-from ris_pipeline.refine.seeds import IGNORE
 
 
 class IRNetLosses(NamedTuple):
@@ -42,8 +42,8 @@ def compute_irnet_losses(edge_logits: Tensor, displacement: Tensor, labels: Tens
     here = labels[:, None]
     there = _partners(labels[:, None], index, outside=IGNORE)[:, 0]
     valid = (here != IGNORE) & (there != IGNORE)
-    both_background = (valid & (here == 0) & (there == 0)).float()
-    both_foreground = (valid & (here == 1) & (there == 1)).float()
+    both_background = (valid & (here == BACKGROUND) & (there == BACKGROUND)).float()
+    both_foreground = (valid & (here == FOREGROUND) & (there == FOREGROUND)).float()
     differ = (valid & (here != there)).float()
 
     affinity = _affinity(torch.sigmoid(edge_logits.float())[:, 0], index)

@@ -12,32 +12,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ris_pipeline.arrays import FOREGROUND, IGNORE
 from ris_pipeline.maps.select import encode_masked
 from ris_pipeline.networks.clip import Clip
 
 COSINE_MIN, COSINE_MAX = 1e-4, 0.9999  # the released code's limits of the cosine under the logarithm
 
 
-def classification_loss(S: Tensor, targets: Tensor | None = None, ignore: Tensor | None = None) -> Tensor:
+def classification_loss(S: Tensor, targets: Tensor) -> Tensor:
     """Return the classification loss, a float scalar ≥ 0: does the image contain what the text says?
 
-    `S` float (B, N, h, w); `targets` bool or float (B, N), 1 where text j is about image i (several texts may
-    be about one image), the identity if None; `ignore` bool (B, N), pairs that are left out of the mean:
-    sentences about another object of the same image are no negatives. They still compete in the softmax.
+    `S` float (B, N, h, w); `targets` bool or float (B, N), 1 where text j is about image i; several texts may
+    be about one image.
 
         logit = mean_hw S + max_hw S + (1 − m)³·ln(0.01 + m),   m = mean_hw of the softmax over N texts and
                                                                 a background that is 1 everywhere
     and the multi-label soft margin (logistic) loss of logit against targets.
     """
-    if targets is None:
-        targets = torch.eye(len(S), device=S.device)
     background = torch.ones_like(S[:, :1])
     M = torch.softmax(torch.cat([background, S], dim=1), dim=1)[:, 1:]
     m = M.flatten(2).mean(-1)
     scores = S.flatten(2)
     logits = scores.mean(-1) + scores.max(-1).values + (1 - m) ** 3 * torch.log(0.01 + m)
-    each = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
-    return each.mean() if ignore is None else each[~ignore].mean()
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
 def calibration_loss(
@@ -67,9 +64,9 @@ def step2_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     `logits` of each head float (B, H, W); `labels` uint8 (B, H, W): 0 background, 1 foreground, 255 ignored.
     The means are over the pixels that are not ignored; 0 where all are.
     """
-    counted = labels != 255
+    counted = labels != IGNORE
     n_counted = counted.sum().clamp(min=1)
-    targets = (labels == 1).to(logits[0].dtype)
+    targets = (labels == FOREGROUND).to(logits[0].dtype)
     losses = [
         (F.binary_cross_entropy_with_logits(head, targets, reduction="none") * counted).sum() / n_counted
         for head in logits

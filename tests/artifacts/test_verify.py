@@ -49,7 +49,7 @@ def write_responses(folder: Path) -> dict[str, int]:
 
 
 def write_pseudolabels(folder: Path) -> dict[str, int]:
-    from ris_pipeline.masks import save_label
+    from ris_pipeline.datasets.io.labels import save_label
 
     (folder / "seeds").mkdir()
     for ref_id in (3, 12):

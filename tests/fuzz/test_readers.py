@@ -148,7 +148,7 @@ def make_picture(folder: Path, format: str, mode: str = "RGB") -> Path:
 
 
 def read_picture(path: Path) -> None:
-    from ris_pipeline.masks import load_label
+    from ris_pipeline.datasets.io.labels import load_label
 
     failures = []
     for read in (read_size, lambda one: load_picture(one, "RGB"), lambda one: load_picture(one, None), load_label):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ris_pipeline.artifacts.layout import METRICS, label_path, store_path
+from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import load_label
 
 DEVICE = "cuda"
 

@@ -12,8 +12,8 @@ from PIL import Image
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.datasets import Dataset, load_card, load_dataset
+from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import load_label
 
 SAMPLE = Path(__file__).parents[2].parent / "shared" / "real-sample"
 pytestmark = [

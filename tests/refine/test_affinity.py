@@ -3,6 +3,8 @@ import pytest
 
 from ris_pipeline.refine.affinity import PathIndex, compute_transition, edge_to_affinity, propagate
 
+PAPER = {"beta": 10, "n_steps": 256, "radius": 5}
+
 
 def affinity_by_hand(edge, radius, beta):
     """Dense A (hw, hw) over all pairs of pixels, one at a time, float64."""
@@ -74,7 +76,7 @@ def test_affinity_is_cut_by_an_edge_between_and_by_the_border():
 def test_transition_equals_all_pairs_by_hand(hw):
     edge = np.random.default_rng(0).uniform(0, 0.4, hw)
     affinity = affinity_by_hand(edge, radius=5, beta=10)
-    transition = compute_transition(edge, beta=10).toarray()
+    transition = compute_transition(edge, beta=10, radius=5).toarray()
     np.testing.assert_allclose(transition, affinity / affinity.sum(axis=0), atol=1e-15)
 
 
@@ -85,7 +87,7 @@ def test_walk_equals_the_dense_matrix_power(dtype, rtol, atol):
     edge[:, 6] = 0.9
     maps = rng.uniform(0, 1, (2, 9, 11))
     maps[1, :, 6:] = 0
-    walked = propagate(maps.astype(dtype), edge.astype(dtype), beta=10, n_steps=256)
+    walked = propagate(maps.astype(dtype), edge.astype(dtype), **PAPER)
     assert walked.dtype == dtype
     np.testing.assert_allclose(walked, walk_by_hand(maps, edge, 10, 256), rtol=rtol, atol=atol)
 
@@ -95,14 +97,14 @@ def test_a_full_edge_keeps_the_map_on_its_side():
     edge[:, 4] = 1
     left = np.zeros((1, 5, 9), np.float32)
     left[0, 2, 1] = 1
-    walked = propagate(left, edge)
+    walked = propagate(left, edge, **PAPER)
     assert (walked[0, :, :4] > 0.01).all()
     assert not walked[0, :, 4:].any()
 
 
 def test_an_even_map_stays_even_without_edges():
     even = np.full((1, 4, 6), 0.3, np.float32)
-    np.testing.assert_allclose(propagate(even, np.zeros((4, 6), np.float32)), 0.3, rtol=1e-5)
+    np.testing.assert_allclose(propagate(even, np.zeros((4, 6), np.float32), **PAPER), 0.3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("radius", [2, 3, 5])
@@ -110,5 +112,5 @@ def test_one_step_reaches_what_is_nearer_than_the_radius(radius):
     start = np.zeros((1, 11, 11))
     start[0, 5, 5] = 1
     y, x = np.indices((11, 11)) - 5
-    walked = propagate(start, np.zeros((11, 11)), n_steps=1, radius=radius)
+    walked = propagate(start, np.zeros((11, 11)), beta=10, n_steps=1, radius=radius)
     np.testing.assert_array_equal(walked[0] > 0, y**2 + x**2 < radius**2)

@@ -167,7 +167,7 @@ def test_seeds_equal_those_of_exact_kernels():
     alone, beside = np.where(x < 5, 0.8, 0.01), np.where(x < 5, 0.8, 0.15)
     maps = np.stack([alone, beside, alone.T]) + rng.uniform(0, 0.1, (3, *hw))
     maps = (maps / maps.max(axis=(1, 2), keepdims=True)).astype(np.float32)
-    labels = compute_seeds(maps, image)
+    labels = compute_seeds(maps, image, 0.3, 0.1)
     for response, label in zip(maps, labels, strict=True):
         foreground = exact_mean_field(image, (response > 0.30).astype(np.uint8)) > 0.5
         possible = exact_mean_field(image, (response > 0.10).astype(np.uint8)) > 0.5

@@ -11,6 +11,8 @@ from ris_pipeline.refine.instances import (
     split_by_instance,
 )
 
+PAPER = {"threshold": 0.25, "beta": 10, "n_steps": 256, "radius": 5}
+
 
 def field_towards(centres, hw, speed=0.5):
     """Displacement (2, h, w) of each pixel to its nearest centre, and the number of that centre."""
@@ -80,7 +82,7 @@ def test_the_walk_fills_the_square_in_which_the_map_answers():
     maps = np.zeros((2, 62, 127), np.float32)
     maps[0, 26:32, 26:32] = 1  # a spot in the left square
     maps[1, 22:30, 90:96] = 1  # a spot in the right square
-    masks = compute_pseudolabels(maps, edge, displacement, image_hw)
+    masks = compute_pseudolabels(maps, edge, displacement, image_hw, **PAPER)
     assert masks.dtype == np.uint8
     assert masks.shape == (2, 62, 127)
     for mask, left in zip(masks, (16, 80), strict=True):
@@ -94,21 +96,7 @@ def test_a_map_without_response_has_an_empty_mask():
     edge, displacement, image_hw = scene()
     maps = np.zeros((2, 62, 127), np.float32)
     maps[1, 26:32, 26:32] = 1
-    masks = compute_pseudolabels(maps, edge, displacement, image_hw)
+    masks = compute_pseudolabels(maps, edge, displacement, image_hw, **PAPER)
     assert not masks[0].any()
     assert masks[1].any()
-    assert not compute_pseudolabels(maps[:1], edge, displacement, image_hw).any()
-
-
-def test_small_components_can_be_dropped():
-    edge, displacement, image_hw = scene()
-    edge[0:3, 28:32] = 0.99  # a closed corner of 2×3 cells at the upper right
-    edge[0:2, 29:32] = 0
-    maps = np.zeros((1, 62, 127), np.float32)
-    maps[0, 26:32, 90:96] = 1
-    maps[0, :8, 118:] = 1
-    everything = compute_pseudolabels(maps, edge, displacement, image_hw)[0]
-    large = compute_pseudolabels(maps, edge, displacement, image_hw, min_area=0.04)[0]
-    assert everything[:6, 120:].all()
-    assert not large[:12].any()
-    np.testing.assert_array_equal(large[16:], everything[16:])
+    assert not compute_pseudolabels(maps[:1], edge, displacement, image_hw, **PAPER).any()

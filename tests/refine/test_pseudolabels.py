@@ -6,10 +6,10 @@ from torch import nn
 
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets.io.labels import load_label, save_label
 from ris_pipeline.datasets.records import group_by_image
 from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import load_label, save_label
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
 from ris_pipeline.refine.pseudolabels import (
     LabelCounts,

@@ -101,7 +101,9 @@ def test_pseudolabels(radius):
     y, x = np.indices((height, width))
     maps = np.stack([np.exp(-((y - 15) ** 2 + (x - cx) ** 2) / 90) for cx in (9, 40)]).astype(np.float32)
 
-    masks = compute_pseudolabels(maps, edge, displacement, (height, width), radius=radius)
+    masks = compute_pseudolabels(
+        maps, edge, displacement, (height, width), threshold=0.25, beta=10, n_steps=256, radius=radius
+    )
     rows, columns = resize_matrix(height, HW[0], True), resize_matrix(width, HW[1], True)
     up = resize_matrix(HW[0], 4 * HW[0], False), resize_matrix(HW[1], 4 * HW[1], False)
     for response, mask in zip(maps, masks, strict=True):

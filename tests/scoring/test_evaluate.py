@@ -9,11 +9,12 @@ import PIL.Image
 import pytest
 import torch
 
+from ris_pipeline.datasets.io.labels import save_label
+from ris_pipeline.datasets.io.segmentations import encode_rle
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import encode_rle, save_label
 from ris_pipeline.scoring import evaluate
 from ris_pipeline.scoring.metrics import Outcome
 

@@ -18,10 +18,10 @@ from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import ScoreConfig, Step2Config
+from ris_pipeline.datasets.io.labels import save_label
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.masks import save_label
 from ris_pipeline.methods import METHODS, Method
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step2

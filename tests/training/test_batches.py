@@ -7,8 +7,8 @@ from PIL import Image as Picture
 
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
+from ris_pipeline.datasets.io.labels import save_label
 from ris_pipeline.errors import RisError
-from ris_pipeline.masks import save_label
 from ris_pipeline.training import batches as batches_module
 from ris_pipeline.training.batches import RefBatches, RefLabels, SentenceLabels, TrueMasks
 from ris_pipeline.training.draws import Plan

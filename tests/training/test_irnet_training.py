@@ -12,8 +12,8 @@ from PIL import Image as Picture
 from torch import nn
 
 from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.datasets.io.labels import save_label
 from ris_pipeline.errors import RisError
-from ris_pipeline.masks import save_label
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
 from ris_pipeline.training import checkpoints
 from ris_pipeline.training import irnet as training_irnet

@@ -20,15 +20,13 @@ def finite_difference(f, x, step=1e-6):
     return gradient
 
 
-def reference_classification(S, targets, kept):
+def reference_classification(S, targets):
     B, N, h, w = S.shape
     total, count = 0.0, 0
     for i in range(B):
         channels = np.concatenate([np.ones((1, h, w)), S[i]])
         M = np.exp(channels) / np.exp(channels).sum(axis=0)
         for j in range(N):
-            if not kept[i, j]:
-                continue
             m = M[j + 1].mean()
             logit = S[i, j].mean() + S[i, j].max() + (1 - m) ** 3 * math.log(0.01 + m)
             p = 1 / (1 + math.exp(-logit))
@@ -40,11 +38,10 @@ def reference_classification(S, targets, kept):
 def test_classification_loss_and_gradient():
     S = np.random.default_rng(0).normal(size=(3, 3, 2, 3))
     logits = torch.tensor(S, requires_grad=True)
-    loss = classification_loss(logits)
+    loss = classification_loss(logits, torch.eye(3))
     loss.backward()
-    all_kept = np.ones((3, 3), dtype=bool)
-    assert loss.item() == pytest.approx(reference_classification(S, np.eye(3), all_kept), rel=1e-12)
-    expected = finite_difference(lambda x: reference_classification(x, np.eye(3), all_kept), S)
+    assert loss.item() == pytest.approx(reference_classification(S, np.eye(3)), rel=1e-12)
+    expected = finite_difference(lambda x: reference_classification(x, np.eye(3)), S)
     np.testing.assert_allclose(logits.grad, expected, atol=1e-8)
 
 
@@ -53,18 +50,17 @@ def test_classification_loss_is_torch_multilabel_soft_margin_of_zero_scores():
     m = 1 / (math.e + 2)
     logit = (1 - m) ** 3 * math.log(0.01 + m)
     expected = torch.nn.functional.multilabel_soft_margin_loss(torch.full((2, 2), logit), torch.eye(2))
-    torch.testing.assert_close(classification_loss(torch.zeros(2, 2, 4, 4)), expected)
+    torch.testing.assert_close(classification_loss(torch.zeros(2, 2, 4, 4), torch.eye(2)), expected)
 
 
 def test_classification_loss_with_several_texts_of_one_image():
     S = np.random.default_rng(1).normal(size=(2, 4, 2, 2))
     targets = np.array([[1, 1, 0, 0], [0, 0, 1, 0]], dtype=bool)
-    ignore = np.array([[0, 0, 0, 0], [0, 0, 0, 1]], dtype=bool)
     logits = torch.tensor(S, requires_grad=True)
-    loss = classification_loss(logits, torch.tensor(targets), torch.tensor(ignore))
+    loss = classification_loss(logits, torch.tensor(targets))
     loss.backward()
-    assert loss.item() == pytest.approx(reference_classification(S, targets, ~ignore), rel=1e-12)
-    expected = finite_difference(lambda x: reference_classification(x, targets, ~ignore), S)
+    assert loss.item() == pytest.approx(reference_classification(S, targets), rel=1e-12)
+    expected = finite_difference(lambda x: reference_classification(x, targets), S)
     np.testing.assert_allclose(logits.grad, expected, atol=1e-8)
 
 

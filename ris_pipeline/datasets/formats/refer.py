@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ris_pipeline.arrays import Box
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json, resolve_inside
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
 from ris_pipeline.datasets.io.segmentations import is_coordinate
-from ris_pipeline.datasets.records import Box, Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
 from ris_pipeline.errors import RisError
 
 

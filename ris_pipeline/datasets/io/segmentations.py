@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from ris_pipeline.arrays import BoolMask, Box
 from ris_pipeline.datasets.io.files import MAX_PIXELS, load_picture
 
-Mask = NDArray[np.bool_]
-Extent = tuple[float, float, float, float]  # left, top, right, bottom; right and bottom lie outside
+
+class Rle(TypedDict):
+    """A mask in COCO's compressed run lengths, column by column; `size` is [H, W], `counts` ASCII."""
+
+    size: list[int]
+    counts: str
+
 
 _LARGEST_COORDINATE = 2.0**31
 
 
-def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
+def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> BoolMask:
     """The mask, bool (H, W), True on the object: the union of all parts.
 
     segmentation: a list of COCO polygons [x1, y1, x2, y2, …], one RLE {"size": [H, W], "counts": …} or a
@@ -45,7 +51,7 @@ def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> Mask:
     return mask
 
 
-def find_extent(segmentation: Any, hw: tuple[int, int]) -> Extent:
+def find_extent(segmentation: Any, hw: tuple[int, int]) -> Box:
     """Return left, top, right, bottom of the mask in pixels, without decoding it; right and bottom lie outside.
 
     segmentation: polygons or run lengths, as in load_segmentation. Of polygons it is that of their corners.
@@ -68,7 +74,13 @@ def find_extent(segmentation: Any, hw: tuple[int, int]) -> Extent:
     return extent
 
 
-def extent_of(mask: Mask) -> Extent | None:
+def encode_rle(mask: BoolMask) -> Rle:
+    """Return the COCO run lengths of a bool mask (H, W), ready for JSON."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def extent_of(mask: BoolMask) -> Box | None:
     """Return left, top, right, bottom of a mask (H, W); right and bottom lie outside. None where it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -76,7 +88,7 @@ def extent_of(mask: Mask) -> Extent | None:
     return float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1
 
 
-def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> Extent | None:
+def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> Box | None:
     """Left, top, right, bottom of the runs down the columns; None where they hold nothing of the object."""
     ends = np.cumsum(runs)
     starts, stops = ends[0:-1:2], ends[1::2]  # of the object's runs: first pixel, one past the last
@@ -93,24 +105,24 @@ def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> Extent | None:
     return float(first.min()), float(top), float(last.max()) + 1, float(bottom)
 
 
-def _load_png(path: Path, hw: tuple[int, int] | None) -> Mask:
+def _load_png(path: Path, hw: tuple[int, int] | None) -> BoolMask:
     values: NDArray[np.generic] = load_picture(path, mode=None)
     if values.ndim != 2:
         raise ValueError(f"{path} has {values.shape[-1]} channels; a mask has one, 0 where the object is not")
     if hw is not None and values.shape != hw:
         raise ValueError(f"{path} has {values.shape[1]}×{values.shape[0]} pixels, the image has {hw[1]}×{hw[0]}")
-    mask: Mask = values.astype(bool)
+    mask: BoolMask = values.astype(bool)
     return mask
 
 
-def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[Mask]:
+def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[BoolMask]:
     if hw is None:
         raise ValueError("polygons need the image's size, which is not known")
     kept = [polygon for polygon, _ in _parse_polygons(polygons, hw)]
     return [_decode_rle(rle, hw) for rle in coco_mask.frPyObjects(kept, *hw)]
 
 
-def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list[float], Extent]]:
+def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list[float], Box]]:
     """The polygons of three corners and more, checked, and the extent of each.
 
     Of plain numbers, without NumPy: a data set has hundred thousands, all looked at when it is read.
@@ -136,7 +148,7 @@ def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list
     return kept
 
 
-def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> Mask:
+def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> BoolMask:
     """The mask of one RLE: runs of background and object by turns, down the columns."""
     runs = _parse_runs(rle, hw)
     height, width = rle["size"]

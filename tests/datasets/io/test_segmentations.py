@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
-from ris_pipeline.datasets.io.segmentations import load_segmentation
+from ris_pipeline.datasets.io.segmentations import encode_rle, load_segmentation
 from ris_pipeline.errors import RisError
 
 SQUARE = [0, 0, 2, 0, 2, 2, 0, 2]
@@ -121,3 +123,24 @@ def test_coloured_png_is_no_mask(tmp_path):
 def test_missing_png(tmp_path):
     with pytest.raises(RisError, match="missing"):
         load_segmentation(tmp_path / "m.png", None)
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
+def test_rle_is_what_coco_reads(mask):
+    rle = json.loads(json.dumps(encode_rle(mask)))
+    np.testing.assert_array_equal(coco_mask.decode(rle), mask)
+    assert coco_mask.area(rle) == mask.sum()
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
+def test_rle_runs_down_the_columns(mask):
+    """COCO's uncompressed form, counted here: runs of 0, 1, 0, … down the columns, the first of 0."""
+    runs, value = [0], False
+    for pixel in mask.T.ravel().tolist():
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    compressed = coco_mask.frPyObjects({"size": list(mask.shape), "counts": runs}, *mask.shape)
+    assert encode_rle(mask)["counts"] == compressed["counts"].decode("ascii")
+    assert encode_rle(mask)["size"] == list(mask.shape)
