@@ -41,7 +41,6 @@ class Targets(Protocol):
 
     def load(self, dataset: Dataset, ref: Ref, expression: Expression) -> NDArray[np.uint8]:
         """Return the target of a sentence, uint8 (H, W): 0 background, 1 foreground, 255 ignored."""
-        ...
 
 
 class TrueMasks:

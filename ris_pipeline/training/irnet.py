@@ -24,8 +24,8 @@ from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.refine.affinity import PathIndex
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
-from ris_pipeline.training.loop import Report, Source, Task, train
-from ris_pipeline.training.readers import read_ahead
+from ris_pipeline.training.loop import Report, Task, train
+from ris_pipeline.training.readers import Source, read_ahead
 
 SCALES = (0.5, 1.5)  # random rescaling of a training image; IRNet
 

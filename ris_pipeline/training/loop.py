@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +18,10 @@ from ris_pipeline.process import signals as stops
 from ris_pipeline.process.device import autocast
 from ris_pipeline.process.ranks import Ranks
 from ris_pipeline.training.checkpoints import Best, Stateful, TrainingState, seed_step
-from ris_pipeline.training.losses import poly_lr
-from ris_pipeline.training.readers import Steps, read_ahead
+from ris_pipeline.training.readers import Source, read_ahead
 
 Report = Callable[[int, dict[str, float]], None]
 B = TypeVar("B")
-B_co = TypeVar("B_co", covariant=True)
-
-
-class Source(Steps[B_co], Protocol[B_co]):
-    """The batches of a training, numbered from 0 through all its epochs."""
-
-    @property
-    def n_steps(self) -> int:
-        """The number of steps of the training."""
-        ...
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The number of steps after each of which the network may be validated."""
-        ...
-
-    def describe(self, step: int) -> str:
-        """Return what a step reads and which setting to lower, for the error of a loss that is not finite."""
-        ...
 
 
 class Task(nn.Module, Generic[B]):
@@ -65,8 +45,8 @@ class Task(nn.Module, Generic[B]):
         raise NotImplementedError
 
     def rate(self, step: int, n_steps: int) -> float:
-        """Return the factor on every group's learning rate."""
-        return poly_lr(step, n_steps, self.poly_power)
+        """Return the factor on every group's learning rate: (1 − step/n_steps)^poly_power."""
+        return float((1 - step / n_steps) ** self.poly_power)
 
     def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Do what has to follow the optimiser's step."""

@@ -1,4 +1,4 @@
-"""The losses of Step-1 and Step-2 (TRIS, ICCV 2023) and the learning rate's decay.
+"""The losses of Step-1 and Step-2 (TRIS, ICCV 2023).
 
 All take float32 scores and clamp in float32, in which 0.9999 is not 1. Under automatic mixed precision the features
 that the frozen CLIP gives the calibration loss are of the lower precision.
@@ -72,8 +72,3 @@ def step2_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         for head in logits
     ]
     return torch.stack(losses).sum()
-
-
-def poly_lr(step: int, total: int, power: float) -> float:
-    """Return the factor (1 − step/total)^power on the learning rate, in [0, 1]; 0 from `total` on."""
-    return float(max(0.0, 1 - step / total) ** power)

@@ -15,25 +15,37 @@ from torch.utils.data import Dataset as TorchDataset
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explain_failure
 
-T = TypeVar("T", covariant=True)
+B = TypeVar("B", covariant=True)
 
 
-class Steps(Protocol[T]):
-    """What a training reads: the data of any step, a pure function of its number."""
+class Source(Protocol[B]):
+    """The batches of a training, numbered from 0 through all its epochs; each a pure function of its number."""
 
-    def __getitem__(self, step: int, /) -> T: ...
+    @property
+    def n_steps(self) -> int:
+        """The number of steps of the training."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of steps after which the network may be validated."""
+
+    def __getitem__(self, step: int, /) -> B:
+        """Return the batch of a step."""
+
+    def describe(self, step: int) -> str:
+        """Return what a step reads and which setting to lower, for the error of a loss that is not finite."""
 
 
-def read_ahead(steps: Steps[T], numbers: Iterable[int], workers: int) -> Generator[T]:
-    """Yield `steps[number]` of all `numbers` in order, prepared by `workers` processes; 0: by this one.
+def read_ahead(source: Source[B], steps: Iterable[int], workers: int) -> Generator[B]:
+    """Yield the batches of the steps in order, prepared by `workers` processes; 0: by this one.
 
     Close the generator (`contextlib.closing`): that ends the processes, whatever happened in between. Raises the
     RisError that a process met, and one for shared memory that is full.
     """
     loader: DataLoader[Any] = DataLoader(
-        _Guarded(steps),
+        _Guarded(source),
         batch_size=None,
-        sampler=numbers,
+        sampler=steps,
         collate_fn=_keep,
         num_workers=workers,
         worker_init_fn=_prepare_process if workers else None,
@@ -46,14 +58,14 @@ def read_ahead(steps: Steps[T], numbers: Iterable[int], workers: int) -> Generat
 
 
 class _Guarded(TorchDataset[Any]):
-    """Steps that give an error back as a value: torch would wrap it in the text of a traceback."""
+    """A source that gives an error back as a value: torch would wrap it in the text of a traceback."""
 
-    def __init__(self, steps: Steps[Any]) -> None:
-        self.steps = steps
+    def __init__(self, source: Source[Any]) -> None:
+        self.source = source
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, step: int) -> Any:
         try:
-            item = self.steps[number]
+            item = self.source[step]
             if get_worker_info() is not None:
                 _share(item)
             return item

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from by_hand import resize_matrix
-from ris_pipeline.training.losses import calibration_loss, classification_loss, poly_lr, step2_loss
+from ris_pipeline.training.losses import calibration_loss, classification_loss, step2_loss
 
 
 def finite_difference(f, x, step=1e-6):
@@ -143,11 +143,6 @@ def test_step2_loss_is_zero_where_all_is_ignored():
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros(1, 2, 2))
-
-
-@pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (50, 0.5358867312681466), (100, 0.0), (101, 0.0)])
-def test_poly_lr(step, factor):
-    assert poly_lr(step, 100, 0.9) == pytest.approx(factor)
 
 
 def test_step2_loss_and_gradient():
