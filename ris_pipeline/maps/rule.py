@@ -38,6 +38,8 @@ class Rule:
     threshold: float
 
 
+_KINDS = get_type_hints(Rule)  # once: it compiles the annotations, and reading a file compiles nothing
+
 # Step-1's released evaluation. The corner convention changes half-way, and its scores depend on that.
 RESPONSE = Rule(via_input=True, activation="relu", to_image="corners", normalise="max", threshold=1e-9)
 # Step-2's. Differs from TRIS: no division by the maximum, which is negative where nothing is found and flips the mask.
@@ -75,14 +77,13 @@ def show_map(maps: Tensor, rule: Rule) -> Tensor:
 
 def parse_rule(values: Any, where: str) -> Rule:
     """Return the rule of JSON values. Raises RisError, beginning with `where`, for anything that is none."""
-    kinds = get_type_hints(Rule)
     names = {field.name for field in fields(Rule)}
     if not isinstance(values, dict) or values.keys() != names:
         raise RisError(f"{where}: rule: must have {', '.join(sorted(names))}")
     for name, value in values.items():
-        choices = get_args(kinds[name])
-        right = value in choices if choices else type(value) is kinds[name] and value == value
+        choices = get_args(_KINDS[name])
+        right = value in choices if choices else type(value) is _KINDS[name] and value == value
         if not right:
-            expected = " or ".join(map(repr, choices)) or kinds[name].__name__
+            expected = " or ".join(map(repr, choices)) or _KINDS[name].__name__
             raise RisError(f"{where}: rule: {name} = {value!r:.80}; expected {expected}")
     return Rule(**values)

@@ -133,7 +133,7 @@ def test_our_input_is_the_released_transforms(form, independent, tmp_path):
 def test_a_long_sentence_keeps_its_end_token(step1):
     """The released code cuts the 77 tokens at 20; then the largest id, where the text is read, is another word's."""
     long = " ".join(["zebra", *WORDS[:25]])
-    ours = step1.network.clip.tokenize([long])
+    ours = step1.responder.network.clip.tokenize([long])
     released = open_clip.tokenize([long])[:, :20]
     assert ours[0, :19].tolist() == released[0, :19].tolist()
     assert ours[0, 19] == 49407
@@ -148,7 +148,7 @@ def test_at_full_size(kind, released_state, write_released, independent, tmp_pat
     assert len(state) == {"tris-step1": 518, "tris-step2": 625}[kind]
     path, sentences = IMAGES["rotated"](tmp_path), [" ".join(WORDS[:n]) for n in (1, 5, 30)]
     segmenter = Segmenter.load(write_released(kind, state, tmp_path / "official.pth"))
-    n_values = sum(value.numel() for value in segmenter.network.parameters())
+    n_values = sum(value.numel() for value in segmenter.responder.network.parameters())
     assert n_values == {"tris-step1": 113_559_906, "tris-step2": 142_085_869}[kind]
     if kind == "tris-step1":
         compare_step1(segmenter, independent.step1_maps(state, path, sentences), path, sentences)
