@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.report.breakdown import name_length
@@ -12,9 +11,6 @@ from ris_pipeline.report.samples import quality_of, traits_of
 from ris_pipeline.report.tiles import encode_panel, encode_photo
 from ris_pipeline.scoring.metrics import Outcome
 from ris_pipeline.scoring.rows import find_improvement
-
-Share = tuple[float, float]  # left, top in percent of the image
-Scores = dict[str, float]  # of one column: iou 0..1, pointit and pointm 0 or 1; absent without ground truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +23,9 @@ class Tile:
     alt: str
     note: str
     figures: str  # such as "IoU 43"
-    point: Share | None = None
-    hit: bool | None = None  # whether the point lies in the box; None without a box
-    box: tuple[float, float, float, float] | None = None  # left, top, width, height in percent of the image
+    point: tuple[float, ...] | None  # left, top in percent of the image
+    hit: bool | None  # whether the point lies in the box; None without a box
+    box: tuple[float, ...] | None  # left, top, width, height in percent of the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Card:
     length: str
     has_place: bool
     change: float | None  # in quality by refinement, or from Step-1 to Step-2 where there is none
-    scores: dict[str, Scores]  # by column key
+    scores: dict[str, dict[str, float]]  # by panel: iou 0..1, pointit and pointm 0 or 1; absent without ground truth
     image_name: str
     photo: str
     aspect: str  # CSS aspect-ratio
@@ -52,7 +48,7 @@ class Card:
 
 def make_card(strip: Strip, dataset: Dataset, side: int) -> Card:
     """Return the card of a strip, its pictures at most `side` pixels wide and high."""
-    sample, hw = strip.sample, (strip.image.shape[0], strip.image.shape[1])
+    sample = strip.sample
     traits = traits_of(dataset, sample.ref, sample.expression)
     outcomes = {panel.key: panel.outcome for panel in strip.panels if panel.outcome}
     image_name = dataset.images[sample.ref.image_id].path.name
@@ -72,61 +68,38 @@ def make_card(strip: Strip, dataset: Dataset, side: int) -> Card:
         scores={key: _scores(outcome) for key, outcome in outcomes.items()},
         image_name=image_name,
         photo=encode_photo(strip.image, side),
-        aspect=f"{hw[1]} / {hw[0]}",
+        aspect=f"{strip.image.shape[1]} / {strip.image.shape[0]}",
         tiles=tuple(_make_tile(strip, panel, side) for panel in strip.panels),
     )
 
 
 def _make_tile(strip: Strip, panel: Panel, side: int) -> Tile:
-    hw = strip.image.shape[0], strip.image.shape[1]
-    figures = _figures(panel.outcome)
+    height, width = strip.image.shape[:2]
+    figures = ""
+    if panel.outcome and (quality := quality_of(panel.outcome)) is not None:
+        figures = f"{'box IoU' if panel.outcome.iou is None else 'IoU'} {100 * quality:.0f}"
     hit = panel.outcome.point_it if panel.outcome else None
     alt = f"{panel.title} for “{strip.sample.expression.sentence}”"
     if figures:
         alt += f", {figures} %"
-    if panel.point and hit is not None:
-        alt += ", points inside the box" if hit else ", points outside of the box"
-    return Tile(
-        key=panel.key,
-        title=panel.title,
-        uri=encode_panel(panel, hw, side),
-        alt=alt,
-        note=panel.note,
-        figures=figures,
-        point=_place(panel, hw),
-        hit=hit,
-        box=_box(strip, hw) if panel.kind == "truth" else None,
-    )
+    point = box = None
+    if panel.point:
+        y, x = panel.point
+        point = _percent((x + 0.5) / width, (y + 0.5) / height)
+        alt += "" if hit is None else ", points inside the box" if hit else ", points outside of the box"
+    if panel.kind == "truth" and strip.sample.ref.edges_xyxy:
+        x1, y1, x2, y2 = strip.sample.ref.edges_xyxy
+        box = _percent(x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)
+    uri = encode_panel(panel, (height, width), side)
+    return Tile(panel.key, panel.title, uri, alt, panel.note, figures, point, hit, box)
 
 
-def _place(panel: Panel, hw: tuple[int, int]) -> Share | None:
-    if panel.point is None:
-        return None
-    y, x = panel.point
-    return round(100 * (x + 0.5) / hw[1], 2), round(100 * (y + 0.5) / hw[0], 2)
+def _percent(*shares: float) -> tuple[float, ...]:
+    return tuple(round(100 * share, 2) for share in shares)
 
 
-def _box(strip: Strip, hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    if strip.sample.ref.edges_xyxy is None:
-        return None
-    x1, y1, x2, y2 = strip.sample.ref.edges_xyxy
-    height, width = hw
-    left, top, across, down = x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height
-    return round(100 * left, 2), round(100 * top, 2), round(100 * across, 2), round(100 * down, 2)
-
-
-def _figures(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return ""
-    if outcome.iou is not None:
-        return f"IoU {100 * outcome.iou:.0f}"
-    return "" if outcome.box_iou is None else f"box IoU {100 * outcome.box_iou:.0f}"
-
-
-def _scores(outcome: Outcome) -> Scores:
-    values: dict[str, Any] = {
-        "iou": quality_of(outcome), "pointit": outcome.point_it, "pointm": outcome.point_m,
-    }  # fmt: skip
+def _scores(outcome: Outcome) -> dict[str, float]:
+    values = {"iou": quality_of(outcome), "pointit": outcome.point_it, "pointm": outcome.point_m}
     return {key: round(float(value), 4) for key, value in values.items() if value is not None}
 
 

@@ -25,7 +25,8 @@ from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.networks.load import load_irnet
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.sources import Sources
-from ris_pipeline.scoring.metrics import Outcome, point_of, score_expression
+from ris_pipeline.scoring.evaluate import score_sentence
+from ris_pipeline.scoring.metrics import Outcome, point_of
 from ris_pipeline.scoring.rows import LABELS_SPLIT, Row, find_row
 
 Kind = Literal["map", "boundary", "mask", "truth"]
@@ -214,8 +215,4 @@ class _Reader:
         ref = self.sample.ref
         if self.truth is None and ref.box_xyxy is None:
             return None
-        return score_expression(
-            ref_id=ref.ref_id, sent_id=self.sample.expression.sent_id,
-            response=response, prediction=prediction, box_xyxy=ref.box_xyxy,
-            edges_xyxy=ref.edges_xyxy, mask=self.truth,
-        )  # fmt: skip
+        return score_sentence(ref, self.sample.expression, response, prediction, self.truth)

@@ -58,7 +58,7 @@ def evaluate_choice(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]
         selected = store.selected(ref.ref_id)
         maps = _compute_maps(store, ref, [selected])
         (response,), (prediction,) = maps.numpy(), compute_mask(maps, store.rule).numpy()
-        outcome = _score(ref, ref.expressions[selected], response, prediction, _mask(dataset, ref))
+        outcome = score_sentence(ref, ref.expressions[selected], response, prediction, _mask(dataset, ref))
         yield replace(outcome, weight=len(ref.expressions))
 
 
@@ -70,7 +70,7 @@ def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
     """
     for ref in _refs_by_image(dataset):
         mask = load_label(label_path(folder, ref.ref_id)) == FOREGROUND
-        outcome = _score(ref, ref.expressions[0], mask.astype(np.float32), mask, _mask(dataset, ref))
+        outcome = score_sentence(ref, ref.expressions[0], mask.astype(np.float32), mask, _mask(dataset, ref))
         yield replace(outcome, weight=len(ref.expressions), point_it=None, point_m=None)
 
 
@@ -123,10 +123,13 @@ def _score_sentences(dataset: Dataset, ref: Ref, responses: Maps, predictions: N
     """Yield the outcome of each sentence of a ref, of responses and predictions (K, H, W)."""
     mask = _mask(dataset, ref)
     for expression, response, prediction in zip(ref.expressions, responses, predictions, strict=True):
-        yield _score(ref, expression, response, prediction, mask)
+        yield score_sentence(ref, expression, response, prediction, mask)
 
 
-def _score(ref: Ref, expression: Expression, response: Maps, prediction: BoolMask, mask: BoolMask | None) -> Outcome:
+def score_sentence(
+    ref: Ref, expression: Expression, response: Maps, prediction: BoolMask, mask: BoolMask | None
+) -> Outcome:
+    """Return the outcome of a map float32 (H, W) and a mask bool (H, W) against a ref's box and its mask."""
     return score_expression(
         ref_id=ref.ref_id,
         sent_id=expression.sent_id,

@@ -110,14 +110,8 @@ def box_area(box_xyxy: Box) -> float:
 
 def box_iou(a_xyxy: Box, b_xyxy: Box) -> float:
     """Return the intersection over the union of two boxes, 0..1; 0 where both have no area."""
-    overlap = box_area(
-        (
-            max(a_xyxy[0], b_xyxy[0]),
-            max(a_xyxy[1], b_xyxy[1]),
-            min(a_xyxy[2], b_xyxy[2]),
-            min(a_xyxy[3], b_xyxy[3]),
-        )
-    )
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a_xyxy, b_xyxy
+    overlap = box_area((max(ax1, bx1), max(ay1, by1), min(ax2, bx2), min(ay2, by2)))
     union = box_area(a_xyxy) + box_area(b_xyxy) - overlap
     return overlap / union if union > 0 else 0.0
 
@@ -131,7 +125,6 @@ def score_expression(
     box_xyxy: Box | None,
     edges_xyxy: Box | None,
     mask: BoolMask | None,
-    weight: int = 1,
 ) -> Outcome:
     """Return the outcome of a response map (H, W) and the mask made from it (H, W) against the ground truth.
 
@@ -154,7 +147,7 @@ def score_expression(
     return Outcome(
         ref_id=ref_id,
         sent_id=sent_id,
-        weight=weight,
+        weight=1,
         point_it=None if box_xyxy is None else point_in_box(point, box_xyxy),
         point_m=None if mask is None else bool(mask[point]),
         intersection=intersection,
@@ -224,7 +217,7 @@ def _sum_by_ref(outcomes: Sequence[Outcome]) -> _RefSums:
     return _RefSums(ref_ids, numerators, denominators, n_refs, expressions.sum(axis=0).astype(np.int64))
 
 
-def summarise(outcomes: Sequence[Outcome], n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+def summarise(outcomes: Sequence[Outcome], n_bootstrap: int, seed: int = 0) -> dict[str, Estimate]:
     """Return {metric: Estimate} in percent, in the order of METRICS, less those without ground truth.
 
     Scores are means over sentences, oIoU is ΣI/ΣU; where only some refs have a ground truth, over those.
@@ -289,7 +282,7 @@ def _missing_ground_truth(metric: str) -> RisError:
 
 
 def summarise_difference(
-    a: Sequence[Outcome], b: Sequence[Outcome], metric: str, n_bootstrap: int = 1000, seed: int = 0
+    a: Sequence[Outcome], b: Sequence[Outcome], metric: str, n_bootstrap: int, seed: int = 0
 ) -> Estimate:
     """Return metric(a) − metric(b) in points with its 95 % interval, both scored on the same refs.
 

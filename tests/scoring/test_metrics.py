@@ -116,10 +116,9 @@ def test_score_expression_with_all_ground_truth():
         box_xyxy=(1.0, 1.0, 3.0, 3.0),
         edges_xyxy=(1.0, 1.0, 3.0, 3.0),
         mask=TARGET,
-        weight=3,
     )
     # SHIFTED's box is 1,1,4,3: 6 pixels, 4 of them the target's.
-    assert scored == Outcome(7, 70, 3, True, True, 3, 5, pytest.approx(4 / 6))
+    assert scored == Outcome(7, 70, 1, True, True, 3, 5, pytest.approx(4 / 6))
     assert scored.iou == pytest.approx(0.6)
 
 
@@ -221,39 +220,39 @@ def test_weight_counts_a_map_once_per_sentence():
     other = outcome(2, 9, point_it=False, overlap=(0, 6))
     weighted = [dataclasses.replace(once_each[0], weight=3), other]
     # (3·1 + 0) / 4 sentences; oIoU 6 / (12 + 6)
-    estimates = summarise(weighted)
+    estimates = summarise(weighted, 20)
     assert estimates["pointit"].value == 75.0
     assert estimates["oiou"].value == pytest.approx(100 / 3)
     assert (estimates["pointit"].n_refs, estimates["pointit"].n_expressions) == (2, 4)
-    assert summarise([*once_each, other]) == estimates
+    assert summarise([*once_each, other], 20) == estimates
 
 
 def test_metrics_without_ground_truth_are_absent():
-    estimates = summarise([outcome(1, 1, point_it=True, box_iou=0.7), outcome(2, 2, point_it=False, box_iou=0.1)])
+    estimates = summarise([outcome(1, 1, point_it=True, box_iou=0.7), outcome(2, 2, point_it=False, box_iou=0.1)], 20)
     assert list(estimates) == ["pointit", "box_iou", "box@0.5"]
     assert metrics.require_metric(estimates, "pointit").value == 50.0
     with pytest.raises(RisError, match="miou needs masks"):
         metrics.require_metric(estimates, "miou")
     with pytest.raises(RisError, match="did you mean 'pointit'"):
         metrics.require_metric(estimates, "PointIt")
-    assert summarise([outcome()]) == {}
+    assert summarise([outcome()], 20) == {}
 
 
 def test_partial_ground_truth_is_scored_where_it_is():
     mixed = [outcome(1, 1, point_it=True, weight=2), outcome(2, 2), outcome(3, 3, point_it=False)]
-    estimate = summarise(mixed)["pointit"]
+    estimate = summarise(mixed, 1000)["pointit"]
     assert (estimate.value, estimate.n_refs, estimate.n_expressions) == (pytest.approx(200 / 3), 2, 3)
     assert (estimate.ci_low, estimate.ci_high) == (0.0, 100.0)
 
 
 def test_oiou_of_nothing_but_empty_masks_is_0():
-    estimate = summarise([outcome(1, 1, overlap=(0, 0)), outcome(2, 2, overlap=(0, 0))])["oiou"]
+    estimate = summarise([outcome(1, 1, overlap=(0, 0)), outcome(2, 2, overlap=(0, 0))], 20)["oiou"]
     assert (estimate.value, estimate.ci_low, estimate.ci_high) == (0.0, 0.0, 0.0)
 
 
 def test_summary_of_nothing_is_an_error():
     with pytest.raises(RisError, match="nothing was scored"):
-        summarise([])
+        summarise([], 20)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 9)), min_size=1, max_size=12))
@@ -272,13 +271,13 @@ def test_difference_is_paired():
     # The better run hits the same refs and every tenth of the others' turn as well.
     better = [outcome(i, i, point_it=bool(hit) or i % 10 == 0) for i, hit in enumerate(hits)]
     gained = 100 * np.mean([not hit and i % 10 == 0 for i, hit in enumerate(hits)])
-    difference = summarise_difference(better, worse, "pointit")
+    difference = summarise_difference(better, worse, "pointit", 1000)
     assert difference.value == pytest.approx(gained)
     assert 0 < difference.ci_low < gained < difference.ci_high
     # The binomial's normal approximation for a share of refs gained.
     half_width = 1.96 * np.sqrt(gained * (100 - gained) / 400)
     assert difference.ci_high - difference.ci_low == pytest.approx(2 * half_width, rel=0.1)
-    alone = summarise(better)["pointit"]
+    alone = summarise(better, 1000)["pointit"]
     assert alone.ci_high - alone.ci_low > 2 * (difference.ci_high - difference.ci_low)
 
 
@@ -286,22 +285,22 @@ def test_difference_pairs_one_map_per_ref_with_one_per_sentence():
     prms = [outcome(1, 10, weight=2, overlap=(1, 2)), outcome(2, 20, overlap=(1, 4))]
     each = [outcome(2, 20, overlap=(2, 4)), outcome(1, 10, overlap=(2, 2)), outcome(1, 11, overlap=(1, 2))]
     # (1 + .5 + .5) / 3 − (.5·2 + .25) / 3
-    assert summarise_difference(each, prms, "miou").value == pytest.approx(25.0)
+    assert summarise_difference(each, prms, "miou", 20).value == pytest.approx(25.0)
 
 
 def test_difference_of_a_run_with_itself_is_0():
-    difference = summarise_difference(HALF_AND_HALF, HALF_AND_HALF, "oiou")
+    difference = summarise_difference(HALF_AND_HALF, HALF_AND_HALF, "oiou", 20)
     assert (difference.value, difference.ci_low, difference.ci_high) == (0.0, 0.0, 0.0)
     assert (difference.n_refs, difference.n_expressions) == (3, 4)
 
 
 def test_difference_needs_the_same_refs_and_a_metric():
     with pytest.raises(RisError, match="1 refs are in one of them only"):
-        summarise_difference(HALF_AND_HALF, HALF_AND_HALF[:-1], "miou")
+        summarise_difference(HALF_AND_HALF, HALF_AND_HALF[:-1], "miou", 20)
     with pytest.raises(RisError, match="miou needs masks"):
-        summarise_difference([outcome()], [outcome()], "miou")
+        summarise_difference([outcome()], [outcome()], "miou", 20)
     with pytest.raises(RisError, match="did you mean 'oiou'"):
-        summarise_difference(HALF_AND_HALF, HALF_AND_HALF, "ooiou")
+        summarise_difference(HALF_AND_HALF, HALF_AND_HALF, "ooiou", 20)
 
 
 def test_a_perfect_mask_of_an_inclusive_box_has_box_iou_1():
