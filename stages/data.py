@@ -144,7 +144,7 @@ def _generate(options: StageOptions, card: Card, folder: Path) -> None:
 
     settings = dict(card.generate)
     with progress(options, card.name, sum(settings["n_images"].values())) as advance:
-        generate(folder, **settings, workers=options.workers, progress=lambda done, total: advance())
+        generate(folder, **settings, workers=options.workers, advance=advance)
 
 
 def _read_stamp(stamp: Path) -> Any:

@@ -1,5 +1,7 @@
 """Files and folders that are whole or absent, also after a power cut."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -15,7 +17,7 @@ UNFINISHED = (".new", ".partial")  # endings of what is being written: by this p
 
 @contextmanager
 def replacing(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` after the block: all of it or, where the block raises, nothing.
+    """Open a binary file that becomes `path` after the block: all of it or, where the block raises, nothing.
 
     Without `fsync` a power cut may leave an empty file of that name; a killed process never does.
     """
@@ -34,24 +36,24 @@ def replacing(path: Path, *, fsync: bool = True) -> Iterator[BinaryIO]:
 
 
 def render_json(value: Any) -> str:
-    """`value` as indented JSON, the same text for the same value."""
+    """Return `value` as indented JSON, the same text for the same value."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` to `path` as indented JSON: on the disk, all of it or none."""
+    """Write `value` to `path` as indented JSON: on the disk, all of it or none."""
     write_bytes(path, render_json(value).encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path`: on the disk, all of it or none."""
+    """Write `data` to `path`: on the disk, all of it or none."""
     with replacing(path) as file:
         file.write(data)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes from `folder` and its subfolders what killed processes were writing when they died."""
-    for path in [one for one in folder.rglob("*") if one.name.endswith(UNFINISHED)]:
+    """Remove from `folder` and its subfolders what killed processes were writing when they died."""
+    for path in [path for path in folder.rglob("*") if path.name.endswith(UNFINISHED)]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -61,7 +63,7 @@ def remove_unfinished(folder: Path) -> None:
 def describe_files(
     folder: Path, *, leave_out: Collection[str] = (), fsync: bool = False, tolerant: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """{path relative to `folder`: {"bytes", "sha256"}} of its files, which `fsync` brings to the disk.
+    """Return {path relative to `folder`: {"bytes", "sha256"}} of its files, which `fsync` brings to the disk.
 
     Raises OSError at a file that cannot be read; `tolerant` gives {} for it.
     """
@@ -90,7 +92,7 @@ def _describe_file(path: Path, fsync: bool) -> dict[str, Any]:
 
 
 def replace_folder(old: Path, new: Path) -> None:
-    """Renames the folder `new` to `old`; what `old` held is gone. After a crash in here see restore_folder."""
+    """Rename the folder `new` to `old`; what `old` held is gone. After a crash in here see restore_folder."""
     trash = old.with_name(f"{old.name}.old")
     shutil.rmtree(trash, ignore_errors=True)
     # A rename does not overwrite a folder that holds something.
@@ -102,7 +104,7 @@ def replace_folder(old: Path, new: Path) -> None:
 
 
 def restore_folder(old: Path) -> None:
-    """Clears up after a replace_folder that was killed: what `old` held comes back where nothing took its place."""
+    """Clear up after a replace_folder that was killed: what `old` held comes back where nothing took its place."""
     trash = old.with_name(f"{old.name}.old")
     if trash.exists() and not old.exists():
         trash.rename(old)
@@ -110,21 +112,21 @@ def restore_folder(old: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes `folder` and those above it, and brings their names to the disk."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    """Make `folder` and those above it, and brings their names to the disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        fsync_path(one.parent)
+    for path in missing:
+        fsync_path(path.parent)
 
 
 def fsync_tree(folder: Path) -> None:
-    """Brings the files and names in `folder` and its subfolders to the disk."""
+    """Bring the files and names in `folder` and its subfolders to the disk."""
     for path in (folder, *folder.rglob("*")):
         fsync_path(path)
 
 
 def fsync_path(path: Path) -> None:
-    """Brings a file, or the names in a folder, to the disk."""
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -48,10 +48,7 @@ class Card:
     oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:
-        """None where the card has the split.
-
-        Raises RisError where it does not, naming those it has and the data set's other partitions that have it.
-        """
+        """Raise RisError where the card lacks the split, naming the nearest, or other partitions that have it."""
         if split not in self.splits:
             others = [card.name for card in _read_cards() if card._base == self._base and split in card.splits]
             hint = f"; {' and '.join(others)} has it" if others else did_you_mean(split, self.splits)
@@ -70,7 +67,7 @@ class Card:
 
 
 def load_card(name_or_path: str | Path) -> Card:
-    """The card of that name, or in that TOML file.
+    """Return the card of that name, or in that TOML file.
 
     Data set and partition may be written as they come in papers and programs: refcocog-umd, refcocog@umd,
     refcocog_umd, RefCOCOg (UMD).
@@ -93,12 +90,12 @@ def load_card(name_or_path: str | Path) -> Card:
 
 
 def list_cards() -> list[str]:
-    """The names of all cards, sorted."""
+    """Return the names of all cards, sorted."""
     return [card.name for card in _read_cards()]
 
 
 def read_card(path: Path) -> Card:
-    """The card in the file. Raises RisError where the file is missing or does not describe a data set."""
+    """Return the card in the file. Raises RisError where the file is missing or does not describe a data set."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -118,11 +115,11 @@ def read_card(path: Path) -> Card:
 
 
 def _fold(name: str) -> str:
-    """The name without case, with @ between data set and partition: refcocog@umd for "RefCOCOg (UMD)"."""
+    """Return the name without case, with @ between data set and partition: refcocog@umd for "RefCOCOg (UMD)"."""
     return re.sub(r"[-_/@( ]+", "@", name.casefold()).removesuffix(")")
 
 
 def _read_cards() -> list[Card]:
-    """All cards, sorted by name; one in ./data hides the shipped one of the same name."""
+    """Return all cards, sorted by name; one in ./data hides the shipped one of the same name."""
     paths = {path.name: path for folder in reversed(CARD_FOLDERS) for path in folder.glob("*.toml")}
     return [read_card(path) for _, path in sorted(paths.items())]

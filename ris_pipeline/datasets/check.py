@@ -168,7 +168,7 @@ def _check_files(check: Check, folder: Path) -> None:
 
 
 def _only(dataset: Dataset, ref: Ref) -> Dataset:
-    """The data set with one of its refs alone, as a worker process needs it."""
+    """Return the data set with one of its refs alone, as a worker process needs it."""
     return Dataset(dataset.name, dataset.split, {ref.image_id: dataset.images[ref.image_id]}, (ref,))
 
 

@@ -90,7 +90,7 @@ class Inventory:
         return [str(name) for name in known[1]]
 
     def _hash(self, names: Sequence[str], report: Callable[[int], None] = lambda n: None) -> list[str]:
-        """The sha256 of each file, from memory where size and time of change are as at the last look, or it is gone."""
+        """Return the sha256 of each file, from memory where size and time of change are the same, or it is gone."""
         stamps = {name: self._stamp(name) for name in names}
         unknown = [name for name, stamp in stamps.items() if stamp and self._files.get(name, [])[:2] != stamp]
         if unknown:
@@ -105,7 +105,7 @@ class Inventory:
         return path.relative_to(self.data_root).as_posix() if path.is_relative_to(self.data_root) else str(path)
 
     def _stamp(self, name: str) -> list[int]:
-        """Size and time of change; empty where there is no such file."""
+        """Return size and time of change; empty where there is no such file."""
         try:
             status = (self.data_root / name).stat()
         except (OSError, ValueError):

@@ -166,7 +166,7 @@ def _list_files(card: Card, data_root: Path) -> list[Path]:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """No garbage collection inside the block: half of the time would go to looking through millions of new
+    """Return no garbage collection inside the block: half of the time would go to looking through millions of new
     records for cycles, which they never form."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -135,7 +135,7 @@ class Dataset:
         return mask
 
     def siblings(self, ref: Ref) -> tuple[Ref, ...]:
-        """The other refs of the ref's image, in the order of the data set."""
+        """Return the other refs of the ref's image, in the order of the data set."""
         return tuple(other for other in self.refs_of_image[ref.image_id] if other.ref_id != ref.ref_id)
 
     @cached_property
@@ -304,14 +304,14 @@ def check_extent(ref: Ref, extent: Box | None, hw: tuple[int, int], where: str) 
 
 
 def _share(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes of some area."""
+    """Return intersection over union of two boxes of some area."""
     width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return width * height / (areas - width * height)
 
 
 def parse_box(values: Any, hw: tuple[int, int] | None, where: str) -> Box:
-    """The box (left, top, right, bottom) in pixels, checked.
+    """Return the box (left, top, right, bottom) in pixels, checked.
 
     hw: the image's size, None where it is not known: then only the near edges can be checked.
     Raises RisError, beginning with `where` (the file, the ref and the image), for anything but four
@@ -330,7 +330,7 @@ def parse_box(values: Any, hw: tuple[int, int] | None, where: str) -> Box:
 
 
 def parse_hw(height: Any, width: Any, where: str) -> tuple[int, int]:
-    """An image's height and width from its record. Raises RisError for none, and for more than MAX_PIXELS."""
+    """Return an image's height and width from its record. Raises RisError for none, and for more than MAX_PIXELS."""
     if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise RisError(f"{where}: its size must be whole numbers of at most {MAX_PIXELS:,} pixels in all")
     return height, width

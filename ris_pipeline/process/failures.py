@@ -1,5 +1,7 @@
 """What a machine does to a long run, in one line each: which it is, and what to do about it."""
 
+from __future__ import annotations
+
 import errno
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +22,7 @@ _PEER_WORDS = ("/gloo/", "NCCL")
 
 @contextmanager
 def explained(folder: Path, lower: str) -> Iterator[None]:
-    """Raises RisError in place of an error of the machine, where `folder` is written; `lower`: what takes memory."""
+    """Raise RisError in place of an error of the machine. `folder` is written to; `lower` names what takes memory."""
     try:
         yield
     except Exception as error:
@@ -31,7 +33,7 @@ def explained(folder: Path, lower: str) -> Iterator[None]:
 
 
 def explain_failure(error: Exception, folder: Path | None = None, lower: str = "--workers") -> str | None:
-    """One line on an error of the machine, None for any other error.
+    """Return one line on an error of the machine, None for any other error.
 
     `folder`: where was written, for errors that do not say; `lower`: the settings that take memory.
     """

@@ -29,7 +29,7 @@ ALONE = Ranks(0, 1, 0)
 
 
 def find_ranks() -> Ranks:
-    """What torchrun says of this process; alone where there is no torchrun.
+    """Return what torchrun says of this process; alone where there is no torchrun.
 
     Raises RisError where the environment holds a part of what torchrun sets.
     """
@@ -47,7 +47,7 @@ def find_ranks() -> Ranks:
 
 @contextmanager
 def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """The processes talk to each other inside the block; nothing happens for one alone."""
+    """Let the processes talk to each other inside the block; nothing happens for one alone."""
     if ranks.n_ranks == 1:
         yield
         return
@@ -61,23 +61,23 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
 
 
 def has_joined() -> bool:
-    """Whether this process has begun to work with others: until then all of them do, and say, the same."""
+    """Return whether this process has begun to work with others: until then all of them do, and say, the same."""
     return _has_joined
 
 
 def wait() -> None:
-    """Returns when all processes are here."""
+    """Return when all processes are here."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 def is_orphaned() -> bool:
-    """Whether this is one of several processes and torchrun, which would end them, is gone."""
+    """Return whether this is one of several processes and torchrun, which would end them, is gone."""
     return torch.distributed.is_initialized() and os.getppid() != _LAUNCHER
 
 
 def any_rank(value: bool) -> bool:
-    """Whether the value is true in any of the processes; each of them has to ask."""
+    """Return whether the value is true in any of the processes; each of them has to ask."""
     if not torch.distributed.is_initialized():
         return value
     device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")

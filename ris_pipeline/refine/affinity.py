@@ -1,5 +1,7 @@
 """Pixel affinities from boundaries, and the random walk that spreads a map by them (IRNet, CVPR 2019)."""
 
+from __future__ import annotations
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray

@@ -6,6 +6,8 @@ and slice are sparse matrices that depend on the image only, so any number of la
 are the columns of one product.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray

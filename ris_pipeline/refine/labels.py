@@ -3,6 +3,8 @@
 Nothing here imports torch: a worker process starts in a fraction of a second.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -33,7 +33,7 @@ TINY_SHARE = 0.001  # of an image's pixels: 20×15 of 640×480
 
 
 def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
-    """The response map of each ref that PRMS selected, float32 (R, H, W) in [0, 1], of refs of one image.
+    """Return the response map of each ref that PRMS selected, float32 (R, H, W) in [0, 1], of refs of one image.
 
     Where the store was filled without PRMS: the map of each ref's first sentence.
     """
@@ -111,7 +111,7 @@ def _ids(refs: Sequence[Ref]) -> list[int]:
 
 
 def _missing(group: ImageGroup, folder: Path, hw: tuple[int, int]) -> list[Ref]:
-    """The refs of the image whose label of the size hw is missing or damaged: a crash can leave an empty file."""
+    """Return the refs of the image without a whole label of the size hw: a crash can leave an empty file."""
     return [ref for ref in group.refs if not _is_whole(label_path(folder, ref.ref_id), hw)]
 
 

@@ -1,5 +1,7 @@
 """Confident labels from response maps: what the inter-pixel-relation network learns from."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -73,7 +73,7 @@ class Claim:
     relation: str | None = None
 
     def is_clearly_false_of(self, things: list[Thing]) -> bool:
-        """Whether nobody would say it of these things."""
+        """Return whether nobody would say it of these things."""
         fitting = [[thing for thing in things if is_described(thing, *look)] for look in self.looks]
         if self.place is not None:
             return all(is_placed(thing, self.place) is False for thing in fitting[0])
@@ -112,7 +112,7 @@ def _say_list(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[
 
 
 def _caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[str, Claim]:
-    """A sentence true of the scene, and what it claims."""
+    """Return a sentence true of the scene, and what it claims."""
     draw = rng.random()
     said = None
     if len(things) > 1 and draw < 0.45:
@@ -125,7 +125,7 @@ def _caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[s
 def _swap_looks(
     things: list[Thing], text: str, claim: Claim, attribute: str, rng: np.random.Generator
 ) -> tuple[list[Thing], str]:
-    """The scene and caption after the first thing spoken of takes on another's colour or texture."""
+    """Return the scene and caption after the first thing spoken of takes on another's colour or texture."""
     old = getattr(claim.looks[0][0], attribute)
     others = [getattr(thing, attribute) for thing in things if getattr(thing, attribute) != old]
     if not others:
@@ -139,7 +139,7 @@ def _swap_looks(
 
 
 def _sibling(things: list[Thing], text: str, claim: Claim, rng: np.random.Generator) -> tuple[list[Thing], str] | None:
-    """A scene that differs in one respect, and the caption with the words that it makes different.
+    """Return a scene that differs in one respect, and the caption with the words that it makes different.
 
     Met in one batch, the two are each other's hardest negatives: word order and place words must be understood.
     None where each such scene would leave the caption true, as a mirror image leaves "star at the top".
@@ -158,7 +158,7 @@ def _sibling(things: list[Thing], text: str, claim: Claim, rng: np.random.Genera
 
 
 def _draw(things: list[Thing], behind: list[Thing], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The picture of the things; what stands behind them, and a quarter of all backgrounds, is faded."""
+    """Return the picture of the things; what stands behind them, and a quarter of all backgrounds, is faded."""
     background = draw_background((side, side), rng)
     if behind or rng.random() < 0.25:
         # As a picture looks behind a mask: the rest of it goes to mean grey.
@@ -171,7 +171,7 @@ def _draw(things: list[Thing], behind: list[Thing], side: int, rng: np.random.Ge
 def generate_pairs(
     rng: np.random.Generator, side: int, n_range: tuple[int, int], with_siblings: bool, with_faded: bool = False
 ) -> Iterator[Pair]:
-    """Endless pairs of side × side pictures with n_range things each; a sibling follows its scene.
+    """Yield endless pairs of side × side pictures with n_range things each; a sibling follows its scene.
 
     with_faded: in 60 % of the pictures some things, drawn by lot before the caption is, fade with the background,
     and the caption is about those in front.
@@ -191,7 +191,7 @@ def generate_pairs(
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption or a generated sentence can contain, for choosing the token rows to ship."""
+    """Return every word that a caption or a generated sentence can contain, for choosing the token rows to ship."""
     from ris_pipeline.shapes.render import COLOURS, SHAPES, SIZES
 
     templates = [template for templates, _ in PLACES.values() for template in templates]

@@ -15,10 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from ris_pipeline.artifacts.files import fsync_tree, replace_folder, restore_folder, write_json
 from ris_pipeline.artifacts.locks import hold
+from ris_pipeline.datasets.io.segmentations import encode_rle, extent_of
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.workers import map_processes
 from ris_pipeline.shapes.render import SHAPES, draw_background, render
@@ -52,7 +52,7 @@ class Target:
 
 
 def draw_item(item: Item) -> tuple[NDArray[np.uint8], list[Target]]:
-    """The picture, uint8 (H, W, 3) RGB, and one to three objects to refer to, those of the repeated kind first."""
+    """Return the picture, uint8 (H, W, 3) RGB, and one to three objects to refer to, the repeated kind first."""
     rng = np.random.default_rng(item.seed)
     while True:
         hw = IMAGE_SIZES_HW[rng.integers(len(IMAGE_SIZES_HW))]
@@ -79,15 +79,12 @@ def _save_item(item: Item, folder: Path) -> tuple[dict[str, Any], list[dict[str,
         raise RisError(f"{folder / name}: cannot be written; check space and permissions")
     records = []
     for target in targets:
-        rle = coco_mask.encode(np.asfortranarray(target.mask.astype(np.uint8)))
+        left, top, right, bottom = extent_of(target.mask) or (0.0, 0.0, 0.0, 0.0)
         records.append(
             {
-                "segmentation": {
-                    "size": list(map(int, rle["size"])),
-                    "counts": rle["counts"].decode("ascii"),
-                },
-                "bbox": [float(v) for v in coco_mask.toBbox(rle)],
-                "area": float(coco_mask.area(rle)),
+                "segmentation": encode_rle(target.mask),
+                "bbox": [left, top, right - left, bottom - top],
+                "area": float(target.mask.sum()),
                 "category_id": SHAPES.index(target.shape) + 1,
                 "sentences": target.sentences,
             }
@@ -109,7 +106,7 @@ def generate(
     n_images: Mapping[str, int],
     seed: int,
     workers: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Write the data set under folder: images/, refer/<variant>/refs(shapes).p and instances.json.
 
@@ -119,11 +116,11 @@ def generate(
     if variant not in VARIANTS:
         raise RisError(f"unknown variant {variant!r}: one of {', '.join(VARIANTS)}")
     with hold(_lock_of(folder)):
-        _generate(folder, variant, n_images, seed, workers, progress)
+        _generate(folder, variant, n_images, seed, workers, advance)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clears up after a `generate` that was killed; what was under `folder`'s name is there again, or its successor."""
+    """Clear up after a `generate` that was killed: what was under `folder`'s name is there again, or its successor."""
     lock = _lock_of(folder)
     if lock.exists():
         with suppress(RisError), hold(lock):  # not what a living process holds
@@ -145,7 +142,7 @@ def _generate(
     n_images: Mapping[str, int],
     seed: int,
     workers: int,
-    progress: Callable[[int, int], None],
+    advance: Callable[[int], None],
 ) -> None:
     items = list(_list_items(n_images, variant, seed))
     partial = _partial_of(folder)
@@ -157,7 +154,7 @@ def _generate(
     sent_ids = count(0)
     calls = ((item, partial / "images") for item in items)
     with closing(map_processes(_save_item, calls, workers)) as drawn:
-        for i, (item, (image, records)) in enumerate(zip(items, drawn, strict=True)):
+        for item, (image, records) in zip(items, drawn, strict=True):
             images.append(image)
             for record in records:
                 ann_id = len(annotations) + 1
@@ -179,7 +176,7 @@ def _generate(
                         "sentences": sentences,
                     }
                 )
-            progress(i + 1, len(items))
+            advance(1)
     categories = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
     layout = partial / "refer" / variant
     layout.mkdir(parents=True)

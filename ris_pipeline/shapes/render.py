@@ -44,16 +44,16 @@ class Thing:
     colour_shift: tuple[int, int, int] = (0, 0, 0)
 
     def mirrored(self) -> Thing:
-        """The same object in the picture's left-right mirror image."""
+        """Return the same object in the picture's left-right mirror image."""
         return replace(self, cx=1.0 - self.cx, angle=-self.angle)
 
     def upside_down(self) -> Thing:
-        """The same object at the height it has in the picture turned upside down; itself not turned."""
+        """Return the same object at the height it has in the picture turned upside down; itself not turned."""
         return replace(self, cy=1.0 - self.cy)
 
 
 def _outline(shape: str) -> list[NDArray[np.float64]]:
-    """The shape's contours, (n, 2) xy in [-1, 1] with y down; a second contour is a hole."""
+    """Return the shape's contours, (n, 2) xy in [-1, 1] with y down; a second contour is a hole."""
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], 1)
     if shape == "circle":
@@ -88,7 +88,7 @@ _OUTLINES = {shape: _outline(shape) for shape in SHAPES}
 
 
 def compute_alpha(thing: Thing, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """The thing's coverage of each pixel, uint8 (H, W), 255 inside, edges between."""
+    """Return the thing's coverage of each pixel, uint8 (H, W), 255 inside, edges between."""
     h, w = hw
     half = 0.5 * thing.side * min(h, w)
     cos, sin = np.cos(thing.angle), np.sin(thing.angle)
@@ -104,7 +104,7 @@ def compute_alpha(thing: Thing, hw: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _compute_weave(thing: Thing, yx: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """How much of the second colour each pixel takes, float32 in [0, 1]; yx in units of the half side."""
+    """Return how much of the second colour each pixel takes, float32 in [0, 1]; yx in units of the half side."""
     cos, sin = np.float32(np.cos(thing.angle + 0.6)), np.float32(np.sin(thing.angle + 0.6))
     y, x = yx
     u, v = (cos * x + sin * y) * np.float32(2.6 * np.pi), (cos * y - sin * x) * np.float32(2.6 * np.pi)
@@ -122,7 +122,7 @@ def _clip(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _second_colour(colour: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A darker partner of a light colour, a lighter one of a dark colour: RGB float32 in [0, 255]."""
+    """Return a darker partner of a light colour, a lighter one of a dark colour: RGB float32 in [0, 255]."""
     is_dark = float(colour @ np.array([0.3, 0.59, 0.11], np.float32)) < 70
     return 0.45 * colour + (110 if is_dark else 0)
 
@@ -149,7 +149,7 @@ def draw_thing(image: NDArray[np.float32], thing: Thing) -> NDArray[np.uint8]:
 
 
 def draw_background(hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A textured, muted background, float32 (H, W, 3) in [0, 255]."""
+    """Return a textured, muted background, float32 (H, W, 3) in [0, 255]."""
     h, w = hw
     base = rng.uniform(85, 165) + rng.uniform(-16, 16, 3)
     coarse = int(rng.integers(2, 9))
@@ -169,7 +169,7 @@ def render(
     things: list[Thing] | tuple[Thing, ...],
     background: NDArray[np.float32],
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float64]]:
-    """The picture, each thing's visible mask, and the share of it that is visible.
+    """Return the picture, each thing's visible mask, and the share of it that is visible.
 
     Later things lie on top of earlier ones. Returns uint8 (H, W, 3) RGB, bool (n, H, W), float64 (n,) in [0, 1].
     """

@@ -34,7 +34,7 @@ ATTRIBUTES = ("size", "texture", "colour")
 
 
 def sample_thing(rng: np.random.Generator, shape: str | None = None, zoom: float = 1.0) -> Thing:
-    """A random thing that lies inside the picture; zoom > 1 enlarges it, as a crop of the picture would."""
+    """Return a random thing that lies inside the picture; zoom > 1 enlarges it, as a crop of the picture would."""
     size = SIZES[rng.integers(len(SIZES))]
     side = zoom * float(rng.uniform(*SIZE_RANGE[size]))
     margin = 0.5 * side
@@ -58,7 +58,7 @@ def _look(thing: Thing) -> tuple[str, str, str, str]:
 
 
 def has_room(thing: Thing, others: Sequence[Thing]) -> bool:
-    """Whether thing overlaps each of the others at most a little, and looks unlike all of them."""
+    """Return whether thing overlaps each of the others at most a little, and looks unlike all of them."""
     for other in others:
         apart = np.hypot(thing.cx - other.cx, thing.cy - other.cy)
         if apart < 0.43 * (thing.side + other.side) or _look(thing) == _look(other):
@@ -67,7 +67,7 @@ def has_room(thing: Thing, others: Sequence[Thing]) -> bool:
 
 
 def sample_scene(rng: np.random.Generator, n_range: tuple[int, int] = (3, 6)) -> list[Thing]:
-    """Things for one picture, two or three of one shape among them (where there are three in all).
+    """Return things for one picture, two or three of one shape among them (where there are three in all).
 
     Several of a kind are what makes a sentence necessary: "the star" alone would not do.
     """
@@ -86,12 +86,12 @@ def sample_scene(rng: np.random.Generator, n_range: tuple[int, int] = (3, 6)) ->
 
 
 def is_described(thing: Thing, like: Thing, attributes: Sequence[str]) -> bool:
-    """Whether a description of `like` by its shape and these attributes fits thing."""
+    """Return whether a description of `like` by its shape and these attributes fits thing."""
     return thing.shape == like.shape and all(getattr(thing, a) == getattr(like, a) for a in attributes)
 
 
 def is_placed(thing: Thing, place: str) -> Verdict:
-    """Whether thing stands at the place, a key of PLACES."""
+    """Return whether thing stands at the place, a key of PLACES."""
     x, y = thing.cx, thing.cy
     verdicts: list[Verdict] = []
     for side in PLACES[place][1]:
@@ -105,7 +105,7 @@ def is_placed(thing: Thing, place: str) -> Verdict:
 
 
 def is_related(thing: Thing, anchor: Thing, relation: str) -> Verdict:
-    """Whether thing is left of, right of, above or below the anchor."""
+    """Return whether thing is left of, right of, above or below the anchor."""
     dx, dy = thing.cx - anchor.cx, thing.cy - anchor.cy
     along, across = {"left": (-dx, dy), "right": (dx, dy), "above": (-dy, dx), "below": (dy, dx)}[relation]
     if along > 0.12 and along >= abs(across):
@@ -127,12 +127,12 @@ def _say(word: str, rng: np.random.Generator) -> str:
 
 
 def phrase(thing: Thing, attributes: Sequence[str], rng: np.random.Generator) -> str:
-    """ "small striped red star": the thing's attributes, in the usual order, and its shape."""
+    """Return "small striped red star": the thing's attributes, in the usual order, and its shape."""
     return " ".join([_say(getattr(thing, a), rng) for a in ATTRIBUTES if a in attributes] + [thing.shape])
 
 
 def sample_attributes(rng: np.random.Generator, p: float = 0.5) -> list[str]:
-    """A random subset of ATTRIBUTES, each in it with probability p."""
+    """Return a random subset of ATTRIBUTES, each in it with probability p."""
     return [a for a in ATTRIBUTES if rng.random() < p]
 
 
@@ -209,7 +209,7 @@ VARIANTS: dict[str, tuple[str, str, str]] = {
 def describe(
     things: Sequence[Thing], target: int, variant: str, rng: np.random.Generator, n_tries: int = 40
 ) -> list[str] | None:
-    """Three different sentences, each true of things[target] and clearly false of all others; None if not found."""
+    """Return three different sentences, true of things[target] and clearly false of all others; None if not found."""
     texts: list[str] = []
     for maker in VARIANTS[variant]:
         for _ in range(n_tries):

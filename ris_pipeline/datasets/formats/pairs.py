@@ -24,7 +24,7 @@ _KEYS = ("image", "ref", "sentence", "split", "box", "mask")
 
 
 def list_files(card: Card, data_root: Path) -> list[Path]:
-    """The file that holds the sentences."""
+    """Return the file that holds the sentences."""
     return [data_root / card.annotations / "pairs.jsonl"]
 
 
@@ -79,7 +79,7 @@ class _Draft:
         self.mask = None if mask is None else resolve_inside(folder, mask, where)
 
     def conflict(self, record: dict[str, Any]) -> str | None:
-        """The first of split, box and mask in which a further line of the ref contradicts its first one."""
+        """Return the first of split, box and mask in which a further line of the ref contradicts its first one."""
         for key in ("split", "box", "mask"):
             if record.get(key) is not None and record[key] != self.record.get(key):
                 return key
@@ -101,7 +101,7 @@ class _Draft:
 
 
 def _read_hw(record: dict[str, Any], path: Path) -> tuple[int, int] | None:
-    """The image's height and width where a box or mask has to fit it; a bad file is reported when it is needed."""
+    """Return the image's height and width where a box or mask has to fit it; None for a bad file, to be told later."""
     if record.get("box") is None and record.get("mask") is None:
         return None
     try:
@@ -130,5 +130,5 @@ def _parse_line(line: bytes, card: Card, where: str) -> dict[str, Any]:
 
 
 def _hash_names(*names: str) -> int:
-    """A number below 2^52, which every JSON reader keeps exact."""
+    """Return a number below 2^52, which every JSON reader keeps exact."""
     return int(hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:13], 16)

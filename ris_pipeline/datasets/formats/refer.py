@@ -16,7 +16,7 @@ from ris_pipeline.errors import RisError
 
 
 def list_files(card: Card, data_root: Path) -> list[Path]:
-    """The files that hold the annotations."""
+    """Return the files that hold the annotations."""
     folder = data_root / card.annotations
     return [folder / f"refs({card.partition}).p", folder / "instances.json"]
 
@@ -60,7 +60,7 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
 
 
 def is_in_split(ref_split: str, split: str) -> bool:
-    """Whether a ref marked ref_split is in the split. REFER may mark one testAB, in both testA and testB."""
+    """Return whether a ref marked ref_split is in the split. REFER may mark one testAB, in both testA and testB."""
     if split in ("testA", "testB"):
         return split[-1] in ref_split
     if split == "test":
@@ -69,7 +69,7 @@ def is_in_split(ref_split: str, split: str) -> bool:
 
 
 def _index_instances(path: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """The records of instances.json by id: images, annotations."""
+    """Return the records of instances.json by id: images, annotations."""
     instances = load_json(path)
     try:
         images = {int(record["id"]): record for record in instances["images"]}
@@ -87,7 +87,7 @@ def _parse_image(record: dict[str, Any], folder: Path, instances_path: Path) -> 
 
 
 def _kind_of(annotation: dict[str, Any]) -> tuple[str, str]:
-    """The image and the category of an annotation, as text: foreign values need not be hashable."""
+    """Return the image and the category of an annotation, as text: foreign values need not be hashable."""
     return str(annotation.get("image_id")), str(annotation.get("category_id"))
 
 
@@ -111,7 +111,7 @@ def _parse_ref(
         hint = " (as text; it must be a number)" if owner == str(image.image_id) else ""
         raise RisError(f"{where}: its annotation {ann_id} belongs to image {owner!r}{hint}, not {image.image_id}")
     # Of R-RefCOCO: sentences that are wrong on purpose, about nothing in the image.
-    true = [one for one in sentences if not (isinstance(one, dict) and one.get("exist") is False)]
+    true = [each for each in sentences if not (isinstance(each, dict) and each.get("exist") is False)]
     if not true:
         raise RisError(
             f"{where}: all its sentences are marked `exist: false`; refs without an object are no part of it"
@@ -135,7 +135,7 @@ def _parse_ref(
 
 
 def _parse_ann_id(record: dict[str, Any], where: str) -> int:
-    """The one annotation that the ref names. gRefCOCO and Ref-ZOM write lists, of none and of several too."""
+    """Return the one annotation that the ref names. gRefCOCO and Ref-ZOM write lists, of none and of several too."""
     ann_id = record.get("ann_id")
     if isinstance(ann_id, list) and len(ann_id) == 1:
         ann_id = ann_id[0]
@@ -147,7 +147,7 @@ def _parse_ann_id(record: dict[str, Any], where: str) -> int:
 
 
 def _parse_box_xywh(values: Any, image: Image, where: str) -> Box:
-    """The box as left, top, right, bottom.
+    """Return the box as left, top, right, bottom.
 
     Differs from TRIS: it cuts x, y, w and h to whole numbers first; the fractions are kept here.
     """

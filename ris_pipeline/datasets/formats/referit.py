@@ -27,7 +27,7 @@ _PER_IMAGE = _PER_REF = 100
 
 
 def list_files(card: Card, data_root: Path) -> list[Path]:
-    """The files that hold the annotations: two pickles, or the JSON files where there is no annotations/."""
+    """Return the files that hold the annotations: two pickles, or the JSON files where there is no annotations/."""
     folder = data_root / card.annotations
     if (folder / "annotations").is_dir():
         return [folder / "annotations" / f"{split}.pickle" for split in ("train", "test")]
@@ -100,7 +100,7 @@ def _read_pickle(folder: Path, images_folder: Path, split: str) -> Reading:
 
 
 def _group_annotations(annotations: Any, where: str) -> list[list[dict[str, Any]]]:
-    """The annotations, one per sentence, gathered by object: by ref_id, or by box where there is none."""
+    """Return the annotations, one per sentence, gathered by object: by ref_id, or by box where there is none."""
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise RisError(f"{where}: expected a list of annotations")
     objects: dict[str, list[dict[str, Any]]] = {}
@@ -133,7 +133,7 @@ def _number(ref_id: int, sentences: Any, where: str) -> tuple[Expression, ...]:
 
 
 def _mask_hw(annotation: dict[str, Any], where: str) -> tuple[int, int] | None:
-    """The image's size as its first run-length mask has it: the pickles name it nowhere else."""
+    """Return the image's size as its first run-length mask has it: the pickles name it nowhere else."""
     segmentation = annotation.get("segmentation")
     rle = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
     size = rle.get("size") if isinstance(rle, dict) else None

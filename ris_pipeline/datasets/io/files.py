@@ -33,7 +33,7 @@ _OTHER_KINDS = {
 
 
 def load_json(path: Path) -> Any:
-    """What the JSON file holds. Raises RisError where it is not JSON, nested too deeply, or larger than MAX_BYTES."""
+    """Return what the JSON file holds. Raises RisError where it is no JSON, nested too deeply or above MAX_BYTES."""
     try:
         data = read_limited(path)
     except OSError as error:
@@ -55,19 +55,19 @@ def check_kind(path: Path, data: bytes) -> None:
 
 
 def read_limited(path: Path) -> bytes:
-    """The bytes of an annotation file. Raises RisError where it is larger than MAX_BYTES, OSError as open does."""
+    """Return the bytes of an annotation file. Raises RisError where it is above MAX_BYTES, OSError as open does."""
     check_bytes(path)
     return path.read_bytes()
 
 
 def check_bytes(path: Path) -> None:
-    """None where the file has at most MAX_BYTES; else RisError. Raises OSError where it cannot be asked."""
+    """Raise RisError where the file has more than MAX_BYTES, and OSError where it cannot be asked."""
     if path.stat().st_size > MAX_BYTES:
         raise RisError(f"{path} is larger than {MAX_BYTES >> 20} MiB; no known annotation file is")
 
 
 def load_picture(path: Path, mode: str | None, *, upright: bool = False) -> NDArray[Any]:
-    """The picture as an array (H, W) or (H, W, C), converted to PIL's `mode`, or as stored for None.
+    """Return the picture as an array (H, W) or (H, W, C), converted to PIL's `mode`, or as stored for None.
 
     To "RGB" deep pictures are converted as `to_rgb` says. `upright`: turned as its EXIF orientation says.
     Raises RisError where the file is missing, unreadable or has more than MAX_PIXELS pixels.
@@ -118,7 +118,7 @@ def is_turned(path: Path) -> bool:
 
 
 def read_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
-    """Height and width of the picture, by its header alone; `upright`: once it is turned as its EXIF orientation says.
+    """Return height and width of the picture, by its header alone; `upright`: turned as its EXIF orientation says.
 
     Raises RisError as load_picture.
     """
@@ -129,7 +129,7 @@ def read_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
 
 @contextmanager
 def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
-    """The opened picture; what goes wrong inside the block is a RisError too."""
+    """Open the picture for the block; what goes wrong inside it is a RisError too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
@@ -150,7 +150,7 @@ def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
 
 
 def resolve_inside(folder: Path, name: Any, where: str) -> Path:
-    """`folder/name`, for a name from an annotation file. Raises RisError where it leads out of the folder."""
+    """Return `folder/name`, for a name from an annotation file. Raises RisError where it leads out of the folder."""
     if not isinstance(name, str) or not name or "\0" in name or any(len(part) > 255 for part in name.split("/")):
         raise RisError(f"{where}: {name!r:.200} is not a file name")
     if "://" in name:

@@ -51,7 +51,7 @@ def resize_image(image: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.ui
 
 
 def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:
-    """The network input, float32 (3, size, size): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation.
+    """Return the network input, float32 (3, size, size): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation.
 
     image: uint8 (H, W, 3) RGB. The resize is bilinear with antialiasing and does not keep the aspect ratio
     (TRIS, ICCV 2023, section 4).
@@ -61,7 +61,7 @@ def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:
 
 
 def normalise(image: NDArray[np.uint8]) -> Tensor:
-    """The image at its own size, float32 (3, H, W): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation."""
+    """Return the image as float32 (3, H, W): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation."""
     pixels = torch.from_numpy(image).permute(2, 0, 1) / 255
     mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     return ((pixels - mean) / std).contiguous()

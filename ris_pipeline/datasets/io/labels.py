@@ -46,7 +46,7 @@ def resize_labels(labels: Pixels, hw: tuple[int, int]) -> Pixels:
 
 
 def has_right_checksums(path: Path) -> bool:
-    """Whether the file is a PNG whose every part has its checksum: decoders pass over that of the pixels."""
+    """Return whether the file is a PNG whose every part has its checksum: decoders pass over that of the pixels."""
     data = path.read_bytes()
     at, kind = len(_PNG), b""
     while kind != b"IEND":

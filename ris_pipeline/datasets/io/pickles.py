@@ -37,7 +37,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """What the pickle holds, of plain containers, strings and numbers only.
+    """Return what the pickle holds, of plain containers, strings and numbers only.
 
     Python 2's byte strings come back as str: UTF-8, or Latin-1 where they are not UTF-8.
     Raises RisError, having executed nothing, where the file names any class or function, is larger than
@@ -64,7 +64,7 @@ def load_plain_pickle(path: Path) -> Any:
 
 @contextmanager
 def _bounded_memory(n_bytes: int) -> Iterator[None]:
-    """Where the system can do so: to allocate more than n_bytes in the block is a MemoryError.
+    """Make it a MemoryError to allocate more than n_bytes in the block, where the system can do so.
 
     Ten bytes of a pickle can ask for a table of 2^31 entries, which Python fills at once.
     """

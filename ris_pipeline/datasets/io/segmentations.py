@@ -25,7 +25,7 @@ _LARGEST_COORDINATE = 2.0**31
 
 
 def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> BoolMask:
-    """The mask, bool (H, W), True on the object: the union of all parts.
+    """Return the mask, bool (H, W), True on the object: the union of all parts.
 
     segmentation: a list of COCO polygons [x1, y1, x2, y2, …], one RLE {"size": [H, W], "counts": …} or a
     list of them, or the path of a one-channel PNG where anything but 0 is the object.
@@ -89,7 +89,7 @@ def extent_of(mask: BoolMask) -> Box | None:
 
 
 def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> Box | None:
-    """Left, top, right, bottom of the runs down the columns; None where they hold nothing of the object."""
+    """Return left, top, right, bottom of the runs down the columns; None where they hold nothing of the object."""
     ends = np.cumsum(runs)
     starts, stops = ends[0:-1:2], ends[1::2]  # of the object's runs: first pixel, one past the last
     filled = stops > starts
@@ -123,7 +123,7 @@ def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[Bo
 
 
 def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list[float], Box]]:
-    """The polygons of three corners and more, checked, and the extent of each.
+    """Return the polygons of three corners and more, checked, and the extent of each.
 
     Of plain numbers, without NumPy: a data set has hundred thousands, all looked at when it is read.
     """
@@ -149,7 +149,7 @@ def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list
 
 
 def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> BoolMask:
-    """The mask of one RLE: runs of background and object by turns, down the columns."""
+    """Return the mask of one RLE: runs of background and object by turns, down the columns."""
     runs = _parse_runs(rle, hw)
     height, width = rle["size"]
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
@@ -157,7 +157,7 @@ def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> BoolMask:
 
 
 def _parse_runs(rle: dict[Any, Any], hw: tuple[int, int] | None) -> list[int]:
-    """The run lengths of one RLE, checked.
+    """Return the run lengths of one RLE, checked.
 
     Not by pycocotools, which does not check that the runs fill the mask: the rest would be stray memory.
     """
@@ -180,7 +180,7 @@ def _parse_runs(rle: dict[Any, Any], hw: tuple[int, int] | None) -> list[int]:
 
 
 def _unpack_counts(packed: bytes) -> list[int]:
-    """The run lengths of COCO's compressed text.
+    """Return the run lengths of COCO's compressed text.
 
     A character holds 5 bits of a number, low bits first, and a sixth that says whether more follow; the
     last one's top bit is the sign. From the fourth on a number is the difference to the run two before.
@@ -205,7 +205,7 @@ def _unpack_counts(packed: bytes) -> list[int]:
 
 
 def is_coordinate(value: Any) -> bool:
-    """Whether the value is a number that a place in an image can have; JSON knows larger ones, and NaN."""
+    """Return whether the value is a number that a place in an image can have; JSON knows larger ones, and NaN."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST_COORDINATE
 
 
