@@ -60,7 +60,7 @@ class ResponseStore:
         self.grid_hw: tuple[int, int] = tuple(self._logits.shape[1:])
         self.block_rows: int = self._logits.chunks[0]
         self.input_size: int = self.attributes["input_size"]
-        self.rule = RESPONSE if self.attributes["schema"] == 1 else parse_rule(self.attributes["rule"], str(path))
+        self.rule = RESPONSE if self.attributes["schema"] == 1 else parse_rule(self.attributes.get("rule"), str(path))
         self._rows = find_rows(path, self.ref_id)
         self._last_read: tuple[int, Grids] | None = None
         self._selected: npt.NDArray[np.bool_] = group["selected"][:]
