@@ -1,15 +1,79 @@
-"""The `ris` command line. Each command imports its module when it is called: `ris --help` answers at once."""
+"""The `ris` command line: one module per command. What is heavy they import when they are called."""
+
+from __future__ import annotations
 
 import sys
 from io import TextIOWrapper
+from typing import Annotated
 
-import stages.cli_chain
-import stages.cli_tools  # noqa: F401 - importing them registers their commands, in this order
-from stages.register import app
+import typer
+
+from stages import (
+    cost,
+    data,
+    demo,
+    doctor,
+    dump_responses,
+    figure,
+    import_checkpoint,
+    make_pseudolabels,
+    predict,
+    pretrain_clip,
+    report,
+    runs,
+    score,
+    status,
+    table,
+    train_step1,
+    train_step2,
+)
+from stages.context import SETTINGS, command
+
+app = typer.Typer(help="Images and sentences in, masks out.", **SETTINGS)
+data_app = typer.Typer(help="List, check and generate data sets.", **SETTINGS)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from ris_pipeline import __version__
+
+        print(f"ris {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ris(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Images and sentences in, masks out."""
+
+
+command(app, "train-step1")(train_step1.run)
+command(app, "dump-responses")(dump_responses.run)
+command(app, "make-pseudolabels")(make_pseudolabels.run)
+command(app, "train-step2")(train_step2.run)
+command(app, "score")(score.run)
+command(data_app, "list")(data.run_list)
+command(data_app, "check")(data.run_check)
+command(data_app, "make-shapes")(data.run_make_shapes)
+app.add_typer(data_app, name="data")
+command(app, "predict")(predict.run)
+command(app, "import-checkpoint")(import_checkpoint.run)
+command(app, "report")(report.run)
+command(app, "figure")(figure.run)
+command(app, "pretrain-clip")(pretrain_clip.run)
+command(app, "status")(status.run)
+command(app, "doctor")(doctor.run)
+command(app, "runs")(runs.run)
+command(app, "demo")(demo.run)
+command(app, "cost")(cost.run)
+command(app, "table")(table.run)
 
 
 def main() -> None:
-    """Runs `ris`: exit 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by a signal."""
+    """Run `ris`: exit 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by a signal."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal without UTF-8 must not fail after the work is done
             stream.reconfigure(errors="replace")

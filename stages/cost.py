@@ -3,64 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
 
-from ris_pipeline.config import Step1Config, Step2Config, load_config_file, parse_assignments, resolve
+from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.errors import RisError, did_you_mean
-from ris_pipeline.scoring.paper import load_paper_tables
-from ris_pipeline.scoring.rows import find_row
-from stages.common import device_of
-from stages.options import StageOptions, card_of, draw_table, emit
-from stages.progress import progress
+from stages.console import draw_table, emit
+from stages.context import Compute, Output, Places, open_context
+
+if TYPE_CHECKING:
+    from ris_pipeline.chain.context import Context
 
 Config = Step1Config | Step2Config
 STAGES: dict[str, type[Config]] = {"step1": Step1Config, "step2": Step2Config}
+PAPER: dict[str, Mapping[str, Config]] = {"paper": {"step1": Step1Config(), "step2": Step2Config()}}
 
 
-def run(options: StageOptions) -> None:
-    """Count and time the paper's networks, and those configured for the data set where they are others."""
+def run(places: Places, compute: Compute, output: Output) -> None:
+    """Count and time the networks, beside Table 2.
+
+    Reads:    the card's configuration; no weights: values are random
+    Writes:   stdout: parameters, multiplications, milliseconds
+    Example:  ris cost --dataset refcoco --device cpu
+    """
     from ris_pipeline.cost import REPEATS, WARM_UP, is_papers, measure_cost
+    from ris_pipeline.scoring.paper import load_paper_tables
+    from ris_pipeline.scoring.rows import find_row
 
-    chosen = {stage: _resolve(options, stage) for stage in STAGES}
-    networks = paper_networks()
+    context = open_context(places, compute, output=output)
+    chosen = _resolve(context)
+    networks = dict(PAPER)
     if not all(map(is_papers, chosen.values())):
-        networks[card_of(options).name] = chosen
+        networks[context.card.name] = chosen
     results = []
-    device = device_of(options)
-    with progress(options, "cost, passes", 2 * (WARM_UP + REPEATS) * len(networks)) as advance:
+    with context.console.progress("cost, passes", 2 * (WARM_UP + REPEATS) * len(networks)) as advance:
         for name, configs in networks.items():
             for stage, config in configs.items():
-                costs = measure_cost(config, device, options.precision, advance)
+                costs = measure_cost(config, context.device, compute.precision, advance)
                 paper = load_paper_tables()["table2_cost_referit_test"][find_row(stage).paper]
                 results.append({
-                    "network": name, "stage": stage, "input_size": config.input_size, "device": str(device),
-                    "precision": options.precision, "parts": [asdict(cost) for cost in costs],
+                    "network": name, "stage": stage, "input_size": config.input_size, "device": str(context.device),
+                    "precision": compute.precision, "parts": [asdict(cost) for cost in costs],
                     "paper": paper if name == "paper" else None,
                 })  # fmt: skip
-    how = f"one image, one sentence of 20 tokens; {device}, {options.precision}, median of {REPEATS}, random values"
-    emit(options, f"{how}\n{_render(results)}", results)
+    conditions = f"{context.device}, {compute.precision}, median of {REPEATS}, random values"
+    emit(output, f"one image, one sentence of 20 tokens; {conditions}\n{_render(results)}", results)
 
 
-def paper_networks() -> dict[str, dict[str, Config]]:
-    """The networks of Table 2: the defaults of both stages."""
-    return {"paper": {stage: cls() for stage, cls in STAGES.items()}}
-
-
-def _resolve(options: StageOptions, stage: str) -> Config:
-    """The configuration of a stage, of --set only the keys that the stage has."""
-    keys = {name: {field.name for field in fields(cls)} for name, cls in STAGES.items()}
+def _resolve(context: Context) -> dict[str, Config]:
+    """Return the configurations of the stages; of the assignments, each takes the keys that it has."""
+    keys = {stage: {field.name for field in fields(cls)} for stage, cls in STAGES.items()}
     known = set().union(*keys.values())
-    assigned = parse_assignments(options.set or ())
-    for key in assigned:
+    for key in context.assignments:
         if key not in known:
-            raise RisError(f"unknown configuration key {key!r} of step1 and step2{did_you_mean(key, sorted(known))}")
-    file = load_config_file(options.config, stage) if options.config else {}
-    own = {key: value for key, value in assigned.items() if key in keys[stage]}
-    return resolve(STAGES[stage], card_of(options).config.get(stage, {}), file, own)
+            raise RisError(f"unknown key {key!r} of step1 and step2{did_you_mean(key, sorted(known))}")
+    own = {stage: {key: value for key, value in context.assignments.items() if key in keys[stage]} for stage in STAGES}
+    return {stage: replace(context, assignments=own[stage]).resolve(cls, stage) for stage, cls in STAGES.items()}
 
 
 def _render(results: Sequence[Mapping[str, Any]]) -> str:
+    from ris_pipeline.scoring.rows import find_row
+
     sections = []
     for result in results:
         lines = [

@@ -1,154 +1,106 @@
 """`ris data list`, `ris data check` and `ris data make-shapes`."""
 
-import json
+from __future__ import annotations
+
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-from ris_pipeline.artifacts.identity import differences
-from ris_pipeline.datasets import Card, check_dataset, describe_missing, load_card
-from ris_pipeline.datasets.card import list_cards
-from ris_pipeline.datasets.check import Check, check_contents
-from ris_pipeline.datasets.check import write_exclude as save_exclude
-from ris_pipeline.datasets.load import read_exclude
-from ris_pipeline.datasets.records import Fault
+import typer
+
 from ris_pipeline.errors import RisError
-from stages.options import StageOptions, card_of, emit, say
-from stages.progress import progress
+from stages.console import emit
+from stages.context import Compute, Making, Output, Places, open_context
 
-N_TOKENS = 20  # of a sentence that CLIP reads here, start and end included
+if TYPE_CHECKING:
+    from ris_pipeline.datasets.check import Check
+
 N_SHOWN, N_NAMED = 10, 5  # faults and names of a kind on the screen; --json has all
 
 
-def run_list(options: StageOptions) -> None:
-    """Prints name, format, splits and expected numbers of sentences of every card."""
-    cards = [load_card(name) for name in list_cards()]
-    lines = []
-    for card in cards:
+def run_list(output: Output) -> None:
+    """List the known data sets.
+
+    Reads:    the cards in data/
+    Writes:   stdout: a line per data set
+    Example:  ris data list
+    """
+    from ris_pipeline.datasets.card import list_cards, load_card
+
+    lines, rows = [], []
+    for card in map(load_card, list_cards()):
         splits = ", ".join(f"{split} {count:,}" if count else split for split, count in card.splits.items())
         lines.append(f"{card.name:<16} {card.format:<8} {splits}")
-    rows = [{"name": card.name, "format": card.format, "splits": dict(card.splits)} for card in cards]
-    emit(options, "\n".join(lines), rows)
+        rows.append({"name": card.name, "format": card.format, "splits": dict(card.splits)})
+    emit(output, "\n".join(lines), rows)
 
 
-def run_check(options: StageOptions, *, deep: bool = False, write_exclude: Path | None = None) -> None:
-    """Prints what is there of each split, and all that cannot be used or looks odd; RisError where anything is wrong.
+def run_check(
+    places: Places,
+    compute: Compute,
+    output: Output,
+    deep: Annotated[bool, typer.Option("--deep", help="Open every image and mask too.")] = False,
+    write_exclude: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what cannot be used, for the card's exclude.")
+    ] = None,
+) -> None:
+    """List all that is missing, faulty or odd in a data set.
 
-    `deep` opens every image and mask too. `write_exclude`: a file below the data root, for the card's `exclude`.
+    Reads:    the card and its files; with --deep every image and mask
+    Writes:   stdout: what is there of each split, and what is wrong
+    Example:  ris data check --dataset refcoco --data-root /path/to/data
     """
-    card = card_of(options)
-    check = check_dataset(card, options.data_root)
-    if check.absent:
-        raise RisError(describe_missing(card, options.data_root, check.absent))
-    if deep:
-        with progress(options, "images", len(check.images)) as advance:
-            check_contents(check, options.data_root / card.images, options.workers, advance)
-    sentences = [e.sentence for dataset in check.datasets for ref in dataset.refs for e in ref.expressions]
-    if cut := _find_cut(list(dict.fromkeys(sentences))):
-        check.remarks[f"sentences longer than the {N_TOKENS} tokens that CLIP reads: their end is cut"] = cut
-    lines = []
-    for split in check.splits:
-        counts = f"{split.n_images:,} images, {split.n_refs:,} refs, {split.n_expressions:,} sentences"
-        expected = "any number" if split.n_expected is None else f"{split.n_expected:,}"
-        lines.append(f"{card.name} {split.split}: {counts} (card: {expected})")
-    for remark, names in check.remarks.items():
-        lines.append(f"note: {remark}{_shorten(names)}")
-    for kind, faults in check.faults.items():
-        lines.append(f"{len(faults):,} {kind}:")
-        lines += [f"  {fault.text}" for fault in faults[:N_SHOWN]]
-        lines += [f"  … {len(faults) - N_SHOWN:,} more, all with --json"] if len(faults) > N_SHOWN else []
-    emit(options, "\n".join(lines), {
+    from ris_pipeline.chain.data import check_data, write_faults
+
+    context = open_context(places, compute, output=output)
+    check = check_data(context, deep=deep)
+    emit(output, _describe(context.card.name, check), {
         "splits": [asdict(split) for split in check.splits],
         "faults": {kind: [fault.text for fault in faults] for kind, faults in check.faults.items()},
         "remarks": check.remarks,
     })  # fmt: skip
     if write_exclude is not None:
-        before = read_exclude(options.data_root / card.exclude) if card.exclude else ()
-        n = save_exclude(options.data_root / write_exclude, check, before)
-        say(options, f'{options.data_root / write_exclude}: {n:,} names; in the card: exclude = "{write_exclude}"')
+        write_faults(context, check, write_exclude)
     if check.faults:
-        raise RisError(_summarise(card, [fault for faults in check.faults.values() for fault in faults], check))
+        raise RisError(_summarise(context.card.name, check))
 
 
-def _find_cut(sentences: list[str]) -> list[str]:
-    # A token is a byte at least: where no sentence can be too long, torch need not be imported.
-    if not any(len(sentence.encode("utf-8", "replace")) > N_TOKENS - 2 for sentence in sentences):
-        return []
-    from ris_pipeline.networks.clip import find_cut
+def run_make_shapes(places: Places, compute: Compute, making: Making, output: Output) -> None:
+    """Generate a data set of shapes and sentences.
 
-    return find_cut(sentences, N_TOKENS)
+    Reads:    the card's [generate] table
+    Writes:   <data root>/<dataset>/: images, refs(shapes).p, instances.json
+    Example:  ris data make-shapes --dataset shapesg
+    """
+    from ris_pipeline.chain.data import make_shapes
+
+    context = open_context(places, compute, making, output)
+    folder = make_shapes(context)
+    if folder is not None:
+        emit(output, str(folder), {"path": str(folder), **context.card.generate})
 
 
-def _summarise(card: Card, faults: list[Fault], check: Check) -> str:
-    """The line with which a check ends that found faults."""
-    if len(faults) == 1:
-        line = faults[0].text
-    else:
-        line = f"{card.name}: " + ", ".join(f"{len(found):,} {kind}" for kind, found in check.faults.items())
+def _describe(name: str, check: Check) -> str:
+    lines = []
+    for split in check.splits:
+        counts = f"{split.n_images:,} images, {split.n_refs:,} refs, {split.n_expressions:,} sentences"
+        expected = "any number" if split.n_expected is None else f"{split.n_expected:,}"
+        lines.append(f"{name} {split.split}: {counts} (card: {expected})")
+    for remark, names in check.remarks.items():
+        more = f" … ({len(names):,} in all)" if len(names) > N_NAMED else ""
+        lines.append(f"note: {remark}" + (f": {', '.join(names[:N_NAMED])}{more}" if names else ""))
+    for kind, faults in check.faults.items():
+        lines.append(f"{len(faults):,} {kind}:")
+        lines += [f"  {fault.text}" for fault in faults[:N_SHOWN]]
+        lines += [f"  … {len(faults) - N_SHOWN:,} more, all with --json"] if len(faults) > N_SHOWN else []
+    return "\n".join(lines)
+
+
+def _summarise(name: str, check: Check) -> str:
+    """Return the line with which a check ends that found faults."""
+    faults = [fault for found in check.faults.values() for fault in found]
+    line = f"{name}: " + ", ".join(f"{len(found):,} {kind}" for kind, found in check.faults.items())
+    line = faults[0].text if len(faults) == 1 else line
     if any(fault.names for fault in faults):
-        return (
-            f"{line}; mend or fetch again what is wrong, or leave it out: --write-exclude FILE writes the card's list"
-        )
+        line += "; mend or fetch again what is wrong, or leave it out: --write-exclude FILE writes the card's list"
     return line
-
-
-def _shorten(names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" … ({len(names):,} in all)" if len(names) > N_NAMED else ""
-    return ": " + ", ".join(names[:N_NAMED]) + more
-
-
-def run_make_shapes(options: StageOptions) -> None:
-    """Generates the data set as its card says, unless the same lies there."""
-    card = card_of(options)
-    if not card.generate:
-        raise RisError(f"{card.name} is not a generated data set: its card has no [generate] table")
-    from ris_pipeline.shapes.generate import STAMP, remove_leftovers
-
-    _check_places(card)
-    folder = options.data_root / card.images.parent
-    if not options.dry_run:
-        remove_leftovers(folder)
-    stamp = _read_stamp(folder / STAMP)
-    if stamp == card.generate and not options.force:
-        say(options, f"{card.name}: up to date in {folder}, same settings")
-        return
-    # Generating clears the folder: never one that somebody else filled.
-    if folder.exists() and stamp is None and not options.force:
-        raise RisError(f"{folder}: exists, but was not generated here; --force replaces it")
-    changed = "; ".join(differences(stamp, card.generate)) if stamp else "not there yet"
-    say(options, f"{card.name}: {'would generate' if options.dry_run else 'generating'} {folder} ({changed})")
-    if not options.dry_run:
-        _generate(options, card, folder)
-        emit(options, str(folder), {"path": str(folder), **card.generate})
-
-
-def _check_places(card: Card) -> None:
-    """RisError where the card looks for the generated files elsewhere than they are written."""
-    folder = card.images.parent
-    right = {
-        "partition": ("shapes", card.partition),
-        "images": (str(folder / "images"), str(card.images)),
-        "annotations": (str(folder / "refer" / str(card.generate.get("variant"))), str(card.annotations)),
-    }
-    for key, (expected, written) in right.items():
-        if written != expected:
-            raise RisError(
-                f'{card.name}: the card must have {key} = "{expected}", where make-shapes writes, not "{written}"'
-            )
-
-
-def _generate(options: StageOptions, card: Card, folder: Path) -> None:
-    from ris_pipeline.shapes.generate import generate
-
-    settings = dict(card.generate)
-    with progress(options, card.name, sum(settings["n_images"].values())) as advance:
-        generate(folder, **settings, workers=options.workers, advance=advance)
-
-
-def _read_stamp(stamp: Path) -> Any:
-    try:
-        return json.loads(stamp.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

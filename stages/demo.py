@@ -1,184 +1,42 @@
 """`ris demo`: a page in the browser: drop an image, write sentences, see and compare their masks and maps."""
 
-import base64
-import html
-import io
-import ipaddress
-import socket
-import threading
-import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from __future__ import annotations
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-from ris_pipeline.errors import RisError
-from stages.options import StageOptions, card_of, emit, say
-from stages.predict import choose_checkpoint, load_segmenter
+import typer
 
-if TYPE_CHECKING:
-    import numpy as np
-    import uvicorn
-    from numpy.typing import NDArray
-    from starlette.applications import Starlette
-    from starlette.requests import Request as HttpRequest
-
-    from ris_pipeline.predict import Prediction, Segmenter
-
-PAGE = Path(__file__).parent / "demo_page"
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # as browsers write it into a request
-MAX_BYTES = 50_000_000
-MAX_SENTENCES = 20
-LONGEST_SIDE = 1024  # pixels; larger images are scaled down, what is shown has no use for more
-# The page loads its own two files and shows pictures that it was sent; nothing comes from elsewhere.
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data: blob:"
+from stages.console import emit
+from stages.context import Compute, Making, Output, Places, open_context
 
 
-def run(options: StageOptions, host: str, port: int, checkpoint: Path | None) -> None:
-    """Serves the page until it is interrupted; its address is the one line on stdout."""
-    path = choose_checkpoint(options, checkpoint)
-    if options.dry_run:
-        say(options, f"would serve {path or 'the CLIP alone'} on {host}:{port}")
-        return
-    server, listener = build_server(options, host, port, path)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    if not _is_loopback(host):
-        say(options, "whoever reaches this computer can use the page: it asks for no password")
-    say(options, "Ctrl-C stops it")
-    emit(options, address, {"url": address, "checkpoint": str(path) if path else None})
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+def run(
+    places: Places,
+    compute: Compute,
+    making: Making,
+    output: Output,
+    host: Annotated[str, typer.Option(help="Address to listen on; others can reach 0.0.0.0.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    checkpoint: Annotated[Path | None, typer.Option(help="Instead of the latest Step-2.")] = None,
+) -> None:
+    """Serve a page: drop an image, write sentences, compare.
 
-
-def build_server(
-    options: StageOptions, host: str, port: int, checkpoint: Path | None
-) -> "tuple[uvicorn.Server, socket.socket]":
-    """The server of the page, and the socket to run it on; port 0 takes a free one. checkpoint: as load_segmenter's."""
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise RisError("the demo is an extra: pip install -c constraints.txt -e '.[demo]'") from error
-    segmenter = load_segmenter(options, checkpoint)
-    network = str(checkpoint or f"the CLIP of {card_of(options).name} alone, as nothing is trained yet")
-    app = build_app(segmenter, network, LOOPBACK if _is_loopback(host) else ("*",))
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise RisError(f"{host}:{port}: cannot listen there: {error.strerror}; choose another --port") from error
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning")), listener
-
-
-def build_app(segmenter: "Segmenter", network: str, hosts: Sequence[str]) -> "Starlette":
-    """The web application: the page, and POST /segment?sentence=…&sentence=… with an image as its body.
-
-    A request that names another host than `hosts` is refused: a foreign page must not reach it by a name of its own.
+    Reads:    step2, or step1 where there is no step2, or --checkpoint
+    Writes:   stdout: the page's address; nothing on the disk
+    Example:  ris demo --port 8080
     """
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import JSONResponse, Response
-    from starlette.routing import Route
+    from ris_pipeline.chain.predict import choose_checkpoint
+    from ris_pipeline.demo import build_demo
 
-    from ris_pipeline.predict import describe_cut
-
-    one_at_a_time = threading.Lock()
-
-    def compute(data: bytes, sentences: list[str]) -> dict[str, Any]:
-        image = read_upright(data)
-        cut = segmenter.find_cut(sentences)
-        with one_at_a_time, warnings.catch_warnings(action="ignore", category=UserWarning):  # the page says it
-            predictions = segmenter(image, sentences)
-        return {
-            "results": [describe(*pair) for pair in zip(sentences, predictions, strict=True)],
-            "remark": describe_cut(cut, segmenter.responder.n_tokens) if cut else "",
-        }
-
-    async def segment(request: "HttpRequest") -> Response:
-        try:
-            sentences = check_sentences(request.query_params.getlist("sentence"))
-            data = await _read_body(request)
-            return JSONResponse(await run_in_threadpool(compute, data, sentences))
-        except RisError as error:
-            return JSONResponse({"error": str(error)}, 400)
-
-    def serve(name: str, media_type: str) -> Route:
-        text = (PAGE / name).read_text(encoding="utf-8").replace("{{network}}", html.escape(network))
-        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
-
-        async def answer(request: "HttpRequest") -> Response:
-            return Response(text, media_type=media_type, headers=headers)
-
-        return Route("/" if name == "index.html" else f"/{name}", answer)
-
-    pages = [serve("index.html", "text/html"), serve("page.css", "text/css"), serve("page.js", "text/javascript")]
-    guard = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    return Starlette(routes=[*pages, Route("/segment", segment, methods=["POST"])], middleware=[guard])
-
-
-async def _read_body(request: "HttpRequest") -> bytes:
-    # A form of a foreign page can send a body, but not of this type.
-    if request.headers.get("content-type") != "application/octet-stream":
-        raise RisError("the image has to come as application/octet-stream")
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BYTES:
-            raise RisError(f"the image has more than {MAX_BYTES / 1e6:.0f} MB; scale it down")
-    return bytes(data)
-
-
-def check_sentences(sentences: list[str]) -> list[str]:
-    """The sentences, stripped; RisError where there are none or too many, or one is empty."""
-    stripped = [one.strip() for one in sentences]
-    if not all(stripped) or not 0 < len(stripped) <= MAX_SENTENCES:
-        raise RisError(f"write one to {MAX_SENTENCES} sentences, none of them empty")
-    return stripped
-
-
-def read_upright(data: bytes) -> "NDArray[np.uint8]":
-    """The image in the bytes of a file, uint8 (H, W, 3) RGB, turned as browsers turn it, no side over 1,024 pixels."""
-    import numpy as np
-    import PIL.Image
-
-    from ris_pipeline.datasets.io.files import MAX_PIXELS, to_rgb
-
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise RisError(f"the image has more than {MAX_PIXELS:,} pixels; scale it down")
-            upright = PIL.Image.fromarray(to_rgb(picture, upright=True))
-    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
-        raise RisError("not a readable image; PNG, JPEG and WebP are") from error
-    upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return np.asarray(upright)
-
-
-def describe(sentence: str, prediction: "Prediction") -> dict[str, Any]:
-    """What the page is told of a prediction: mask (opaque where it is) and map as data URLs, the mask's share."""
-    import numpy as np
-    from PIL import Image
-
-    from ris_pipeline.pictures import colour_map
-
-    alpha = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-    return {
-        "sentence": sentence,
-        "share": round(float(prediction.mask.mean()), 6),
-        "mask": _to_url(Image.merge("LA", (alpha, alpha))),
-        "map": _to_url(Image.fromarray(colour_map(prediction.map))),
-    }
-
-
-def _to_url(picture: Any) -> str:
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    context = open_context(places, compute, making, output)
+    chosen = choose_checkpoint(context, checkpoint)
+    if context.dry_run:
+        context.say(f"would serve {chosen or 'the CLIP alone'} on {host}:{port}")
+        return
+    demo = build_demo(context, host, port, chosen)
+    if not demo.is_local:
+        context.say("whoever reaches this computer can use the page: it asks for no password")
+    context.say("Ctrl-C stops it")
+    emit(output, demo.url, {"url": demo.url, "checkpoint": str(chosen) if chosen else None})
+    demo.run()

@@ -2,65 +2,40 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from ris_pipeline.errors import RisError
-from ris_pipeline.report.sources import Sources, find_sources
-from ris_pipeline.scoring.rows import LABELS_SPLIT
-from stages.common import command_line, device_of, open_dataset, splits_of
-from stages.options import StageOptions, card_of, emit
+import typer
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from stages.console import emit
+from stages.context import Compute, Making, Output, Places, Splits, choose_from, open_context
 
-N_ROWS = 6  # of a qualitative figure, where no refs are chosen
+KINDS = ("qualitative", "curves", "table")
 
 
-def run(options: StageOptions, kind: str, out: Path, splits: Sequence[str] | None, refs: Sequence[int] | None) -> None:
-    """Draw one kind of figure into `out`, and print its path."""
-    from ris_pipeline.report.charts import draw_curves
-    from ris_pipeline.report.figures import check_format, draw_table, save_figure
+def run(
+    places: Places,
+    compute: Compute,
+    making: Making,
+    output: Output,
+    kind: Annotated[
+        str, typer.Argument(metavar=f"<{'|'.join(KINDS)}>", callback=choose_from(lambda: KINDS), help="What to draw.")
+    ],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File to write, .png or .pdf.")],
+    split: Splits = None,
+    ref: Annotated[list[int] | None, typer.Option(metavar="<int>", help="Id of a ref to show; repeatable.")] = None,
+) -> None:
+    """Draw sample rows, curves or the scores for a paper.
+
+    Reads:    what the stages left in runs/<dataset>/; images, boxes, masks
+    Writes:   the file of --out
+    Example:  ris figure qualitative --ref 12 --ref 40 --out rows.pdf
+    """
+    from ris_pipeline.report.figures import check_format, save_figure
+    from ris_pipeline.report.make import draw_figure
 
     check_format(out)
-    if refs and kind != "qualitative":
-        raise RisError(f"--ref chooses the rows of `ris figure qualitative`; {kind} has none")
-    type_command = functools.partial(command_line, options)
-    sources = find_sources(options.runs, card_of(options).name, splits_of(options, splits), type_command)
-    if options.dry_run:
-        return
-    if kind == "qualitative":
-        figure = _draw_qualitative(options, sources, refs or ())
-    elif kind == "curves":
-        curves = sources.read_curves()
-        if not curves:
-            raise RisError(f"no training has left its losses yet; run: {type_command('ris train-step1')}")
-        figure = draw_curves(curves, titled=True)
-    else:
-        scores = sources.read_scores(card_of(options).oracle)
-        if not scores:
-            raise RisError(f"nothing has been scored yet; run: {type_command('ris score')}")
-        figure = draw_table(scores)
-    save_figure(figure, out)
-    emit(options, str(out), {"figure": kind, "path": str(out)})
-
-
-def _draw_qualitative(options: StageOptions, sources: Sources, refs: Sequence[int]) -> Figure:
-    from ris_pipeline.report.figures import draw_qualitative
-    from ris_pipeline.report.panels import read_strips
-    from ris_pipeline.report.samples import draw_samples, find_sample
-
-    datasets = {split: open_dataset(options, split) for split in sources.splits_with_maps}
-    if refs:
-        samples = [find_sample(datasets, ref_id) for ref_id in refs]
-    else:
-        # The split with the most columns: only train has pseudo-labels.
-        full = LABELS_SPLIT if ("pseudo-refined", LABELS_SPLIT) in sources.shown else next(iter(datasets))
-        samples = draw_samples(sources, {full: datasets[full]}, N_ROWS, options.seed)
-    strips = {
-        (strip.sample.split, strip.sample.ref.ref_id): strip
-        for strip in read_strips(sources, datasets, samples, device_of(options))
-    }
-    return draw_qualitative([strips[sample.split, sample.ref.ref_id] for sample in samples])
+    figure = draw_figure(open_context(places, compute, making, output), kind, splits=split, refs=ref or ())
+    if figure is not None:
+        save_figure(figure, out)
+        emit(output, str(out), {"figure": kind, "path": str(out)})

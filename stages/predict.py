@@ -2,282 +2,52 @@
 
 from __future__ import annotations
 
-import itertools
-import sys
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-from ris_pipeline.artifacts.files import replacing, write_json
-from ris_pipeline.artifacts.find import find_latest
-from ris_pipeline.artifacts.layout import MANIFEST
-from ris_pipeline.artifacts.verify import check_whole
-from ris_pipeline.config import Step1Config
-from ris_pipeline.datasets.io.files import load_json
-from ris_pipeline.errors import RisError, suggest_path
-from stages.common import device_of, input_of, resolve_config
-from stages.options import StageOptions, card_of, emit, say
-from stages.progress import progress
+import typer
 
-if TYPE_CHECKING:
-    from ris_pipeline.arrays import Pixels
-    from ris_pipeline.predict import Prediction, Segmenter
-
-PREDICTIONS = "predictions.json"
-SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images
+from ris_pipeline.errors import RisError
+from stages.console import emit
+from stages.context import Compute, Making, Output, Places, open_context
 
 
 def run(
-    options: StageOptions,
-    arguments: Sequence[str],
-    out: Path,
-    more: Sequence[Path] = (),
-    checkpoint: Path | None = None,
-    save_map: Path | None = None,
-    raw_orientation: bool = False,
+    places: Places,
+    compute: Compute,
+    making: Making,
+    output: Output,
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="IMAGE... TEXT...", help="Images or folders, then sentences in quotes.")
+    ],
+    more: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="<path>", help="A further image or folder; repeatable.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint that TRIS released (.pth), or the folder of an artifact.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("predictions"),
+    save_map: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="The map too, as float32 (H, W) at the image's size.")
+    ] = None,
+    raw_orientation: Annotated[
+        bool, typer.Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")
+    ] = False,
 ) -> None:
-    """Segment images by a checkpoint, or the latest Step-2, or Step-1 where there is none; print the files.
+    """Segment what each sentence says in images.
 
-    `arguments`: image files and folders, then sentences; `more`: images before them. Raises RisError where an image
-    cannot be read, after all others are written.
+    Reads:    --checkpoint, or step2, or step1 where there is no step2; images
+    Writes:   <out>/: <image>-<k>-mask, -overlay, -map.png; predictions.json
+    Example:  ris predict photo.jpg "the dog on the left" "the cat" --out masks
     """
-    paths, texts = split_arguments(arguments, n_least=0 if more else 1)
-    images = _find_images(options, [*more, *paths])
-    checkpoint = choose_checkpoint(options, checkpoint)
-    name = checkpoint or f"the CLIP of {card_of(options).name} alone, untrained"
-    say(options, f"by {name}{' (--dry-run: nothing is written)' if options.dry_run else ''}")
-    if options.dry_run:
-        return
-    written = _Written(out)
-    results, failures = _predict(options, checkpoint, images, texts, written, save_map, upright=not raw_orientation)
-    results = [{**record, "network": str(name)} for record in results]
-    if results:
-        written.add(results)
-    files = [record[kind] for record in results for kind in ("mask", "overlay", "map", "npy") if kind in record]
-    if results or options.json:
-        emit(options, "\n".join([*files, str(written.path)]), results)
-    if failures:
-        raise RisError(f"{len(failures)} of {len(images)} images could not be read: {'; '.join(failures)}")
+    from ris_pipeline.chain.predict import predict_files, split_arguments
 
-
-def split_arguments(arguments: Sequence[str], n_least: int) -> tuple[list[Path], list[str]]:
-    """Return the images and folders with which the arguments begin, `n_least` or more, and the sentences behind them.
-
-    So a shell's `photos/*.jpg` works. Raises RisError where one of the two is missing, a sentence is empty, or an image
-    stands among the sentences.
-    """
-    is_image = [Path(word).suffix.lower() in SUFFIXES or Path(word).is_dir() for word in arguments]
-    n_images = next((k for k, image in enumerate(is_image) if not image and k >= n_least), len(arguments))
-    paths, texts = [Path(word) for word in arguments[:n_images]], list(arguments[n_images:])
-    if not texts:
-        raise RisError("no sentence to segment by; write what to segment behind the images, in quotes")
-    for number, (text, image) in enumerate(zip(texts, is_image[n_images:], strict=True), start=1):
-        if not text.strip():
-            raise RisError(f"sentence {number} is empty; write what to segment, in quotes")
-        if image:
-            raise RisError(f"{text!r} is an image, not a sentence; images come first, or each behind --image")
-    return paths, texts
-
-
-def choose_checkpoint(options: StageOptions, chosen: Path | None) -> Path | None:
-    """The `chosen` checkpoint, or the latest Step-2, or Step-1; None where the card's CLIP gives maps untrained.
-
-    RisError where the checkpoint is missing or damaged, or there is none.
-    """
-    checkpoint = _find_latest(options) if chosen is None else chosen
-    if checkpoint is not None and not checkpoint.exists():
-        advice = "give a released .pth file or the folder of an artifact"
-        raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
-    if checkpoint is not None and (checkpoint / MANIFEST).is_file():
-        check_whole(checkpoint)  # a flipped bit in weights raises no error: it only makes another mask
-    return checkpoint
-
-
-def _find_latest(options: StageOptions) -> Path | None:
-    dataset = card_of(options).name
-    # Not the oracle, whose labels are what the method does without.
-    step2 = find_latest(options.runs, dataset, "step2", labels="pseudo")
-    if step2 is not None:
-        return step2.path
-    if find_latest(options.runs, dataset, "step1") is None and _step1_config(options).project_from_clip:
-        line = f"{options.runs / dataset}: nothing is trained yet; `ris train-step1` and what follows do better"
-        print(line, file=sys.stderr)  # also with --quiet: the masks are another thing than asked for
-        return None
-    # Not input_of alone: of the data set nothing is needed but its card.
-    step1 = find_latest(options.runs, dataset, "step1") or input_of(options, "step1")
-    say(options, f"{options.runs / dataset}: no finished step2 yet; by the coarser maps of step1")
-    return step1.path
-
-
-def _step1_config(options: StageOptions) -> Step1Config:
-    return resolve_config(options, Step1Config, "step1")
-
-
-def load_segmenter(options: StageOptions, checkpoint: Path | None) -> Segmenter:
-    """The network of choose_checkpoint on the device of `options`."""
-    from ris_pipeline.predict import Segmenter
-
-    device = device_of(options)
-    if checkpoint is None:
-        return Segmenter.untrained(_step1_config(options), device)
-    return Segmenter.load(checkpoint, device)
-
-
-def _find_images(options: StageOptions, paths: Sequence[Path]) -> list[Path]:
-    """The files, and the images of the folders in order of their names. RisError where one is not there."""
-    found = []
-    for path in paths:
-        if path.is_dir():
-            files = sorted(file for file in path.glob("*") if not file.name.startswith("."))
-            inside = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
-            if not inside:
-                raise RisError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
-            if len(inside) < len(files):
-                say(options, f"{path}: {len(files) - len(inside)} other files and folders are passed over")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise RisError(f"{path}: no such image file{suggest_path(path)}")
-    return list(dict.fromkeys(found))
-
-
-class _Written:
-    """What <out>/ holds of this call and of those before it: predictions.json, and which names are taken."""
-
-    def __init__(self, out: Path) -> None:
-        self.out, self.path = out, out / PREDICTIONS
-        self.records: list[dict[str, Any]] = []
-        if self.path.exists():
-            records = load_json(self.path)
-            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-                raise RisError(f"{self.path}: not written by `ris predict`; choose another --out")
-            self.records = records
-        # {what the files of a sentence begin with: its image and itself}
-        self.owner = {
-            Path(str(record.get("mask"))).name.removesuffix("-mask.png"): (record.get("image"), record.get("sentence"))
-            for record in self.records
-        }
-
-    def name(self, image: Path, sentence: str) -> str:
-        """Return what the files of an image and sentence begin with: never that of another one's."""
-        own = (str(image), sentence)
-        images = {stem.rpartition("-")[0]: owner[0] for stem, owner in self.owner.items()}
-        prefix = next(name for name in _names_of(image) if images.get(name, own[0]) == own[0])
-        k = next(k for k in itertools.count(1) if self.owner.get(f"{prefix}-{k}", own) == own)
-        self.owner[f"{prefix}-{k}"] = own
-        return f"{prefix}-{k}"
-
-    def add(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """Write predictions.json: the records of before, those of the same image and sentence replaced, and these."""
-        new = {(record["image"], record["sentence"]) for record in results}
-        kept = [record for record in self.records if (record.get("image"), record.get("sentence")) not in new]
-        write_json(self.path, [*kept, *results])
-
-
-def _names_of(image: Path) -> Iterator[str]:
-    """Names for an image's files, the shortest first: stem, name, and numbered ones."""
-    yield image.stem
-    yield image.name
-    yield from (f"{image.name}-{n}" for n in itertools.count(2))
-
-
-def _predict(
-    options: StageOptions,
-    checkpoint: Path | None,
-    images: Sequence[Path],
-    texts: Sequence[str],
-    written: _Written,
-    save_map: Path | None,
-    *,
-    upright: bool,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Write the files; return a record of each image and sentence, and what is wrong with the images left out."""
-    from ris_pipeline.datasets.io.files import read_remark
-    from ris_pipeline.datasets.io.images import load_image
-    from ris_pipeline.predict import describe_cut
-    from ris_pipeline.process.device import autocast
-
-    device = device_of(options)
-    segmenter = load_segmenter(options, checkpoint)
-    if cut := segmenter.find_cut(texts):
-        say(options, describe_cut(cut, segmenter.responder.n_tokens))
-    only_one = len(images) * len(texts) == 1
-    failures: list[str] = []
-    waiting: deque[tuple[Path, Pixels]] = deque()  # read, but not yet segmented: a batch at most
-
-    def read() -> Iterator[Pixels]:
-        for path in images:
-            try:
-                if remark := read_remark(path):
-                    say(options, remark)
-                waiting.append((path, load_image(path, upright=upright)))
-            except RisError as error:
-                failures.append(str(error))
-                continue
-            yield waiting[-1][1]
-
-    results = []
-    with (
-        autocast(device, options.precision),
-        progress(options, "predict", len(images)) as advance,
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # said above
-    ):
-        for predictions in segmenter.segment_images(read(), texts):
-            path, pixels = waiting.popleft()
-            for text, prediction in zip(texts, predictions, strict=True):
-                if not prediction.mask.any():
-                    say(options, f'{path}, "{text}": nothing found, the mask is empty')
-                stem = written.name(path, text)
-                files = _save_pictures(written.out, stem, pixels, prediction)
-                if save_map is not None:
-                    to = save_map if only_one else save_map.with_stem(f"{save_map.stem}-{stem}")
-                    files["npy"] = _save_map(to, prediction)
-                results.append({"image": str(path), "sentence": text, **_describe(prediction), **files})
-            advance()
-    return results, failures
-
-
-def _describe(prediction: Prediction) -> dict[str, Any]:
-    from ris_pipeline.datasets.io.segmentations import encode_rle
-
-    return {"score": round(prediction.score, 6), "segmentation": encode_rle(prediction.mask)}
-
-
-def _save_pictures(out: Path, stem: str, pixels: Pixels, prediction: Prediction) -> dict[str, str]:
-    """Writes <stem>-mask.png, <stem>-overlay.png and <stem>-map.png; {kind: path}."""
-    import numpy as np
-    from PIL import Image
-
-    from ris_pipeline.pictures import colour_map, overlay_mask
-
-    pictures = {
-        "mask": prediction.mask.astype(np.uint8) * 255,
-        "overlay": overlay_mask(pixels, prediction.mask),
-        "map": colour_map(prediction.map),
-    }
-    paths = {kind: out / f"{stem}-{kind}.png" for kind in pictures}
-    for kind, path in paths.items():
-        _write(path, partial(Image.fromarray(pictures[kind]).save, format="PNG"))
-    return {kind: str(path) for kind, path in paths.items()}
-
-
-def _save_map(path: Path, prediction: Prediction) -> str:
-    """Writes the map, float32 (H, W), in NumPy's format."""
-    import numpy as np
-
-    _write(path, lambda file: np.save(file, prediction.map))
-    return str(path)
-
-
-def _write(path: Path, save: Callable[[Any], None]) -> None:
-    """Writes a file, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, fsync=False) as file:
-            save(file)
-    except OSError as error:
-        raise RisError(f"{path}: cannot write there: {error.strerror or error}") from error
+    images, sentences = split_arguments(arguments, n_least=0 if more else 1)
+    written = predict_files(
+        open_context(places, compute, making, output), [*(more or ()), *images], sentences, out,
+        checkpoint=checkpoint, save_map=save_map, upright=not raw_orientation,
+    )  # fmt: skip
+    if written.records or (output.json and not making.dry_run):
+        emit(output, "\n".join(written.files), written.records)
+    for line in written.failures:
+        raise RisError(line)

@@ -2,66 +2,37 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
-from ris_pipeline.artifacts.files import render_json, write_bytes
-from ris_pipeline.artifacts.find import find
-from ris_pipeline.artifacts.layout import REPORT, STAGE_ROWS
-from ris_pipeline.artifacts.publish import Work, publish
-from ris_pipeline.config import ReportConfig
-from ris_pipeline.errors import RisError
-from ris_pipeline.report.sources import Sources, find_sources
-from ris_pipeline.report.stages import StageRow, list_stages
-from stages.common import command_line, device_of, due, open_dataset, request_of, resolve_config, splits_of
-from stages.options import StageOptions, card_of, emit
-from stages.progress import progress
-from stages.status import freshness_of
+import typer
+
+from ris_pipeline.artifacts.layout import REPORT
+from stages.console import emit
+from stages.context import Compute, Making, Output, Places, Splits, open_context
 
 
-def run(options: StageOptions, splits: Sequence[str] | None, samples: int | None, out: Path | None) -> None:
-    """Write the report, unless nothing has changed since the last one; print where it lies."""
-    config = resolve_config(options, ReportConfig, "report", **({} if samples is None else {"samples": samples}))
-    type_command = functools.partial(command_line, options)
-    sources = find_sources(options.runs, card_of(options).name, splits_of(options, splits), type_command)
-    stages = list_stages(freshness_of(options), type_command)
-    flags = {"split": "+".join(splits)} if splits else {}
-    request = request_of(options, "report", config, inputs=sources.artifacts, flags=flags)
-    report = find(request)
-    shown = render_json([asdict(row) for row in stages])
-    changed = report is not None and (report.path / STAGE_ROWS).read_text(encoding="utf-8") != shown
-    if due(options, request, "a stage was run again, or became fresh or stale" if changed else ""):
-        with publish(request, force=options.force or changed) as work:
-            _make(options, config, sources, stages, work)
-            write_bytes(work.path / STAGE_ROWS, shown.encode())
-    report = find(request)
-    if report is not None and not options.dry_run:
-        path = out or request.path / REPORT
-        if out:
-            _copy(report.path / REPORT, out)
-        emit(options, str(path), {**report.manifest, "path": str(path)})
-
-
-def _copy(report: Path, out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(out, report.read_bytes())
-    except OSError as error:
-        raise RisError(f"{out}: cannot write the report there: {error.strerror or error}") from error
-
-
-def _make(
-    options: StageOptions, config: ReportConfig, sources: Sources, stages: Sequence[StageRow], work: Work
+def run(
+    places: Places,
+    compute: Compute,
+    making: Making,
+    output: Output,
+    split: Splits = None,
+    samples: Annotated[int | None, typer.Option(min=0, help="Sentences in the gallery; 200 if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for a copy of it.")] = None,
 ) -> None:
-    from ris_pipeline.report.page import make_cards, make_page, render
-    from ris_pipeline.report.samples import draw_samples
+    """Show in one HTML file what the stages made and scored.
 
-    datasets = {split: open_dataset(options, split) for split in sources.splits}
-    samples = draw_samples(sources, datasets, config.samples, options.seed)
-    with progress(options, "report", len(samples)) as advance:
-        cards = make_cards(sources, datasets, samples, config.side, device_of(options), advance)
-    page = make_page(sources, card_of(options), datasets, stages, cards, config, options.seed)
-    (work.path / REPORT).write_text(render(page), encoding="utf-8")
-    work.counts |= {"samples": len(cards)}
+    Reads:    all that the stages left in runs/<dataset>/; images, boxes, masks
+    Writes:   runs/<dataset>/report/: report.html
+    Example:  ris report --dataset refcoco --split val --out report.html
+    """
+    from ris_pipeline.report.make import copy_report, make_report
+
+    settings = None if samples is None else {"samples": samples}
+    report = make_report(open_context(places, compute, making, output), settings, splits=split)
+    if report is not None and not making.dry_run:
+        if out is not None:
+            copy_report(report, out)
+        path = str(out or report.path / REPORT)
+        emit(output, path, {**report.manifest, "path": path})

@@ -1,62 +1,44 @@
 """`ris table N`: a table of the paper, with our latest scores beside its figures where they exist."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ris_pipeline.artifacts.find import find_latest, find_scores
-from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import SCORES
-from ris_pipeline.scoring.tables import Column, Table, TableRow, build_table
-from stages.options import StageOptions, align, emit, say
+import typer
+
+from ris_pipeline.process.console import Console
+from stages.console import align, emit
+from stages.context import Output
+
+if TYPE_CHECKING:
+    from ris_pipeline.scoring.tables import Table
 
 
-def run(options: StageOptions, number: int) -> None:
-    """Print the table of that number, 1 to 7."""
+def run(
+    output: Output,
+    number: Annotated[int, typer.Argument(min=1, max=7, metavar="N", help="Which one, 1 to 7.")],
+    runs: Annotated[Path, typer.Option(help="Folder that holds the artifacts.")] = Path("runs"),
+) -> None:
+    """Print a table of the paper, with our latest scores.
+
+    Reads:    scores of the paper's data sets below runs/, where there are any
+    Writes:   stdout: the table
+    Example:  ris table 1
+    """
+    from ris_pipeline.scoring.tables import build_table, read_scores
+
     table = build_table(number)
+    here = [read_scores(runs, row, table.columns) for row in table.rows]
+    if partial := list(dict.fromkeys(line for _, lines in here for line in lines)):
+        Console(quiet=output.quiet).say(f"left out, of a part of their split only: {', '.join(partial)}")
     rows = [
-        {"row": row.name, "paper": dict(row.paper), "here": _our_scores(options, row, table.columns)}
-        for row in table.rows
+        {"row": row.name, "paper": dict(row.paper), "here": found}
+        for row, (found, _) in zip(table.rows, here, strict=True)
     ]
     columns = [column.title for column in table.columns]
-    if partial := [name for row in table.rows for name in _list_partial(options, row, table.columns)]:
-        say(options, f"left out, of a part of their split only: {', '.join(dict.fromkeys(partial))}")
-    emit(options, _render(table, rows), {"table": number, "title": table.title, "columns": columns, "rows": rows})
-
-
-def _our_scores(options: StageOptions, row: TableRow, columns: Sequence[Column]) -> dict[str, float]:
-    """Our scores of a row in percent, by column; those that were never computed are left out."""
-    found = {}
-    for column in columns:
-        artifact = _find(options, row, column) if row.scored and column.dataset else None
-        if artifact is not None:
-            scores = _read(artifact)
-            if column.metric in scores["metrics"] and not scores.get("partial"):
-                found[column.title] = float(scores["metrics"][column.metric]["value"])
-    return found
-
-
-def _list_partial(options: StageOptions, row: TableRow, columns: Sequence[Column]) -> list[str]:
-    """What of the row was scored on a part of its split: it has no place beside the paper's figures."""
-    found = []
-    for column in columns:
-        artifact = _find(options, row, column) if row.scored and column.dataset else None
-        part = _read(artifact).get("partial") if artifact is not None else None
-        if part:
-            share = f"{part['sentences']:,} of {part['expected']:,} sentences"
-            found.append(f"{row.name} on {column.dataset} {column.split} ({share})")
-    return found
-
-
-def _read(artifact: Artifact) -> dict[str, Any]:
-    scores: dict[str, Any] = json.loads((artifact.path / SCORES).read_text(encoding="utf-8"))
-    return scores
-
-
-def _find(options: StageOptions, row: TableRow, column: Column) -> Artifact | None:
-    if row.settings:
-        return find_scores(options.runs, column.dataset, row.scored, column.split, row.settings)
-    return find_latest(options.runs, column.dataset, "scores", scored=row.scored, split=column.split)
+    emit(output, _render(table, rows), {"table": number, "title": table.title, "columns": columns, "rows": rows})
 
 
 def _render(table: Table, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -72,6 +72,22 @@ variant = "shapes"
 seed = 0
 n_images = {{ train = {train}, val = {val} }}
 """
+PAIRS_CARD = """
+name = "tiny"
+format = "pairs"
+annotations = "tiny"
+images = "tiny/images"
+[splits]
+train = 2
+val = 1
+[config.step1]
+epochs = 2
+"""
+PAIRS = [
+    {"image": "a.png", "ref": "dog", "sentence": "the dog", "split": "train"},
+    {"image": "a.png", "ref": "dog", "sentence": "dog on the left", "split": "train"},
+    {"image": "b.png", "ref": "cat", "sentence": "the cat", "split": "val"},
+]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = (
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -119,14 +135,42 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def tiny(tmp_path: Path) -> Any:
+    """Options for a data set of two images and three sentences, in the smallest format."""
+    import numpy as np
+    import PIL.Image
+
+    from calls import Options
+
+    images = tmp_path / "data" / "tiny" / "images"
+    images.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        PIL.Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(images / name)
+    text = "".join(json.dumps(line) + "\n" for line in PAIRS)
+    (tmp_path / "data" / "tiny" / "pairs.jsonl").write_text(text)
+    (tmp_path / "tiny.toml").write_text(PAIRS_CARD)
+    return Options(dataset=str(tmp_path / "tiny.toml"), data_root=tmp_path / "data", runs=tmp_path / "runs")
+
+
 @pytest.fixture(scope="session")
 def call_ris() -> Callable[..., int]:
-    """A function that runs one command as the console script does and returns its exit status."""
+    """A function that runs one command as the console script does and returns its exit status.
+
+    It takes the command's words, and by keyword the options to add where the command has them: data_root=…, quiet=True.
+    """
+    from calls import find_command
     from stages.cli import main
 
-    def call(*arguments: object) -> int:
+    def call(*arguments: object, **options: object) -> int:
+        words = [str(word) for word in arguments]
+        known = {name for parameter in find_command(words).params for name in parameter.opts}
+        for name, value in options.items():
+            option = f"--{name.replace('_', '-')}"
+            if option in known and option not in words:
+                words += [option] if value is True else [option, str(value)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["ris", *map(str, arguments)])
+            patch.setattr("sys.argv", ["ris", *words])
             with pytest.raises(SystemExit) as stop:
                 main()
         # Whatever a command ends with, nothing that it has started goes on.

@@ -136,7 +136,7 @@ def test_the_command(tiny_clip, tmp_path, call_ris, capsys, monkeypatch):
     monkeypatch.setattr(cost, "REPEATS", 1)
     monkeypatch.setattr(cost, "WARM_UP", 0)
     # The paper's networks are too large to be timed in a test: small ones stand for them.
-    monkeypatch.setattr("stages.cost.paper_networks", dict)
+    monkeypatch.setattr("stages.cost.PAPER", {})
     (tmp_path / "mine.toml").write_text(
         f'name = "mine"\nformat = "pairs"\nannotations = "a"\nimages = "b"\n[splits]\ntrain = "any"\n'
         f'[config.step1]\nclip = "{tiny_clip}"\n[config.step2]\nclip = "{tiny_clip}"\n'

@@ -78,7 +78,9 @@ def load_artifact(folder: Path) -> Artifact | None:
     """The artifact in a folder, or behind a link; None where there is none. Raises RisError for a damaged manifest."""
     path = folder / MANIFEST
     try:
-        return Artifact(folder.resolve(), parse_manifest(path.read_bytes()))
+        # Behind the link, which may lead elsewhere while the artifact is read.
+        real = folder.parent / folder.readlink() if folder.is_symlink() else folder
+        return Artifact(real, parse_manifest(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

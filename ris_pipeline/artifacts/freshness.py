@@ -8,27 +8,28 @@ from typing import Any
 
 from ris_pipeline.artifacts.find import find_named, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, differences
-from ris_pipeline.artifacts.layout import CHECKPOINT, INIT, NO_ARTIFACTS, STAGES, VALIDATION
+from ris_pipeline.artifacts.layout import CHECKPOINT, INIT, NO_ARTIFACTS, STAGES
 from ris_pipeline.errors import RisError
+
+Look = Callable[[str, Mapping[str, Any]], str]
 
 
 class Freshness:
     """What is stale of one data set's artifacts, and why; each artifact is looked at once.
 
-    `digest_data` returns the digest of the annotations as they are now, `digest_images` that of a split's images,
-    `configure` the configuration with which an artifact would be made now; all raise RisError where there is none.
+    `look(name, manifest)` returns what an input of it that is no artifact, such as "data", is now; `configure` the
+    configuration with which an artifact would be made now. Both raise RisError where there is none.
     """
 
     def __init__(
         self,
         runs: Path,
         dataset: str,
-        digest_data: Callable[[], str],
-        digest_images: Callable[[str], str],
+        look: Look,
         configure: Callable[[Artifact], Mapping[str, Any] | None],
     ) -> None:
         self.runs, self.dataset = runs, dataset
-        self._digest_data, self._digest_images, self._configure = digest_data, digest_images, configure
+        self._look, self._configure = look, configure
         self._reasons: dict[Path, list[str]] = {}
 
     def reasons(self, artifact: Artifact) -> list[str]:
@@ -58,9 +59,8 @@ class Freshness:
         if name == INIT:  # a file from anywhere, which may be gone
             return recorded, []
         if name in NO_ARTIFACTS:
-            split = manifest["configuration"]["validate"] if name == VALIDATION else split_of(manifest)
             try:
-                return self._digest_data() if name == "data" else self._digest_images(split), []
+                return self._look(name, manifest), []
             except RisError as error:
                 return str(error), []
         try:
@@ -78,9 +78,7 @@ def split_of(manifest: Mapping[str, Any]) -> str:
     return str(manifest["flags"].get("split", "train"))
 
 
-def describe_other_data(
-    artifact: Artifact, runs: Path, dataset: str, digest_data: Callable[[], str], digest_images: Callable[[str], str]
-) -> str | None:
+def describe_other_data(artifact: Artifact, runs: Path, dataset: str, look: Look) -> str | None:
     """Return what of the artifact and all it was made from was made of annotations or images that have changed since.
 
     None where all were made of those of now. Imported artifacts know nothing of data.
@@ -90,10 +88,9 @@ def describe_other_data(
         found = to_see.pop()
         recorded = found.manifest["inputs"]
         name = f"{found.name} ({found.digest})"
-        if "data" in recorded and recorded["data"] != digest_data():
-            return f"{name} was made from annotations that have changed since"
-        if "images" in recorded and recorded["images"] != digest_images(split_of(found.manifest)):
-            return f"{name} was made from images that have changed since"
+        for what, words in (("data", "annotations"), ("images", "images")):
+            if what in recorded and recorded[what] != look(what, found.manifest):
+                return f"{name} was made from {words} that have changed since"
         for name, its_digest in found.manifest["inputs"].items():
             path = runs / dataset / name.partition("/")[0] / its_digest
             if name not in NO_ARTIFACTS and path not in seen:

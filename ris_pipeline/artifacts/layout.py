@@ -36,7 +36,8 @@ SOURCE = "source.json"  # of an import: where the weights come from
 CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
 VALIDATION = "validation"  # input of a training: the digest of the images that it is validated on
 INIT = "init"  # input of a training: the digest of the weights that it starts from
-NO_ARTIFACTS = ("data", "images", VALIDATION, INIT, CHECKPOINT)  # the names of inputs that are files from elsewhere
+METHOD = "method"  # input of a training-free method's responses: its name and the version of its code
+NO_ARTIFACTS = ("data", "images", VALIDATION, INIT, CHECKPOINT, METHOD)  # the names of inputs that are no artifacts
 
 
 def latest_name(label: str) -> str:
@@ -63,14 +64,15 @@ class Stage:
     memory: tuple[str, ...] = ()  # the configuration keys that decide how much memory it takes
     speed: tuple[str, ...] = ()  # those that change nothing but the speed: outside of the identity
     uses_precision: bool = False  # whether --precision can change the result
+    is_distributed: bool = False  # whether several processes of torchrun share it
 
 
 STAGES = {
     "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch"), uses_precision=True),
-    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True),
+    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
     "responses": Stage("ris dump-responses", 1, ("batch_size",), speed=("batch_size",)),
     "pseudolabels": Stage("ris make-pseudolabels", 2, ("irn_batch",)),
-    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True),
+    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
     "scores": Stage("ris score", 2, uses_precision=True),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
     "report": Stage("ris report", 6),

@@ -113,6 +113,11 @@ class Dataset:
         """The number of expressions, the sample count of the paper's tables."""
         return sum(len(ref.expressions) for ref in self.refs)
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether any ref has a box or a mask to score against."""
+        return any(ref.box_xyxy is not None or ref.segmentation is not None for ref in self.refs)
+
     def first_refs(self, n: int) -> Dataset:
         """Return the data set with its first n refs alone; with all of them for 0."""
         return replace(self, refs=self.refs[: n or None])

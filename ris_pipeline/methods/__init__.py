@@ -28,6 +28,11 @@ class Method:
     config: type[Any]  # a frozen dataclass; a card's [config.<name>] changes its values
     code_version: int  # raise it with every change after which its responses would be others
 
+    @property
+    def version(self) -> str:
+        """Its name and the version of its code, as its responses keep it."""
+        return f"{self.name}@{self.code_version}"
+
     def load(self, config: Any, device: torch.device) -> Responder:
         """Return its responder on a device."""
         responder: Responder = import_module(self.module).load(config, device)

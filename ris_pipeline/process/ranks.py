@@ -24,6 +24,14 @@ class Ranks:
     n_ranks: int
     local_rank: int  # on this machine: which GPU is its own
 
+    def choose_device(self, device: torch.device) -> torch.device:
+        """Return the device of this process: of several on GPUs, each has its own."""
+        if device.type != "cuda" or self.n_ranks == 1:
+            return device
+        own = torch.device("cuda", self.local_rank)
+        torch.cuda.set_device(own)
+        return own
+
 
 ALONE = Ranks(0, 1, 0)
 

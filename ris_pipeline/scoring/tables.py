@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ris_pipeline.artifacts.find import find_latest, find_scores
+from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.scoring.paper import load_paper_tables
 from ris_pipeline.scoring.rows import find_row_of_paper
+from ris_pipeline.scoring.scores import read_score
 
 UMD = "refcocog-umd"
 _RN50 = {"clip": "RN50-quickgelu", "image_encoder": None}
@@ -50,6 +54,33 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
+
+
+def read_scores(runs: Path, row: TableRow, columns: Sequence[Column]) -> tuple[dict[str, float], list[str]]:
+    """Return our scores of a row in percent by column title, and what is left out as of a part of its split only.
+
+    Those that were never computed are left out too. A part has no place beside the paper's figures.
+    """
+    found, partial = {}, []
+    for column in columns:
+        artifact = _find_scores(runs, row, column)
+        if artifact is None:
+            continue
+        score = read_score(artifact)
+        if score.partial:
+            share = f"{score.partial['sentences']:,} of {score.partial['expected']:,} sentences"
+            partial.append(f"{row.name} on {column.dataset} {column.split} ({share})")
+        elif column.metric in score.metrics:
+            found[column.title] = score.metrics[column.metric].value
+    return found, partial
+
+
+def _find_scores(runs: Path, row: TableRow, column: Column) -> Artifact | None:
+    if not (row.scored and column.dataset):
+        return None
+    if row.settings:
+        return find_scores(runs, column.dataset, row.scored, column.split, row.settings)
+    return find_latest(runs, column.dataset, "scores", scored=row.scored, split=column.split)
 
 
 def build_table(number: int) -> Table:

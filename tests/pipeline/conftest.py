@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from calls import places_in
+
 CHAIN = (
     ["train-step1"],
     ["dump-responses"],
@@ -28,8 +30,7 @@ def ris(call_ris: Callable[..., int]) -> Ris:
     """A function that runs one command in a project as the console script does; any error fails the test."""
 
     def run(root: Path, *arguments: object) -> None:
-        places = ["--dataset", root / "tiny.toml", "--data-root", root / "data", "--runs", root / "runs"]
-        assert call_ris(*arguments, *places, "--workers", 0, "--device", "cpu", "--debug") == 0, arguments
+        assert call_ris(*arguments, **places_in(root), debug=True) == 0, arguments
 
     return run
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from calls import places_in
 from ris_pipeline.maps.store import ResponseStore
 
 
@@ -82,9 +83,9 @@ def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(copy_of_
 def test_a_copied_card_with_a_seed_of_its_own_runs_the_whole_chain(project, chain, call_ris, tmp_path):
     card = (project / "tiny.toml").read_text().replace('"tiny', '"mine').replace("seed = 0", "seed = 11")
     (tmp_path / "mine.toml").write_text(card)
-    places = ["--dataset", tmp_path / "mine.toml", "--data-root", tmp_path / "data", "--runs", tmp_path / "runs"]
+    places = {**places_in(tmp_path), "dataset": tmp_path / "mine.toml"}
     for command in (["data", "make-shapes"], ["data", "check"], *chain, ["score"], ["report"]):
-        assert call_ris(*command, *places, "--workers", 0, "--device", "cpu", "--debug") == 0, command
+        assert call_ris(*command, **places, debug=True) == 0, command
     refs, made = Path("refer/shapes/refs(shapes).p"), tmp_path / "data" / "mine"
     assert (made / refs).read_bytes() != (project / "data" / "tiny" / refs).read_bytes()
     assert {path.parent.parent.name for path in (tmp_path / "runs" / "mine").glob("*/*/manifest.json")} == {

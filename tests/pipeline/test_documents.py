@@ -6,12 +6,10 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from stages.cli import app
+from calls import find_command, places_in
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,22 +42,13 @@ def read_inline() -> list[tuple[str, str]]:
     ]
 
 
-def find_command(words: list[str]) -> Any:
-    """The command that the words after `ris` name; fails where there is none."""
-    found: Any = typer.main.get_command(app)
-    for word in words:
-        if word.startswith("-") or not hasattr(found, "commands"):
-            break
-        assert word in found.commands, f"ris {' '.join(words)}"
-        found = found.commands[word]
-    return found
-
-
 def check_options(line: str) -> None:
     """Fails where a command of ris, or one of its options, does not exist."""
     words = shlex.split(line.replace("…", ""))
     words = words[next(i for i, word in enumerate(words) if Path(word).name == "ris") + 1 :]
-    known = {name for one in find_command(words).params for name in (*one.opts, *one.secondary_opts)}
+    command = find_command(words)
+    assert not hasattr(command, "commands") or words[0].startswith("-"), line
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} - {"--help"} <= known, line
 
 
@@ -111,12 +100,8 @@ def test_a_command_of_a_block_runs(document, line, reader, call_ris, monkeypatch
         if words[1] in NOT_RUN:
             return
         words = list(put_paths_in(words[1:], reader))
-        places = {"--dataset": reader / "tiny.toml", "--data-root": reader / "data", "--runs": reader / "runs"}
-        takes = {name for one in find_command(words).params for name in one.opts}
-        options = [*places.items(), ("--workers", 0), ("--device", "cpu")]
-        added = [str(x) for name, value in options if name in takes and name not in words for x in (name, value)]
         monkeypatch.chdir(reader)
-        assert call_ris(*words, *added, *[one for one in ("--quiet", "--debug") if one in takes]) == 0
+        assert call_ris(*words, **places_in(reader), debug=True) == 0
     elif words[0] == "make":
         printed = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert printed.returncode == 0, printed.stderr

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from calls import places_in
 from ris_pipeline.artifacts.verify import find_damage
 
 # A file that fails while it is closed, or in the hands of somebody who forgets it, cannot raise its error any more.
@@ -138,8 +139,7 @@ class Stand:
     def run(self, *command: str) -> tuple[int, str]:
         """Exit status and stderr of a command, by default of the stage's."""
         self.capsys.readouterr()
-        places = ["--dataset", self.root / "tiny.toml", "--data-root", self.root / "data", "--runs", self.root / "runs"]
-        code = self.call_ris(*(command or self.command), *places, "--workers", 0, "--device", "cpu", "--quiet")
+        code = self.call_ris(*(command or self.command), **places_in(self.root), quiet=True)
         return code, self.capsys.readouterr().err
 
     def fails(self, *command: str) -> str:

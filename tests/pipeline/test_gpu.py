@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from calls import places_in
 from ris_pipeline.artifacts.layout import METRICS, label_path, store_path
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.maps.store import ResponseStore
@@ -35,11 +36,10 @@ def full_precision() -> Iterator[None]:
 @pytest.fixture
 def run(copy_of_project: Path, call_ris: Callable[..., int]) -> Run:
     """A function that makes one artifact on the device, in place of the CPU's, and returns its folder."""
-    places = ["--dataset", copy_of_project / "tiny.toml", "--data-root", copy_of_project / "data"]
 
     def run(artifact: str, *words: object) -> Path:
-        options = ["--runs", copy_of_project / "runs", "--device", DEVICE, "--workers", 0, "--force", "--debug"]
-        assert call_ris(*words, *places, *options) == 0, words
+        options = {**places_in(copy_of_project), "device": DEVICE}
+        assert call_ris(*words, "--force", "--debug", **options) == 0, words
         return copy_of_project / "runs" / "tiny" / artifact
 
     return run

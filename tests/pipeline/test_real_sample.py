@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from calls import places_in
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.datasets import Dataset, load_card, load_dataset
@@ -69,9 +70,9 @@ def chain(
     root = tmp_path_factory.mktemp("chain")
     (root / "refcoco.toml").write_text(CARD + tiny_stages)
     data, runs = SAMPLE / request.param, root / "runs"
-    places = ["--dataset", root / "refcoco.toml", "--data-root", data, "--runs", runs]
+    places = {**places_in(root), "dataset": root / "refcoco.toml", "data_root": data}
     for command in COMMANDS:
-        assert call_ris(*command, *places, "--workers", 0, "--device", "cpu", "--quiet", "--debug") == 0, command
+        assert call_ris(*command, **places, quiet=True, debug=True) == 0, command
     card = load_card(root / "refcoco.toml")
     return Chain(request.param, {split: load_dataset(card, data, split) for split in card.splits}, runs)
 

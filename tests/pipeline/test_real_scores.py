@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 
 from by_hand import resize_matrix
+from calls import places_in
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.layout import WEIGHTS
@@ -51,10 +52,9 @@ def scored(request, tmp_path_factory, tiny_clip, tiny_stages, call_ris):
     with publish(Request(root / "runs", "refcoco", "step1", dataclasses.asdict(config), {})) as work:
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, work.path / WEIGHTS)
     data = SAMPLE / request.param
-    places = ["--dataset", root / "refcoco.toml", "--data-root", data, "--runs", root / "runs"]
-    quick = ["--split", "val", "--workers", 0, "--device", "cpu", "--quiet", "--debug"]
-    assert call_ris("dump-responses", *places, *quick) == 0
-    assert call_ris("score", *places, *quick) == 0
+    places = {**places_in(root), "dataset": root / "refcoco.toml", "data_root": data}
+    for command in ("dump-responses", "score"):
+        assert call_ris(command, "--split", "val", **places, quiet=True, debug=True) == 0
     return data / "refer" / "refcoco", root / "runs"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from calls import places_in
+
 
 @pytest.fixture(scope="module")
 def scored(project, ris):
@@ -20,8 +22,7 @@ def status(call_ris, capsys) -> Callable[..., tuple[int, str, list[dict]]]:
 
     def run(root: Path, *arguments: str) -> tuple[int, str, list[dict]]:
         capsys.readouterr()
-        places = ["--dataset", root / "tiny.toml", "--data-root", root / "data", "--runs", root / "runs"]
-        code = call_ris("status", *arguments, *places, "--workers", 0, "--json")
+        code = call_ris("status", *arguments, "--json", **places_in(root))
         out, err = capsys.readouterr()
         assert out, err
         return code, err, [row for row in json.loads(out) if row["state"] == "damaged"]
@@ -140,9 +141,8 @@ def test_a_run_that_broke_off_is_not_overwritten(copy_of_project, status):
 def test_a_stage_refuses_a_damaged_input(copy_of_project, call_ris, capsys):
     label = first_label(latest(copy_of_project, "pseudolabels/latest-refine"))
     flip(label)
-    places = ["--dataset", copy_of_project / "tiny.toml", "--data-root", copy_of_project / "data"]
     capsys.readouterr()
-    assert call_ris("train-step2", "--force", *places, "--runs", copy_of_project / "runs", "--quiet") == 1
+    assert call_ris("train-step2", "--force", "--quiet", **places_in(copy_of_project)) == 1
     line = capsys.readouterr().err
     assert f"{label.name} (pseudo-label of ref {label.stem}): not the bytes that were published" in line
     assert "`ris status --repair`" in line

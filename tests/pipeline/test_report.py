@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from calls import places_in
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.publish import publish
@@ -134,8 +135,7 @@ def test_without_scores_all_samples_are_random(copy_of_project, ris):
 
 
 def test_without_any_artifact_the_next_command_is_named(copy_of_project, call_ris, capsys):
-    places = ["--dataset", copy_of_project / "tiny.toml", "--data-root", copy_of_project / "data"]
-    assert call_ris("report", *places, "--runs", copy_of_project / "none") == 1
+    assert call_ris("report", **{**places_in(copy_of_project), "runs": copy_of_project / "none"}) == 1
     assert re.search(r"no responses and no scores of train, val yet; run: ris dump-responses", capsys.readouterr().err)
 
 
@@ -175,8 +175,7 @@ def test_a_figure_of_chosen_refs_has_a_row_for_each(scored, ris, page):
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_one_line(scored, call_ris, capsys, arguments, message):
-    places = ["--dataset", scored / "tiny.toml", "--data-root", scored / "data", "--runs", scored / "runs"]
-    assert call_ris("figure", *arguments, *places) == 1
+    assert call_ris("figure", *arguments, **places_in(scored)) == 1
     error = capsys.readouterr().err.strip()
     assert re.search(message, error)
     assert "\n" not in error

@@ -11,8 +11,8 @@ from ris_pipeline import Segmenter
 def copy_without_links(scored, tmp_path):
     """As `cp -rL` and `scp -r` copy: each `latest` a folder of its own."""
     shutil.copytree(scored, tmp_path / "copy")
-    assert (tmp_path / "copy" / "runs" / "tiny" / "step2" / "latest").is_dir()
-    assert not (tmp_path / "copy" / "runs" / "tiny" / "step2" / "latest").is_symlink()
+    assert (tmp_path / "copy" / "runs" / "tiny" / "step2" / "latest-pseudo").is_dir()
+    assert not (tmp_path / "copy" / "runs" / "tiny" / "step2" / "latest-pseudo").is_symlink()
     return tmp_path / "copy"
 
 
@@ -43,8 +43,8 @@ def test_a_copy_of_the_runs_is_up_to_date(kind, request, chain, ris, capfd):
 
 def test_a_renamed_artifact_segments(scored, tmp_path, ris, capfd):
     mine = tmp_path / "my network"
-    shutil.copytree(scored / "runs" / "tiny" / "step2" / "latest", mine)
+    shutil.copytree(scored / "runs" / "tiny" / "step2" / "latest-pseudo", mine)
     image = next((scored / "data" / "tiny" / "images").glob("*.jpg"))
     ris(scored, "predict", image, "the red square", "--out", tmp_path / "out", "--checkpoint", mine)
-    here = Segmenter.load(scored / "runs" / "tiny" / "step2" / "latest")(image, "the red square")
+    here = Segmenter.load(scored / "runs" / "tiny" / "step2" / "latest-pseudo")(image, "the red square")
     assert (Segmenter.load(mine)(image, "the red square").mask == here.mask).all()

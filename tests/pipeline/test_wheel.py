@@ -84,7 +84,7 @@ def test_predict_before_any_training_the_chain_the_report_and_the_demo(
         assert (CHECKOUT / "ris_pipeline" / "report" / name).read_text(encoding="utf-8")[:80] in page
 
     code = "from ris_pipeline import Segmenter as S; import sys; print(S.load(sys.argv[1])(*sys.argv[2:]).mask.shape)"
-    command = [sys.executable, "-c", code, "runs/tiny/step2/latest", image, "the red star"]
+    command = [sys.executable, "-c", code, "runs/tiny/step2/latest-pseudo", image, "the red star"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("(")
 

@@ -22,7 +22,7 @@ def fails(tmp_path, call_ris, capsys, monkeypatch):
             ["import-checkpoint", file, "--out", "imported"],
             ["predict", "a.png", "dog", "--checkpoint", file, "--out", "predicted"],
         ):
-            assert call_ris(*command, "--device", "cpu", "--quiet") == 1
+            assert call_ris(*command, device="cpu", quiet=True) == 1
             captured = capsys.readouterr()
             assert captured.out == ""
             assert captured.err.count("\n") == 1, captured.err
@@ -143,6 +143,6 @@ def test_our_own_weights_are_told_from_released_ones(released_state, fails, tmp_
 def test_an_irnet_does_not_segment(tiny_files, tmp_path, call_ris, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     PIL.Image.new("RGB", (8, 8)).save("a.png")
-    assert call_ris("predict", "a.png", "dog", "--checkpoint", tiny_files["irn"], "--device", "cpu", "--quiet") == 1
+    assert call_ris("predict", "a.png", "dog", "--checkpoint", tiny_files["irn"], device="cpu", quiet=True) == 1
     assert "a checkpoint of kind irn, which does not segment" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

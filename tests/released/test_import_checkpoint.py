@@ -46,8 +46,7 @@ def ris(tmp_path, call_ris, capsys, tiny_clip, monkeypatch):
 
     def run(*arguments: object, dataset: str = "real.toml") -> tuple[int, str, str]:
         capsys.readouterr()
-        common = ["--dataset", dataset, "--device", "cpu", "--workers", 0, "--config", "config.toml"]
-        status = call_ris(*arguments, *common)
+        status = call_ris(*arguments, dataset=dataset, device="cpu", workers=0, config="config.toml")
         return status, *capsys.readouterr()
 
     return run
@@ -245,4 +244,4 @@ def test_what_makes_no_sense(kind, options, message, ris, tiny_files):
 def test_not_into_a_generated_data_set(ris, tiny_files):
     status, _, err = ris("import-checkpoint", tiny_files["tris-step1"], dataset="made.toml")
     assert status == 1
-    assert "was not trained on made.toml; name its data set by --dataset" in err
+    assert "was not trained on made; name its data set by --dataset" in err

@@ -28,7 +28,7 @@ def test_each_artifact_stands_as_deep_as_its_longest_way_from_the_data(tmp_path)
     def configure(artifact: Artifact) -> dict[str, int]:
         return {"epochs": 4 if artifact.manifest["stage"] == "pseudolabels" else 3}
 
-    freshness = Freshness(tmp_path, "toy", lambda: "d", lambda split: "", configure)
+    freshness = Freshness(tmp_path, "toy", lambda name, manifest: "d", configure)
     rows = {row.name: row for row in list_stages(freshness, lambda command: f"{command} --dataset toy")}
     assert {name: (row.state, row.depth) for name, row in rows.items()} == {
         "step1": ("fresh", 0),

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from calls import Options, call
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.scoring.tables import ENCODERS, build_table
 from stages import table
-from stages.options import StageOptions
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,12 @@ def make(options, dataset, stage, *inputs, flags=None, metrics=None, **configura
     named = {one.name: one.digest for one in inputs}
     request = Request(options.runs, dataset, stage, configuration, named, flags or {})
     with publish(request) as work:
-        values = {name: {"value": value} for name, value in (metrics or {}).items()}
-        (work.path / "scores.json").write_text(json.dumps({"metrics": values}))
+        values = {
+            name: {"value": value, "ci_low": 0, "ci_high": 0, "n_refs": 1, "n_expressions": 1}
+            for name, value in (metrics or {}).items()
+        }
+        scores = {"dataset": dataset, **(flags or {}), "sentences": 1, "metrics": values}
+        (work.path / "scores.json").write_text(json.dumps(scores))
     artifact = find(request)
     assert artifact is not None
     return artifact
@@ -59,11 +63,11 @@ def make(options, dataset, stage, *inputs, flags=None, metrics=None, **configura
 
 @pytest.fixture
 def options(tmp_path):
-    return StageOptions(runs=tmp_path / "runs", json=True)
+    return Options(runs=tmp_path / "runs", json=True)
 
 
 def rows(options, capsys, number):
-    table.run(options, number)
+    call(table.run, options, runs=options.runs, number=number)
     return {row["row"]: row["here"] for row in json.loads(capsys.readouterr().out)["rows"]}
 
 
@@ -97,7 +101,7 @@ def test_scores_stand_in_the_row_of_their_networks_settings(options, capsys):
 @pytest.mark.parametrize("number", range(1, 8))
 def test_as_text(number, tmp_path, call_ris, capsys):
     make(
-        StageOptions(runs=tmp_path),
+        Options(runs=tmp_path),
         "referit",
         "scores",
         flags={"scored": "step2", "split": "test"},

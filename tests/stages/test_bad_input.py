@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-PLACES = {"--dataset": "tiny.toml", "--data-root": "data", "--runs": "runs"}
+from calls import places_in
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class Project:
     def run(self, *arguments: object) -> tuple[int, str]:
         """Exit status and stderr of a command on the data set, or on another named in the arguments."""
         self.capsys.readouterr()
-        places = {name: self.root / path for name, path in PLACES.items()}
-        options = {**places, "--workers": 0, "--device": "cpu"}
-        others = [word for name, value in options.items() if name not in arguments for word in (name, value)]
-        status = self.call_ris(*arguments, *others, "--quiet")
+        status = self.call_ris(*arguments, **places_in(self.root), quiet=True)
         return status, self.capsys.readouterr().err
 
     def fails(self, *arguments: object) -> str:
@@ -54,9 +51,8 @@ def made(
 ) -> Path:
     root = tmp_path_factory.mktemp("made")
     write_tiny_card(root, train=2, val=1)
-    places = [word for name, path in PLACES.items() for word in (name, root / path)]
     for command in (["data", "make-shapes"], ["train-step1"]):
-        assert call_ris(*command, *places, "--workers", 0, "--device", "cpu", "--quiet") == 0
+        assert call_ris(*command, **places_in(root), quiet=True) == 0
     return root
 
 

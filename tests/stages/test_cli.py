@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,38 +14,47 @@ import typer
 from typer.testing import CliRunner, Result
 
 import ris_pipeline
+from ris_pipeline.chain.context import open_context
 from ris_pipeline.errors import RisError
-from stages import register
 from stages.cli import app
-from stages.options import StageOptions
 
 
 def list_commands(group: Any, *names: str) -> Iterator[list[str]]:
     """The words of every command, as typed after `ris`."""
-    for name, one in group.commands.items():
-        yield from list_commands(one, *names, name) if hasattr(one, "commands") else [[*names, name]]
+    for name, command in group.commands.items():
+        yield from list_commands(command, *names, name) if hasattr(command, "commands") else [[*names, name]]
 
 
 COMMANDS = list(list_commands(typer.main.get_command(app)))
-OPTIONS = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(StageOptions)]
 
 
 def ris(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-def install_stage(monkeypatch: pytest.MonkeyPatch, name: str, run: Callable[..., None]) -> None:
-    module: Any = types.ModuleType(f"stages.{name}")
-    module.run = run
-    monkeypatch.setitem(sys.modules, f"stages.{name}", module)
+def parse(words: list[str]) -> dict[str, Any]:
+    """What a command gets of a command line; the usage error where it is wrong."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    return dict(command.make_context("ris", list(words)).params)
+
+
+def list_options(command: list[str]) -> set[str]:
+    return set(re.findall(r"--[a-z][a-z-]+", ris(*command, "--help").stdout))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_takes_the_common_options(command):
-    result = ris(*command, "--help")
-    assert result.exit_code == 0
-    words = result.stdout.split()
-    assert [option for option in OPTIONS if option not in words] == []
+def test_every_command_prints_json_on_demand_and_keeps_quiet(command):
+    assert {"--json", "--quiet", "--debug"} <= list_options(command)
+
+
+def test_a_command_takes_the_options_that_mean_something_to_it():
+    places = {"--dataset", "--data-root", "--runs", "--config", "--set"}
+    assert places <= list_options(["train-step1"])
+    assert {"--device", "--precision", "--workers", "--seed", "--force", "--dry-run"} <= list_options(["train-step1"])
+    assert list_options(["status"]) & {"--device", "--force", "--seed"} == set()
+    assert list_options(["table"]) & places == {"--runs"}
 
 
 def test_all_commands_are_looked_at():
@@ -54,7 +62,7 @@ def test_all_commands_are_looked_at():
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_the_help_says_what_is_read_and_written_and_gives_an_example_that_is_right(monkeypatch, command):
+def test_the_help_says_what_is_read_and_written_and_gives_an_example_that_is_right(command):
     text = ris(*command, "--help").stdout
     for name in ("Reads:   ", "Writes:  ", "Example: "):
         assert f"\n  {name}" in text
@@ -62,60 +70,52 @@ def test_the_help_says_what_is_read_and_written_and_gives_an_example_that_is_rig
     (example,) = re.findall(r"^  Example:  ris (.*)$", text, re.MULTILINE)
     words = shlex.split(example)
     assert words[: len(command)] == command
-    called = []
-    monkeypatch.setattr(register, "import_module", lambda name: Recorder(called))
-    result = ris(*words)
-    assert (result.exit_code, len(called)) == (0, 1), result.stderr
+    parse(words)
 
 
-class Recorder:
-    """Stands for a stage's module: any function of it notes its call."""
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
+    """A function (module.function) that replaces one of the chain, and returns the list of its calls."""
 
-    def __init__(self, called: list[Any]) -> None:
-        self.called = called
+    def replace(name: str) -> list[Any]:
+        calls: list[Any] = []
+        monkeypatch.setattr(f"ris_pipeline.chain.{name}", lambda *args, **own: calls.append((*args, own)))
+        return calls
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments, **flags: self.called.append((name, arguments, flags))
+    return replace
 
 
-def test_options_reach_the_stage(monkeypatch):
-    seen = []
-    install_stage(monkeypatch, "train_step2", lambda options, **flags: seen.append((options, flags)))
-    line = "train-step2 --oracle --limit 9 --dataset x --set lr=1 --set epochs=2 --seed 3 --precision bf16 --runs r"
+def test_options_reach_the_library(record):
+    calls = record("train.train_step2")
+    line = "train-step2 --oracle --limit 9 --set lr=1 --set epochs=2 --seed 3 --precision bf16 --runs r --force"
     assert ris(*line.split()).exit_code == 0
-    expected = StageOptions(dataset="x", runs=Path("r"), set=["lr=1", "epochs=2"], seed=3, precision="bf16")
-    assert seen == [(expected, {"oracle": True, "init": None, "limit": 9})]
+    ((context, own),) = calls
+    assert own == {"oracle": True, "init": None, "limit": 9}
+    assert (context.card.name, context.runs, context.seed, context.precision) == ("shapes", Path("r"), 3, "bf16")
+    assert (context.assignments, context.force) == ({"lr": "1", "epochs": "2"}, True)
 
 
-def test_defaults_are_those_of_the_dataclass(monkeypatch):
-    seen = []
-    install_stage(monkeypatch, "dump_responses", lambda options, **flags: seen.append((options, flags)))
-    assert ris("dump-responses").exit_code == 0
-    assert seen == [(StageOptions(), {"splits": None, "prms": None})]
+def test_defaults_are_those_of_the_library(record):
+    calls = record("train.train_step1")
+    assert ris("train-step1").exit_code == 0
+    ((context, _),) = calls
+    console = context.console
+    assert context == dataclasses.replace(open_context("shapes"), console=console)
+    assert not console.is_quiet
 
 
 @pytest.mark.parametrize(
-    ("line", "flags"),
+    ("line", "function", "expected"),
     [
-        ("make-pseudolabels", {"refine": True}),
-        ("make-pseudolabels --no-refine", {"refine": False}),
-        ("score --metric pointit --split val --split testA --stage prms",
-         {"metric": "pointit", "splits": ["val", "testA"], "stage": "prms", "min_box_area": None}),
-        ("score --min-box-area 0.05",
-         {"metric": "all", "splits": None, "stage": None, "min_box_area": 0.05}),
-        ("predict a.jpg dog cat --out o --image b",
-         {"arguments": ["a.jpg", "dog", "cat"], "more": [Path("b")], "out": Path("o"), "checkpoint": None,
-          "save_map": None, "raw_orientation": False}),
-        ("import-checkpoint a.pth --kind irn --out o",
-         {"file": Path("a.pth"), "kind": "irn", "out": Path("o")}),
+        ("make-pseudolabels", "pseudolabels.make_pseudolabels", {"refine": True}),
+        ("make-pseudolabels --no-refine", "pseudolabels.make_pseudolabels", {"refine": False}),
+        ("import-checkpoint a.pth --kind irn --out o", "imports.import_checkpoint", {"kind": "irn", "out": Path("o")}),
     ],
 )  # fmt: skip
-def test_own_arguments_reach_the_stage(monkeypatch, line, flags):
-    seen = []
-    words = line.split()
-    install_stage(monkeypatch, words[0].replace("-", "_"), lambda options, **own: seen.append(own))
-    assert ris(*words).exit_code == 0
-    assert seen == [flags]
+def test_own_arguments_reach_the_library(record, line, function, expected):
+    calls = record(function)
+    assert ris(*line.split()).exit_code == 0
+    assert calls[0][-1] == expected
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,17 @@ def test_wrong_usage_exits_2_with_a_hint(line, hint):
     assert hint.lower() in result.stderr.lower()
 
 
-def fail(error: BaseException) -> Callable[..., None]:
-    def run(options: StageOptions, **flags: object) -> None:
-        raise error
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """A function that makes `ris train-step1` raise an error."""
 
-    return run
+    def install(error: BaseException) -> None:
+        def train(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("ris_pipeline.chain.train.train_step1", train)
+
+    return install
 
 
 @pytest.mark.parametrize(
@@ -154,15 +160,15 @@ def fail(error: BaseException) -> Callable[..., None]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_is_one_line(monkeypatch, error, code, line):
-    install_stage(monkeypatch, "train_step1", fail(error))
+def test_an_error_is_one_line(monkeypatch, fail, error, code, line):
+    fail(error)
     monkeypatch.setattr("sys.argv", ["/bin/ris", "train-step1", "--force", "--set", "clip=my clip"])
     result = ris("train-step1")
     assert (result.exit_code, result.stderr, result.stdout) == (code, line, "")
 
 
-def test_debug_shows_the_traceback(monkeypatch):
-    install_stage(monkeypatch, "train_step1", fail(RisError("a.jpg: gone")))
+def test_debug_shows_the_traceback(fail):
+    fail(RisError("a.jpg: gone"))
     result = ris("train-step1", "--debug")
     assert result.exit_code == 1
     assert result.stderr.startswith("Traceback")

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from calls import Options, call, context_of
 from ris_pipeline.errors import RisError
 from stages import data
-from stages.common import open_dataset
-from stages.options import StageOptions
 
 SHAPES_CARD = """
 name = "few"
@@ -27,32 +26,32 @@ n_images = {train = 2, val = 1}
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> StageOptions:
+def few(tmp_path: Path) -> Options:
     (tmp_path / "few.toml").write_text(SHAPES_CARD)
-    return StageOptions(dataset=str(tmp_path / "few.toml"), data_root=tmp_path / "data", workers=1)
+    return Options(dataset=str(tmp_path / "few.toml"), data_root=tmp_path / "data", workers=1)
 
 
 def test_check_counts(tiny, capsys):
-    data.run_check(tiny)
+    call(data.run_check, tiny)
     assert capsys.readouterr().out.splitlines() == [
         "tiny train: 1 images, 1 refs, 2 sentences (card: 2)",
         "tiny val: 1 images, 1 refs, 1 sentences (card: 1)",
     ]
-    data.run_check(dataclasses.replace(tiny, json=True))
+    call(data.run_check, dataclasses.replace(tiny, json=True))
     assert [row["n_expressions"] for row in json.loads(capsys.readouterr().out)["splits"]] == [2, 1]
 
 
 def test_check_names_missing_files(tiny):
     (tiny.data_root / "tiny" / "images" / "b.png").unlink()
     with pytest.raises(RisError, match=r"b\.png is missing; .*--write-exclude"):
-        data.run_check(tiny)
+        call(data.run_check, tiny)
 
 
 def test_check_compares_with_the_card(tiny):
     card = Path(tiny.dataset)
     card.write_text(card.read_text().replace("train = 2", "train = 3"))
     with pytest.raises(RisError, match="tiny train: 2 sentences where the card expects 3"):
-        data.run_check(tiny)
+        call(data.run_check, tiny)
 
 
 def test_a_check_lists_all_faults_at_once_and_writes_the_list_that_leaves_them_out(tiny, capsys):
@@ -62,20 +61,20 @@ def test_a_check_lists_all_faults_at_once_and_writes_the_list_that_leaves_them_o
         file.writelines(json.dumps(line) + "\n" for line in lines)
     (folder / "images" / "b.png").write_bytes(b"")
     with pytest.raises(RisError, match=r"tiny: 12 records that cannot be used, 1 empty files; .*--write-exclude"):
-        data.run_check(tiny)
+        call(data.run_check, tiny)
     shown = capsys.readouterr().out
     assert shown.count("has no area") == 10
     assert "2 more, all with --json" in shown
     with pytest.raises(RisError):
-        data.run_check(dataclasses.replace(tiny, json=True), write_exclude=Path("bad.txt"))
+        call(data.run_check, dataclasses.replace(tiny, json=True), write_exclude=Path("bad.txt"))
     faults = json.loads(capsys.readouterr().out)["faults"]
     assert [len(found) for found in faults.values()] == [12, 1]
 
     card = Path(tiny.dataset)
     card.write_text(card.read_text().replace("[splits]", 'exclude = "bad.txt"\n[splits]', 1))
-    data.run_check(tiny)
+    call(data.run_check, tiny)
     assert capsys.readouterr().out.splitlines()[0] == "tiny train: 1 images, 1 refs, 2 sentences (card: 2)"
-    assert [ref.name for ref in open_dataset(tiny, "train").refs] == ["'dog' of a.png"]
+    assert [ref.name for ref in context_of(tiny).open_dataset("train").refs] == ["'dog' of a.png"]
     assert "tiny: 12 records are left out, as bad.txt says" in capsys.readouterr().err
 
 
@@ -83,25 +82,25 @@ def test_sentences_that_clip_does_not_read_to_their_end_are_named(tiny, capsys):
     long = "the dog " + "left of the other dog " * 5
     path = tiny.data_root / "tiny" / "pairs.jsonl"
     path.write_text(path.read_text().replace("the cat", long.strip()))
-    data.run_check(dataclasses.replace(tiny, json=True))
+    call(data.run_check, dataclasses.replace(tiny, json=True))
     (names,) = json.loads(capsys.readouterr().out)["remarks"].values()
     assert names == [long.strip()]
 
 
 def test_shapes_are_made_once(few, capsys):
-    data.run_make_shapes(dataclasses.replace(few, dry_run=True))
+    call(data.run_make_shapes, dataclasses.replace(few, dry_run=True))
     assert not few.data_root.exists()
-    data.run_make_shapes(few)
-    data.run_check(few)
+    call(data.run_make_shapes, few)
+    call(data.run_check, few)
     capsys.readouterr()
     image = few.data_root / "few" / "images" / "000001.jpg"
     first = image.stat()
-    data.run_make_shapes(few)
+    call(data.run_make_shapes, few)
     assert "few: up to date" in capsys.readouterr().err
     assert image.stat() == first
     card = Path(few.dataset)
     card.write_text(card.read_text().replace("seed = 7", "seed = 8"))
-    data.run_make_shapes(few)
+    call(data.run_make_shapes, few)
     assert "(seed: 7 → 8)" in capsys.readouterr().err
 
 
@@ -117,16 +116,16 @@ def test_a_card_that_looks_elsewhere_is_refused_before_anything_is_made(few, rig
     card = Path(few.dataset)
     card.write_text(card.read_text().replace(right, wrong))
     with pytest.raises(RisError, match=re.escape(f"few: the card must have {right}, ")):
-        data.run_make_shapes(few)
+        call(data.run_make_shapes, few)
     assert not few.data_root.exists()
 
 
 def test_a_generated_set_of_another_number_of_sentences_says_what_to_write(few):
     card = Path(few.dataset)
     card.write_text(card.read_text().replace('val = "any"', "val = 1"))
-    data.run_make_shapes(few)
+    call(data.run_make_shapes, few)
     with pytest.raises(RisError, match=r'few val: .* expects 1; write the number, or "any", into the card'):
-        data.run_check(few)
+        call(data.run_check, few)
 
 
 def test_shapes_never_replace_what_somebody_else_put_there(few):
@@ -134,10 +133,10 @@ def test_shapes_never_replace_what_somebody_else_put_there(few):
     folder.mkdir(parents=True)
     (folder / "thesis.txt").touch()
     with pytest.raises(RisError, match="few: exists, but was not generated here"):
-        data.run_make_shapes(few)
+        call(data.run_make_shapes, few)
     assert (folder / "thesis.txt").exists()
 
 
 def test_only_generated_sets_are_made(tiny):
     with pytest.raises(RisError, match="tiny is not a generated data set"):
-        data.run_make_shapes(tiny)
+        call(data.run_make_shapes, tiny)

@@ -10,13 +10,13 @@ import PIL.Image
 import pytest
 from pycocotools import mask as coco_mask
 
+from calls import Options, call
 from ris_pipeline import predict as library
 from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
 from ris_pipeline.predict import Prediction
-from stages.options import StageOptions
-from stages.predict import run
+from stages import predict
 
 LEFT = np.array([[True, False], [True, False]])
 
@@ -43,12 +43,12 @@ class FakeSegmenter:
 
 
 @pytest.fixture
-def options(tmp_path: Path, monkeypatch) -> StageOptions:
+def options(tmp_path: Path, monkeypatch) -> Options:
     monkeypatch.setattr(library, "Segmenter", FakeSegmenter)
     FakeSegmenter.loaded = []
     card = 'name = "tiny"\nformat = "pairs"\nannotations = "no"\nimages = "no"\n[splits]\ntrain = 1\n'
     (tmp_path / "tiny.toml").write_text(card)
-    return StageOptions(dataset=str(tmp_path / "tiny.toml"), runs=tmp_path / "runs", device="cpu")
+    return Options(dataset=str(tmp_path / "tiny.toml"), runs=tmp_path / "runs", device="cpu")
 
 
 @pytest.fixture
@@ -58,7 +58,11 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def make(options: StageOptions, stage: str, **flags: str) -> Path:
+def run(options: Options, arguments: list[str], out: Path, **own: object) -> None:
+    call(predict.run, options, arguments=arguments, out=out, **own)
+
+
+def make(options: Options, stage: str, **flags: str) -> Path:
     request = Request(options.runs, "tiny", stage, {}, {}, flags)
     with publish(request):
         pass
@@ -196,7 +200,7 @@ def test_nothing_is_predicted_by_damaged_weights(options, image, tmp_path):
 def test_the_shipped_clip_segments_before_anything_is_trained(tmp_path, capsys):
     red, green = (np.full((96, 80, 3), colour, np.uint8) for colour in ((220, 30, 30), (30, 160, 30)))
     PIL.Image.fromarray(np.concatenate([red, green], axis=1)).save(tmp_path / "photo.png")
-    options = StageOptions(runs=tmp_path / "runs", device="cpu")
+    options = Options(runs=tmp_path / "runs", device="cpu")
     run(options, [str(tmp_path / "photo.png"), "the red square"], tmp_path / "out")
     output = capsys.readouterr()
     assert "shapes: nothing is trained yet; `ris train-step1` and what follows do better" in output.err
@@ -295,7 +299,7 @@ def test_a_photograph_is_turned_as_its_exif_says(options, tmp_path, capsys):
 
 def test_that_nothing_is_trained_is_said_always(tmp_path, capsys):
     PIL.Image.fromarray(np.full((96, 96, 3), 90, np.uint8)).save(tmp_path / "photo.png")
-    options = StageOptions(runs=tmp_path / "runs", device="cpu", quiet=True)
+    options = Options(runs=tmp_path / "runs", device="cpu", quiet=True)
     run(options, [str(tmp_path / "photo.png"), "the red square"], tmp_path / "out")
     assert "nothing is trained yet" in capsys.readouterr().err
     (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())

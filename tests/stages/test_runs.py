@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from calls import Options, call
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import OUTCOMES
@@ -12,10 +13,13 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import Outcome
 from ris_pipeline.scoring.outcomes import save_outcomes
 from stages import runs
-from stages.options import StageOptions
 
 
-def make(options: StageOptions, stage: str, *inputs: Artifact, flags=None, points=(), **configuration) -> Artifact:
+def run_runs(options: Options, which, metric, tensorboard) -> None:
+    call(runs.run, options, which=which, metric=metric, tensorboard=tensorboard)
+
+
+def make(options: Options, stage: str, *inputs: Artifact, flags=None, points=(), **configuration) -> Artifact:
     """An artifact; of scores, whose `points` say which refs were pointed at."""
     named = {one.name: one.digest for one in inputs}
     request = Request(options.runs, "tiny", stage, configuration, named, flags or {})
@@ -30,7 +34,7 @@ def make(options: StageOptions, stage: str, *inputs: Artifact, flags=None, point
 
 
 @pytest.fixture
-def two(tiny: StageOptions) -> tuple[Artifact, Artifact]:
+def two(tiny: Options) -> tuple[Artifact, Artifact]:
     """Two variants of Step-1, and their scores on val: the first finds one of four refs, the second all of them."""
     made = []
     for epochs, points in ((1, (1, 0, 0, 0)), (2, (1, 1, 1, 1))):
@@ -41,7 +45,7 @@ def two(tiny: StageOptions) -> tuple[Artifact, Artifact]:
 
 
 def test_all_variants_are_listed(tiny, two, capsys):
-    runs.run(tiny, [], "all", None)
+    run_runs(tiny, [], "all", None)
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     found = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert found[0] == ["run", "digest", "finished", "time", "size", "against the latest"]
@@ -50,14 +54,14 @@ def test_all_variants_are_listed(tiny, two, capsys):
         ("step1", two[1].digest, "latest"),
     ]
     assert found[3][0] == "scores/step1-val"
-    runs.run(dataclasses.replace(tiny, json=True), [], "all", None)
+    run_runs(dataclasses.replace(tiny, json=True), [], "all", None)
     rows = json.loads(capsys.readouterr().out)
     assert [row["latest"] for row in rows] == [False, True, False, True]
     assert rows[2]["differs"] == ["step1 epochs: 2 → 1"]
 
 
 def test_two_are_compared(tiny, two, capsys):
-    runs.run(tiny, [two[0].digest[:10], "step1"], "all", None)
+    run_runs(tiny, [two[0].digest[:10], "step1"], "all", None)
     out = capsys.readouterr().out
     assert "differs (a → b):\n  epochs: 1 → 2\n" in out
     assert out.splitlines()[-1].split() == [
@@ -71,7 +75,7 @@ def test_two_are_compared(tiny, two, capsys):
         "[25.0,",
         "100.0]",
     ]
-    runs.run(dataclasses.replace(tiny, json=True), ["step1", two[0].digest], "pointit", None)
+    run_runs(dataclasses.replace(tiny, json=True), ["step1", two[0].digest], "pointit", None)
     found = json.loads(capsys.readouterr().out)
     assert found["differs"] == ["epochs: 2 → 1"]
     (row,) = found["scores"]
@@ -82,7 +86,7 @@ def test_two_are_compared(tiny, two, capsys):
 def test_of_two_scores_the_kinds_may_differ(tiny, two, capsys):
     step2 = make(tiny, "step2", flags={"labels": "pseudo"})
     make(tiny, "scores", step2, flags={"scored": "step2", "split": "val"}, points=(1, 1, 0, 1))
-    runs.run(tiny, ["scores/step1-val", "scores/step2-val"], "pointit", None)
+    run_runs(tiny, ["scores/step1-val", "scores/step2-val"], "pointit", None)
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("step1 → step2  val    4     pointit  100.0  75.0  -25.0 [")
 
@@ -90,7 +94,7 @@ def test_of_two_scores_the_kinds_may_differ(tiny, two, capsys):
 def test_without_scores_the_settings_are_compared(tiny, capsys):
     old = make(tiny, "step1", epochs=1)
     make(tiny, "step1", epochs=2)
-    runs.run(tiny, [old.digest, "step1"], "all", None)
+    run_runs(tiny, [old.digest, "step1"], "all", None)
     output = capsys.readouterr()
     assert output.out.splitlines()[-1] == "  epochs: 1 → 2"
     assert "no score of the one has a counterpart" in output.err
@@ -98,12 +102,12 @@ def test_without_scores_the_settings_are_compared(tiny, capsys):
 
 def test_wrong_use(tiny, two):
     with pytest.raises(RisError, match="give two runs"):
-        runs.run(tiny, ["step1"], "all", None)
+        run_runs(tiny, ["step1"], "all", None)
     with pytest.raises(RisError, match="no run 'stpe1'"):
-        runs.run(tiny, ["stpe1", "step1"], "all", None)
+        run_runs(tiny, ["stpe1", "step1"], "all", None)
     mistyped = dataclasses.replace(tiny, runs=tiny.runs.with_name("rusn"))
     with pytest.raises(RisError, match=f"no finished runs yet; did you mean {tiny.runs}/tiny"):
-        runs.run(mistyped, [], "all", None)
+        run_runs(mistyped, [], "all", None)
 
 
 def test_curves_for_tensorboard(tiny, tmp_path: Path, capsys):
@@ -113,7 +117,7 @@ def test_curves_for_tensorboard(tiny, tmp_path: Path, capsys):
     step1 = make(tiny, "step1", epochs=1)
     (step1.path / "metrics.jsonl").write_text('{"step": 0, "loss": 4.0}\n{"step": 1, "loss": 2.5}\n')
     make(tiny, "step2", flags={"labels": "pseudo"})  # has no curves
-    runs.run(tiny, [], "all", tmp_path / "curves")
+    run_runs(tiny, [], "all", tmp_path / "curves")
     folder = tmp_path / "curves" / "step1" / step1.digest
     assert capsys.readouterr().out.splitlines() == [str(folder)]
     events = EventAccumulator(str(folder)).Reload()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from calls import Options, call, context_of
 from ris_pipeline.artifacts.find import find, find_latest
 from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.layout import WEIGHTS
@@ -31,8 +32,6 @@ from ris_pipeline.scoring.outcomes import load_outcomes
 from ris_pipeline.scoring.rows import find_row
 from ris_pipeline.scoring.scores import Score
 from stages import score, table
-from stages.common import open_dataset
-from stages.options import StageOptions
 from tiny import TINY
 
 CARD = 'name = "{name}"\nformat = "pairs"\nannotations = "tiny"\nimages = "tiny"\n[splits]\ntrain = 2\nval = 1\n'
@@ -45,10 +44,10 @@ LEFT = np.array([[1, 1, 0, 0]] * 4, np.uint8)
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> StageOptions:
+def options(tmp_path: Path) -> Options:
     """A labelled data set: the dog is the left half of its image, the cat of hers."""
     write_data(tmp_path, {"box": [0, 0, 2, 4], "mask": "mask.png"})
-    return StageOptions(
+    return Options(
         dataset=str(tmp_path / "tiny.toml"), data_root=tmp_path, runs=tmp_path / "runs", device="cpu", workers=0
     )
 
@@ -63,12 +62,12 @@ def write_data(root: Path, truth: dict, name: str = "tiny") -> None:
     (root / f"{name}.toml").write_text(CARD.format(name=name))
 
 
-def request(options: StageOptions, stage: str, configuration: dict, **flags) -> Request:
+def request(options: Options, stage: str, configuration: dict, **flags) -> Request:
     return Request(options.runs, Path(options.dataset).stem, stage, configuration, {}, flags)
 
 
-def make_responses(options: StageOptions, split: str, grids: list, prms: bool = True, inputs=(), **flags) -> None:
-    (ref,) = open_dataset(options, split).refs
+def make_responses(options: Options, split: str, grids: list, prms: bool = True, inputs=(), **flags) -> None:
+    (ref,) = context_of(options).open_dataset(split).refs
     asked = dataclasses.replace(
         request(options, "responses", {"prms": prms}, split=split, **flags), inputs=dict(inputs)
     )
@@ -88,13 +87,13 @@ def make_responses(options: StageOptions, split: str, grids: list, prms: bool = 
             store.select_maps()
 
 
-def make_labels(options: StageOptions, refine: bool, label: np.ndarray) -> None:
-    (ref,) = open_dataset(options, "train").refs
+def make_labels(options: Options, refine: bool, label: np.ndarray) -> None:
+    (ref,) = context_of(options).open_dataset("train").refs
     with publish(request(options, "pseudolabels", {}, refine=refine)) as work:
         save_label(work.path / f"{ref.ref_id}.png", label)
 
 
-def make_step2(options: StageOptions, folder: Path, labels: str, sign: float) -> None:
+def make_step2(options: Options, folder: Path, labels: str, sign: float) -> None:
     """A Step-2 of random values whose logits all have the sign given."""
     folder.mkdir()
     torch.manual_seed(0)
@@ -110,7 +109,7 @@ def make_step2(options: StageOptions, folder: Path, labels: str, sign: float) ->
         save_file(network.state_dict(), work.path / WEIGHTS)
 
 
-def make_everything(options: StageOptions, tmp_path: Path) -> None:
+def make_everything(options: Options, tmp_path: Path) -> None:
     left, right = [[4, -2]] * 2, [[-2, 4]] * 2
     make_responses(options, "train", [left, right])
     make_responses(options, "val", [left])
@@ -120,10 +119,13 @@ def make_everything(options: StageOptions, tmp_path: Path) -> None:
     make_step2(options, tmp_path / "clip-b", "true", -1.0)
 
 
-def scores(options: StageOptions, capsys, **arguments) -> list[dict]:
+def run_score(options: Options, metric="all", splits=None, stage=None) -> None:
+    call(score.run, options, metric=metric, split=splits, stage=stage)
+
+
+def scores(options: Options, capsys, **arguments) -> list[dict]:
     """The rows that are printed as JSON."""
-    arguments = {"metric": "all", "splits": None, "stage": None, **arguments}
-    score.run(dataclasses.replace(options, json=True, quiet=True), **arguments)
+    run_score(dataclasses.replace(options, json=True, quiet=True), **arguments)
     return json.loads(capsys.readouterr().out)
 
 
@@ -174,7 +176,7 @@ def test_the_artifact(options, tmp_path, capsys):
 
 def test_the_table_fits_and_is_made_once(options, tmp_path, capsys):
     make_everything(options, tmp_path)
-    score.run(options, "all", None, None)
+    run_score(options, "all", None, None)
     first = capsys.readouterr()
     lines = first.out.splitlines()
     assert max(map(len, lines)) <= 120
@@ -184,7 +186,7 @@ def test_the_table_fits_and_is_made_once(options, tmp_path, capsys):
         "pseudo-refined", "train", "2", "–", "–", "100.0", "±0.0", "100.0", "±0.0", "100.0", "±0.0",
     ]  # fmt: skip
     assert first.err.count("runs (nothing made yet)") == 10
-    score.run(options, "all", None, None)
+    run_score(options, "all", None, None)
     second = capsys.readouterr()
     assert second.out == first.out
     assert second.err.count("up to date") == 10
@@ -212,7 +214,7 @@ def test_new_responses_are_scored_anew(options, capsys):
 
 def test_what_is_missing_is_left_out(options, capsys):
     make_responses(options, "val", [[[4, -2]] * 2], prms=False)
-    score.run(options, "miou", None, None)
+    run_score(options, "miou", None, None)
     output = capsys.readouterr()
     rows = [line.split()[:2] for line in output.out.splitlines()[3:] if line.strip()]
     assert rows == [["chance", "train"], ["chance", "val"], ["step1", "val"]]
@@ -235,7 +237,7 @@ def test_what_is_missing_is_left_out(options, capsys):
 )
 def test_what_is_asked_for_has_to_be_there(options, arguments, message):
     with pytest.raises(RisError, match=message):
-        score.run(options, **{"metric": "all", "splits": None, "stage": None, **arguments})
+        run_score(options, **arguments)
 
 
 def test_step2_on_train_where_it_is_named(options, tmp_path, capsys):
@@ -254,24 +256,24 @@ def test_metric_groups(options, capsys):
 def test_a_metric_that_no_row_has(options, tmp_path, capsys):
     make_labels(options, refine=True, label=LEFT)
     with pytest.raises(RisError, match="a pseudo-label is a mask and points nowhere"):
-        score.run(options, "pointit", ["train"], "pseudolabels")
+        run_score(options, "pointit", ["train"], "pseudolabels")
     write_data(tmp_path, {"box": [0, 0, 2, 4]})
     with pytest.raises(RisError, match="miou needs masks, and this dataset has none"):
-        score.run(options, "miou", None, "chance")
+        run_score(options, "miou", None, "chance")
     (row,) = scores(options, capsys, stage="chance", splits=["val"])
     assert list(row["metrics"]) == ["pointit", "box_iou", "box@0.5"]
 
 
 def test_boxes_alone_give_a_table_of_boxes(options, tmp_path, capsys):
     write_data(tmp_path, {"box": [0, 0, 2, 4]})
-    score.run(options, "all", ["val"], "chance")
+    run_score(options, "all", ["val"], "chance")
     header = capsys.readouterr().out.splitlines()[1]
     assert header.split() == ["scored", "split", "sentences", "pointit", "box_iou", "box@0.5"]
 
 
 def test_without_ground_truth_nothing_is_scored(options, tmp_path, capsys):
     write_data(tmp_path, {})
-    score.run(options, "all", None, None)
+    run_score(options, "all", None, None)
     output = capsys.readouterr()
     assert output.out == ""
     assert "tiny train, val: no ref has a box or a mask" in output.err
@@ -284,7 +286,7 @@ def test_the_cards_oracle_stands_in_for_one_that_was_not_made(options, tmp_path,
     make_step2(options, tmp_path / "clip-a", "pseudo", 1.0)
     card = Path(options.dataset)
     card.write_text(card.read_text() + "[oracle.val]\npointit = [81.3, 79, 83.6]\n")
-    score.run(options, "all", ["val"], None)
+    run_score(options, "all", ["val"], None)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "oracle" in line)
     assert line.split() == ["oracle,", "stored", "val", "1", "81.3", "±2.3", "–", "–", "–", "–"]
     make_step2(options, tmp_path / "clip-b", "true", -1.0)
@@ -304,7 +306,7 @@ def test_the_papers_figures_stand_beside_ours(options, tmp_path, capsys):
     write_data(tmp_path, {"box": [0, 0, 2, 4], "mask": "mask.png"}, name="refcoco")
     options = dataclasses.replace(options, dataset=str(tmp_path / "refcoco.toml"))
     make_responses(options, "val", [[[4, -2]] * 2])
-    score.run(options, "all", ["val"], None)
+    run_score(options, "all", ["val"], None)
     lines = capsys.readouterr().out.splitlines()
     assert "pointit paper pointm" in " ".join(lines[1].split())
     (step1,) = (line for line in lines if "step1" in line)
@@ -325,7 +327,7 @@ def test_the_widest_table_fits():
 
 
 def test_dry_run_makes_nothing(options, capsys):
-    score.run(dataclasses.replace(options, dry_run=True), "all", None, None)
+    run_score(dataclasses.replace(options, dry_run=True), "all", None, None)
     output = capsys.readouterr()
     assert output.out == ""
     assert "scores chance val: would run (nothing made yet)" in output.err
@@ -334,15 +336,10 @@ def test_dry_run_makes_nothing(options, capsys):
 
 def test_what_is_done_is_shown_without_torch(options, capsys):
     scores(options, capsys, stage="chance")
-    code = (
-        "import sys; from pathlib import Path; from stages.common import StageOptions; from stages import score\n"
-        "dataset, root, runs = sys.argv[1:]\n"
-        "options = StageOptions(dataset=dataset, data_root=Path(root), runs=Path(runs))\n"
-        "score.run(options, 'all', None, 'chance'); assert 'torch' not in sys.modules"
-    )
-    arguments = [options.dataset, str(options.data_root), str(options.runs)]
+    code = "import sys; from stages.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    places = ["--dataset", options.dataset, "--data-root", str(options.data_root), "--runs", str(options.runs)]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, "score", "--stage", "chance", *places],
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -356,16 +353,16 @@ def test_a_part_of_a_split_is_marked_and_not_set_beside_the_paper(options, tmp_p
     card.write_text(re.sub(r"val = \d+", "val = 10834", card.read_text()))
     options = dataclasses.replace(options, dataset=str(card))
     make_responses(options, "val", [[[4, -2]] * 2])
-    score.run(dataclasses.replace(options, json=True), "all", ["val"], None)
+    run_score(dataclasses.replace(options, json=True), "all", ["val"], None)
     rows = json.loads(capsys.readouterr().out)
     n = rows[0]["sentences"]
     assert all(row["partial"] == {"sentences": n, "expected": 10834} and row["paper"] == {} for row in rows)
-    score.run(options, "all", ["val"], None)
+    run_score(options, "all", ["val"], None)
     text = capsys.readouterr().out
     assert "paper" not in text
     assert "step1*" in text
     assert f"* partial: {n} of the 10,834 sentences of val" in text
-    table.run(options, 1)
+    call(table.run, options, number=1, runs=options.runs)
     output = capsys.readouterr()
     assert "here" not in output.out
     assert f"left out, of a part of their split only: Step-1 on refcoco val ({n} of 10,834 sentences)" in output.err
@@ -378,7 +375,7 @@ def test_a_row_of_something_stale_is_marked(options, capsys):
             pass
     first, second = (find(dataclasses.replace(request(options, "step1", {}), seed=seed)) for seed in (0, 1))
     make_responses(options, "val", [[[4, -2]] * 2], inputs={"step1": first.digest})
-    score.run(options, "miou", ["val"], "step1")
+    run_score(options, "miou", ["val"], "step1")
     output = capsys.readouterr().out
     assert "step1†" in output
     assert f"† step1 val is stale: inputs.step1: {first.digest} → {second.digest}" in output
@@ -387,7 +384,7 @@ def test_a_row_of_something_stale_is_marked(options, capsys):
 
 def test_a_warning_says_that_half_of_the_maps_are_empty(options, capsys):
     make_responses(options, "val", [[[-4, -2]] * 2])
-    score.run(options, "miou", ["val"], "step1")
+    run_score(options, "miou", ["val"], "step1")
     assert "warning: score step1 val: 1 of 1 masks are empty" in capsys.readouterr().err
 
 
@@ -401,10 +398,10 @@ def test_a_column_says_what_it_was_counted_on_where_that_is_not_all():
 def test_a_split_of_the_card_that_the_data_lack_is_passed_over(options, capsys):
     card = Path(options.dataset)
     card.write_text(card.read_text().replace("[splits]\n", "[splits]\ntestA = 5\n"))
-    score.run(options, "miou", None, "chance")
+    run_score(options, "miou", None, "chance")
     output = capsys.readouterr()
     assert "tiny testA: nothing of this split is in the data" in output.err
     rows = [line.split()[:2] for line in output.out.splitlines()[3:] if line.strip()]
     assert rows == [["chance", "train"], ["chance", "val"]]
     with pytest.raises(RisError, match="no refs in the split 'testA'"):
-        score.run(options, "miou", ["testA"], "chance")
+        run_score(options, "miou", ["testA"], "chance")

@@ -6,24 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from calls import Options, call, context_of
 from ris_pipeline.artifacts.layout import STAGES
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
 from stages import status
-from stages.common import input_of, request_of, resolve_config
-from stages.options import StageOptions
 
 
-def make(options: StageOptions, stage: str, cls: type, *inputs, flags=None, **own):
-    config = resolve_config(options, cls, stage, **own)
-    artifacts = [input_of(options, name, **of) for name, of in inputs]
-    with publish(request_of(options, stage, config, inputs=artifacts, flags=flags)) as work:
+def make(options: Options, stage: str, cls: type, *inputs, flags=None, **own):
+    config = context_of(options).resolve(cls, stage, **own)
+    artifacts = [context_of(options).find_input(name, **of) for name, of in inputs]
+    with publish(context_of(options).request(stage, config, inputs=artifacts, flags=flags)) as work:
         (work.path / "result").write_bytes(b"12345")
 
 
-def states(options: StageOptions, capsys, **settings) -> dict[str, tuple[str, list[str]]]:
-    status.run(dataclasses.replace(options, json=True), **settings)
+def states(options: Options, capsys, **settings) -> dict[str, tuple[str, list[str]]]:
+    call(status.run, dataclasses.replace(options, json=True), **settings)
     return {row["artifact"]: (row["state"], row["why"]) for row in json.loads(capsys.readouterr().out)}
 
 
@@ -39,9 +38,9 @@ def test_each_state(tiny, capsys):
     assert [found[name] for name in fresh] == [("fresh", [])] * 3
     assert found["step2"][0] == "missing"
 
-    old = input_of(tiny, "step1").digest
+    old = context_of(tiny).find_input("step1").digest
     make(dataclasses.replace(tiny, set=["epochs=3"]), "step1", Step1Config)
-    new = input_of(tiny, "step1").digest
+    new = context_of(tiny).find_input("step1").digest
     found = states(tiny, capsys)
     assert found["step1"] == ("fresh", [])  # made as its manifest says it was to be made
     assert found["responses/train"] == ("stale", [f"inputs.step1: {old} → {new}"])
@@ -87,11 +86,11 @@ def test_replaced_images_make_what_was_made_of_them_stale(tiny, capsys):
 
 def test_damage_and_broken_runs(tiny, capsys):
     make(tiny, "step1", Step1Config)
-    (input_of(tiny, "step1").path / "result").write_bytes(b"x")
+    (context_of(tiny).find_input("step1").path / "result").write_bytes(b"x")
     (tiny.runs / "tiny" / "step2" / "0123456789ab.partial").mkdir(parents=True)
     assert states(tiny, capsys)["step1"][0] == "fresh"
     with pytest.raises(RisError, match=r"^damaged: .*/step1/[0-9a-f]{12}; `ris status --repair` mends what can be"):
-        status.run(dataclasses.replace(tiny, json=True), verify=True)
+        call(status.run, dataclasses.replace(tiny, json=True), verify=True)
     found = {row["artifact"]: (row["state"], row["why"]) for row in json.loads(capsys.readouterr().out)}
     assert found["step1"] == ("damaged", ["result: not the bytes that were published"])
     state, (why,) = found["step2"]
@@ -101,20 +100,20 @@ def test_damage_and_broken_runs(tiny, capsys):
 
 def test_artifacts_that_no_link_leads_to_are_verified_too(tiny, capsys):
     make(tiny, "step1", Step1Config)
-    old = input_of(tiny, "step1").path
+    old = context_of(tiny).find_input("step1").path
     make(dataclasses.replace(tiny, set=["epochs=3"]), "step1", Step1Config)
     (old / "result").write_bytes(b"x")
     assert states(tiny, capsys)["step1"][0] == "fresh"
     with pytest.raises(RisError, match=f"^damaged: .*/{old.name};"):
-        status.run(tiny, verify=True)
+        call(status.run, tiny, verify=True)
 
 
 def test_an_unreadable_manifest_is_a_row_of_the_table(tiny, capsys):
     make(tiny, "step1", Step1Config)
-    path = input_of(tiny, "step1").path / "manifest.json"
+    path = context_of(tiny).find_input("step1").path / "manifest.json"
     path.write_text("{")
     with pytest.raises(RisError, match=r"^damaged: "):
-        status.run(tiny)
+        call(status.run, tiny)
     line = next(line for line in capsys.readouterr().out.splitlines() if "step1" in line)
     assert "damaged manifest" in line
 
@@ -126,7 +125,7 @@ def test_the_tree_shows_what_reads_what(tiny, capsys):
     from_train = ("responses", {"split": "train"})
     make(tiny, "pseudolabels", PseudolabelConfig, from_train, flags={"refine": True}, refine=True)
     make(tiny, "step2", Step2Config, ("pseudolabels", {"refine": True}), ("step1", {}), flags={"labels": "pseudo"})
-    status.run(tiny)
+    call(status.run, tiny)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["artifact", "state", "finished", "time", "size", "digest", "why"]
     assert [line.rpartition("fresh")[0].rstrip() or line.partition("missing")[0].rstrip() for line in lines[1:]] == [
@@ -143,7 +142,7 @@ def test_the_tree_shows_what_reads_what(tiny, capsys):
 
 
 def test_before_anything_is_made_the_tree_is_that_of_the_stages(tiny, capsys):
-    status.run(tiny)
+    call(status.run, tiny)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("missing")[0].rstrip() for line in lines[1:]] == [
         "clip", "step1", "└─ responses", "   └─ pseudolabels", "      └─ step2", "scores", "report",
@@ -151,7 +150,7 @@ def test_before_anything_is_made_the_tree_is_that_of_the_stages(tiny, capsys):
 
 
 def test_a_running_stage_names_who_runs_it(tiny, capsys):
-    config = resolve_config(tiny, Step1Config, "step1")
-    with publish(request_of(tiny, "step1", config)):
+    config = context_of(tiny).resolve(Step1Config, "step1")
+    with publish(context_of(tiny).request("step1", config)):
         state, (why,) = states(tiny, capsys)["step1"]
     assert (state, why) == ("running", f"by process {os.getpid()} on {socket.gethostname()}")

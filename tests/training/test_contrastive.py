@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from ris_pipeline.artifacts.layout import CLIP_CONFIG
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.weights.clip_weights import CONFIG_NAME, SHAPES_CLIP
+from ris_pipeline.networks.weights.clip_weights import SHAPES_CLIP
 from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.shapes.captions import Pair
 from ris_pipeline.training import checkpoints, contrastive
@@ -192,7 +193,7 @@ def test_a_loss_that_is_not_finite_names_captions_and_the_phase_s_rate(tmp_path)
 
 
 def test_the_small_clip_is_the_one_that_is_shipped():
-    shipped = json.loads((SHAPES_CLIP / CONFIG_NAME).read_text())
+    shipped = json.loads((SHAPES_CLIP / CLIP_CONFIG).read_text())
     assert shipped == {"model_cfg": contrastive.MODEL_CONFIG, "last_stride": 16}
     clip = build_small_clip()
     assert clip.level_channels == (64, 128, 256, 512)

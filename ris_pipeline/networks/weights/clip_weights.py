@@ -28,12 +28,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ris_pipeline.artifacts.files import write_bytes
+from ris_pipeline.artifacts.layout import CLIP_CONFIG, WEIGHTS
 from ris_pipeline.errors import DownloadError, RisError, did_you_mean
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
 
 SHAPES_CLIP = Path(__file__).parents[2] / "weights" / "shapes-clip"
-CONFIG_NAME = "open_clip_config.json"
-WEIGHTS_NAME = "model.safetensors"
 
 _PARTS = ("vision_cfg", "text_cfg")
 _EMBEDDING = "token_embedding.weight"
@@ -71,8 +70,8 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int = 20) -> Clip
         raise RisError(f"{SHAPES_CLIP}: the small CLIP is not there; make it by ris pretrain-clip")
     directory = SHAPES_CLIP if name == "shapes" else Path(name)
     if directory.is_dir():
-        file = directory / WEIGHTS_NAME if weights in (None, "openai") else Path(weights)
-        config, last_stride = _read_config(directory / CONFIG_NAME)
+        file = directory / WEIGHTS if weights in (None, "openai") else Path(weights)
+        config, last_stride = _read_config(directory / CLIP_CONFIG)
         return _build(config, read_weights(file), file, n_tokens, last_stride)
     config = _find_config(name)
     if weights is None:

@@ -1,3 +1,5 @@
+"""The context of a stage: its configuration, data, inputs, and whether it is due."""
+
 import dataclasses
 import errno
 import json
@@ -6,21 +8,23 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from calls import Options, context_of
+from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import ResponsesConfig, Step1Config
 from ris_pipeline.errors import RisError
-from stages import common
-from stages.common import due, input_of, request_of, resolve_config, show
-from stages.options import StageOptions
+from stages.console import show
+from stages.context import Output
 
 
-def run_step1(options: StageOptions) -> None:
+def run_step1(options: Options) -> None:
     """The smallest stage there can be."""
-    request = request_of(options, "step1", resolve_config(options, Step1Config, "step1"))
-    if due(options, request):
+    context = context_of(options)
+    request = context.request("step1", context.resolve(Step1Config, "step1"))
+    if context.is_due(request):
         with publish(request, force=options.force) as work:
             (work.path / "weights").touch()
-    show(options, request)
+    show(options.group(Output), find(request))
 
 
 def test_a_stage_runs_once_and_says_why(tiny, capsys):
@@ -42,11 +46,11 @@ def test_a_stage_runs_once_and_says_why(tiny, capsys):
 def test_a_forced_run_that_broke_off_is_finished_without_force(tiny, capsys):
     """--force again would begin anew; the artifact of before is there all the while."""
     run_step1(tiny)
-    request = request_of(tiny, "step1", resolve_config(tiny, Step1Config, "step1"))
+    request = context_of(tiny).request("step1", context_of(tiny).resolve(Step1Config, "step1"))
     request.partial.mkdir()
     (request.partial / "resume.pt").touch()
     capsys.readouterr()
-    assert input_of(tiny, "step1").path == request.path.resolve()
+    assert context_of(tiny).find_input("step1").path == request.path.resolve()
     run_step1(tiny)
     assert "step1: runs (an earlier run broke off: resuming" in capsys.readouterr().err
     assert not request.partial.exists()
@@ -90,37 +94,39 @@ def test_replaced_images_of_its_split_are_a_reason(tiny, capsys):
 
 def test_responses_of_other_images_are_refused(tiny):
     run_step1(tiny)
-    config = resolve_config(tiny, ResponsesConfig, "responses")
+    config = context_of(tiny).resolve(ResponsesConfig, "responses")
     with publish(
-        request_of(tiny, "responses", config, inputs=[input_of(tiny, "step1")], flags={"split": "val"})
+        context_of(tiny).request(
+            "responses", config, inputs=[context_of(tiny).find_input("step1")], flags={"split": "val"}
+        )
     ) as work:
         (work.path / "val.zarr").touch()
     replace_picture(tiny, "b.png")
     with pytest.raises(RisError, match=r"responses/val .* images that have changed .*ris dump-responses"):
-        input_of(tiny, "responses", split="val")
+        context_of(tiny).find_input("responses", split="val")
 
 
 def test_missing_images_are_named_before_any_work(tiny):
     (tiny.data_root / "tiny" / "images" / "a.png").unlink()
     with pytest.raises(RisError, match=r"tiny train: 1 of 1 images and masks are missing or empty: .*a\.png"):
-        common.open_dataset(tiny, "train", with_images=True)
-    common.open_dataset(tiny, "train")
+        context_of(tiny).open_dataset("train", with_images=True)
+    context_of(tiny).open_dataset("train")
 
 
 def test_labels_and_responses_of_other_annotations_are_refused(tiny, capsys):
     """Their ids may mean other objects by now; a network that was trained on them is only remarked on."""
     run_step1(tiny)
-    config = resolve_config(tiny, ResponsesConfig, "responses")
-    step1 = input_of(tiny, "step1")
-    with publish(request_of(tiny, "responses", config, inputs=[step1], flags={"split": "val"})) as work:
+    config = context_of(tiny).resolve(ResponsesConfig, "responses")
+    step1 = context_of(tiny).find_input("step1")
+    with publish(context_of(tiny).request("responses", config, inputs=[step1], flags={"split": "val"})) as work:
         (work.path / "val.zarr").touch()
-    input_of(tiny, "responses", split="val")
+    context_of(tiny).find_input("responses", split="val")
     path = tiny.data_root / "tiny" / "pairs.jsonl"
     path.write_text(path.read_text().replace("the cat", "the dog"))
     capsys.readouterr()
     with pytest.raises(RisError, match=r"responses/val .* annotations that have changed .*ris dump-responses"):
-        input_of(tiny, "responses", split="val")
-    assert input_of(tiny, "step1").digest == step1.digest
+        context_of(tiny).find_input("responses", split="val")
+    assert context_of(tiny).find_input("step1").digest == step1.digest
     assert "step1 is stale: " in capsys.readouterr().err
 
 
@@ -157,8 +163,8 @@ def test_json_prints_the_manifest_and_quiet_nothing_else(tiny, capsys):
 
 def test_an_input_is_kept_by_its_digest(tiny):
     run_step1(tiny)
-    step1 = input_of(tiny, "step1")
-    request = request_of(tiny, "step2", Step1Config(), inputs=[step1], flags={"labels": "refine"})
+    step1 = context_of(tiny).find_input("step1")
+    request = context_of(tiny).request("step2", Step1Config(), inputs=[step1], flags={"labels": "refine"})
     assert request.inputs["step1"] == step1.digest
     assert request.flags == {"labels": "refine"}
 
@@ -166,21 +172,21 @@ def test_an_input_is_kept_by_its_digest(tiny):
 def test_a_missing_input_names_the_command_as_it_has_to_be_typed(tiny):
     places = f"--dataset {tiny.dataset} --data-root {tiny.data_root} --runs {tiny.runs}"
     with pytest.raises(RisError) as caught:
-        input_of(tiny, "step1")
+        context_of(tiny).find_input("step1")
     assert str(caught.value) == f"{tiny.runs / 'tiny'}: no finished step1 yet; run: ris train-step1 {places}"
     with pytest.raises(RisError, match=r"no finished responses \(val\) yet; run: ris dump-responses --split val "):
-        input_of(tiny, "responses", split="val")
+        context_of(tiny).find_input("responses", split="val")
     with pytest.raises(RisError, match=r"run: ris make-pseudolabels --no-refine .* --config c\.toml$"):
-        input_of(dataclasses.replace(tiny, config=Path("c.toml")), "pseudolabels", refine=False)
+        context_of(dataclasses.replace(tiny, config=Path("c.toml"))).find_input("pseudolabels", refine=False)
 
 
 def test_layers_of_the_configuration(tiny, tmp_path):
-    assert resolve_config(tiny, Step1Config, "step1").epochs == 2
+    assert context_of(tiny).resolve(Step1Config, "step1").epochs == 2
     (tmp_path / "c.toml").write_text("[step1]\nepochs = 4\nlr = 0.5\n")
     options = dataclasses.replace(tiny, config=tmp_path / "c.toml")
-    assert resolve_config(options, Step1Config, "step1").epochs == 4
+    assert context_of(options).resolve(Step1Config, "step1").epochs == 4
     options = dataclasses.replace(options, set=["epochs=5"])
-    config = resolve_config(options, Step1Config, "step1")
+    config = context_of(options).resolve(Step1Config, "step1")
     assert (config.epochs, config.lr, config.batch_size) == (5, 0.5, 48)
 
 
@@ -188,29 +194,29 @@ def test_an_unknown_stage_in_a_card_is_named(tiny):
     with Path(tiny.dataset).open("a") as file:
         file.write("[config.stpe2]\nlr = 1\n")
     with pytest.raises(RisError, match=r"unknown table \[config\.stpe2\]; did you mean 'step2'"):
-        resolve_config(tiny, Step1Config, "step1")
+        context_of(tiny).resolve(Step1Config, "step1")
 
 
 def test_splits(tiny):
-    assert common.splits_of(tiny, None) == ["train", "val"]
-    assert common.splits_of(tiny, ["val"]) == ["val"]
+    assert context_of(tiny).find_splits(None) == ["train", "val"]
+    assert context_of(tiny).find_splits(["val"]) == ["val"]
     with pytest.raises(RisError, match="no split 'vall'"):
-        common.splits_of(tiny, ["vall"])
-    assert common.open_dataset(tiny, "val").n_expressions == 1
+        context_of(tiny).find_splits(["vall"])
+    assert context_of(tiny).open_dataset("val").n_expressions == 1
 
 
 def test_missing_annotations_are_named(tiny):
     (tiny.data_root / "tiny" / "pairs.jsonl").unlink()
     with pytest.raises(RisError, match=r"put .*pairs\.jsonl in place"):
-        common.data_digest(tiny)
+        _ = context_of(tiny).data_digest
 
 
 def test_an_unusable_device_is_named(tiny):
     with pytest.raises(RisError, match="--device gpu: not usable here"):
-        common.device_of(dataclasses.replace(tiny, device="gpu"))
-    assert common.device_of(dataclasses.replace(tiny, device="cpu")).type == "cpu"
+        _ = context_of(dataclasses.replace(tiny, device="gpu")).device
+    assert context_of(dataclasses.replace(tiny, device="cpu")).device.type == "cpu"
 
 
 def test_fp16_is_refused_without_cuda(tiny):
     with pytest.raises(RisError, match="--precision fp16 needs a CUDA device, and this one is cpu; use bf16 or fp32"):
-        common.device_of(dataclasses.replace(tiny, device="cpu", precision="fp16"))
+        _ = context_of(dataclasses.replace(tiny, device="cpu", precision="fp16")).device

@@ -1,11 +1,10 @@
 """Progress as lines and as a bar, and what a resumed training tells."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
-from stages.progress import progress, report_steps
+from ris_pipeline.process.console import Console, report_steps
 
 
 @pytest.fixture
@@ -16,8 +15,8 @@ def clock(monkeypatch):
     return clock
 
 
-def test_progress_in_lines(tiny, capsys, clock):
-    with progress(tiny, "step1", total=8, done=4) as advance:
+def test_progress_in_lines(capsys, clock):
+    with Console().progress("step1", total=8, done=4) as advance:
         for clock.now, loss in ((4.0, 4.0), (11.0, 3.0), (12.0, 2.0), (13.0, 1.0)):
             advance(loss=loss)
     # One step in the 7 s since the first one, two to come; then three in 9 s. The last step always makes a line.
@@ -27,11 +26,11 @@ def test_progress_in_lines(tiny, capsys, clock):
     ]
 
 
-def test_progress_as_a_bar(tiny, capsys, monkeypatch):
+def test_progress_as_a_bar(capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with progress(tiny, "step1", total=8, done=4) as advance:
+    with Console().progress("step1", total=8, done=4) as advance:
         advance(2, loss=3.0)
         advance(2, loss=1.0)
     last = [line for line in capsys.readouterr().err.splitlines() if "8/8" in line][-1]
@@ -39,14 +38,14 @@ def test_progress_as_a_bar(tiny, capsys, monkeypatch):
     assert "/s loss 1" in last
 
 
-def test_progress_keeps_quiet(tiny, capsys):
-    with progress(dataclasses.replace(tiny, quiet=True), "step1", total=1) as advance:
+def test_progress_keeps_quiet(capsys):
+    with Console(quiet=True).progress("step1", total=1) as advance:
         advance()
     assert capsys.readouterr().err == ""
 
 
-def test_earlier_steps_do_not_count_in_the_rate(tiny, capsys, clock):
-    with progress(tiny, "step1", total=1012) as advance:
+def test_earlier_steps_do_not_count_in_the_rate(capsys, clock):
+    with Console().progress("step1", total=1012) as advance:
         report = report_steps(advance)
         for clock.now, step in ((1.0, 1000), (11.0, 1001)):
             report(step, {"loss": 1.0})

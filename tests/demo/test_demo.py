@@ -17,13 +17,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from calls import Options, call, context_of
+from ris_pipeline import demo
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
-from stages import demo
-from stages.common import request_of
-from stages.options import StageOptions
+from stages import demo as command
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -44,10 +44,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Pat
     )
     (root / "data" / "a").mkdir(parents=True)
     (root / "data" / "a" / "pairs.jsonl").write_text("")
-    options = StageOptions(dataset=str(root / "tiny.toml"), data_root=root / "data", runs=root / "runs")
+    options = Options(dataset=str(root / "tiny.toml"), data_root=root / "data", runs=root / "runs")
     config = Step1Config(clip=str(tiny_clip), clip_weights=None, input_size=64, hidden=16)
     torch.manual_seed(0)
-    request = request_of(options, "step1", config)
+    request = context_of(options).request("step1", config)
     with publish(request) as work:
         weights = {name: value.contiguous() for name, value in build_step1(config).state_dict().items()}
         save_file(weights, work.path / WEIGHTS)
@@ -59,11 +59,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Pat
 @pytest.fixture(scope="module")
 def address(checkpoint: Path) -> Iterator[str]:
     """Where the running page is."""
-    server, listener = demo.build_server(StageOptions(device="cpu"), "127.0.0.1", 0, checkpoint)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    page = demo.build_demo(context_of(Options(device="cpu")), "127.0.0.1", 0, checkpoint)
+    thread = threading.Thread(target=page.run)
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
+    yield page.url
+    page.server.should_exit = True
     thread.join()
 
 
@@ -90,7 +90,7 @@ def read(url: str) -> np.ndarray:
 
 
 def segment(address: str, data: bytes, *sentences: str, content_type: str = "application/octet-stream"):
-    query = urllib.parse.urlencode([("sentence", one) for one in sentences])
+    query = urllib.parse.urlencode([("sentence", sentence) for sentence in sentences])
     status, text, _ = ask(f"{address}/segment?{query}", data, content_type=content_type)
     return status, json.loads(text)
 
@@ -114,11 +114,11 @@ def test_masks_and_maps_are_those_of_the_network(address, checkpoint):
     assert status == 200
     image = np.array(PIL.Image.open(io.BytesIO(png(50, 30))))
     expected = Segmenter.load(checkpoint)(image, ["the star", "left circle"])
-    for one, prediction in zip(found["results"], expected, strict=True):
-        np.testing.assert_array_equal(read(one["mask"])[..., 1] == 255, prediction.mask)
-        assert one["share"] == pytest.approx(prediction.mask.mean(), abs=1e-6)
-        assert read(one["map"]).shape == (30, 50, 3)
-    assert [one["sentence"] for one in found["results"]] == ["the star", "left circle"]
+    for result, prediction in zip(found["results"], expected, strict=True):
+        np.testing.assert_array_equal(read(result["mask"])[..., 1] == 255, prediction.mask)
+        assert result["share"] == pytest.approx(prediction.mask.mean(), abs=1e-6)
+        assert read(result["map"]).shape == (30, 50, 3)
+    assert [result["sentence"] for result in found["results"]] == ["the star", "left circle"]
 
 
 def test_a_sentence_that_is_cut_is_named(address):
@@ -171,25 +171,26 @@ def test_a_page_that_others_reach_is_warned_of(host, is_open, checkpoint, capsys
         sockets[0].close()
 
     monkeypatch.setattr("uvicorn.Server.run", run)
-    demo.run(StageOptions(device="cpu"), host, 0, checkpoint)
+    call(command.run, Options(device="cpu"), host=host, port=0, checkpoint=checkpoint)
     assert ("asks for no password" in capsys.readouterr().err) == is_open
 
 
 def test_a_dry_run_of_the_demo(checkpoint, capsys):
-    demo.run(StageOptions(dry_run=True), "127.0.0.1", 8000, checkpoint)
+    call(command.run, Options(dry_run=True), host="127.0.0.1", port=8000, checkpoint=checkpoint)
     assert f"would serve {checkpoint} on 127.0.0.1:8000" in capsys.readouterr().err
 
 
 def test_what_is_in_the_way(checkpoint, tmp_path, monkeypatch):
-    options = dataclasses.replace(StageOptions(), runs=tmp_path, device="cpu")
+    options = dataclasses.replace(Options(), runs=tmp_path, device="cpu")
     with pytest.raises(RisError, match="no finished step1 yet; run: ris train-step1"):
-        demo.run(dataclasses.replace(options, dataset="refcoco"), "127.0.0.1", 0, None)
+        call(command.run, dataclasses.replace(options, dataset="refcoco"), port=0)
     with pytest.raises(RisError, match=f"no such checkpoint; .*; did you mean {checkpoint.parent}"):
-        demo.run(options, "127.0.0.1", 0, checkpoint.parent.with_name("stpe1"))
-    with demo.build_server(options, "127.0.0.1", 0, checkpoint)[1] as taken:
+        call(command.run, options, port=0, checkpoint=checkpoint.parent.with_name("stpe1"))
+    context = context_of(options)
+    with demo.build_demo(context, "127.0.0.1", 0, checkpoint).listener as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RisError, match=f"127.0.0.1:{port}: cannot listen there: .*choose another --port"):
-            demo.build_server(options, "127.0.0.1", port, checkpoint)
+            demo.build_demo(context, "127.0.0.1", port, checkpoint)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(RisError, match=r"pip install -c constraints.txt -e '\.\[demo\]'"):
-        demo.build_server(options, "127.0.0.1", 0, checkpoint)
+        demo.build_demo(context, "127.0.0.1", 0, checkpoint)

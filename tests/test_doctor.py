@@ -2,25 +2,24 @@
 
 import dataclasses
 import errno
-import io
 import json
 import sys
 from collections import namedtuple
-from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from calls import Options, call, context_of
+from ris_pipeline import doctor
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explain_failure
-from stages import doctor
-from stages.options import StageOptions
+from stages import doctor as command
 
 
 @pytest.fixture
-def healthy(tiny: StageOptions, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> StageOptions:
+def healthy(tiny: Options, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """Options for which nothing is wrong: the card's networks are small local ones."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     text = Path(tiny.dataset).read_text()
@@ -31,16 +30,16 @@ def healthy(tiny: StageOptions, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
     return dataclasses.replace(tiny, device="cpu")
 
 
-def find(options: StageOptions, name: str) -> list[tuple[str, str]]:
+def find(options: Options, name: str) -> list[tuple[str, str]]:
     """State, and what is found and to be done, of the findings of one check."""
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out, suppress(RisError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name]})
-        doctor.run(dataclasses.replace(options, json=True))
-    return [(row["state"], f"{row['found']} → {row['remedy']}") for row in json.loads(out.getvalue())]
+        findings = doctor.diagnose(context_of(options))
+    return [(finding.state, f"{finding.found} → {finding.remedy}") for finding in findings]
 
 
 def test_a_healthy_installation(healthy, tiny_clip, capsys):
-    doctor.run(dataclasses.replace(healthy, json=True, set=["epochs=3"]))
+    call(command.run, dataclasses.replace(healthy, json=True, set=["epochs=3"]))
     findings = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert list(findings) == list(doctor.CHECKS)
     assert [name for name, one in findings.items() if one["state"] == "broken"] == []
@@ -50,8 +49,8 @@ def test_a_healthy_installation(healthy, tiny_clip, capsys):
 
 
 def test_what_is_broken_ends_with_status_1_after_all_findings(healthy, capsys):
-    with pytest.raises(RisError, match="broken: device, speed; what to do stands beside each"):
-        doctor.run(dataclasses.replace(healthy, device="gpu"))
+    with pytest.raises(RisError, match="broken: device, speed; the remedy stands below each"):
+        call(command.run, dataclasses.replace(healthy, device="gpu"))
     lines = capsys.readouterr().out.splitlines()
     assert "broken   device         --device gpu: not usable here; try --device cpu" in lines
     assert lines[-1].startswith(("ok       writing", "warning  writing"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from calls import places_in
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.layout import METRICS, WEIGHTS
 
@@ -17,11 +18,10 @@ from ris_pipeline.artifacts.layout import METRICS, WEIGHTS
 @pytest.fixture
 def ris(tmp_path: Path, write_tiny_card: Callable[..., Path], call_ris: Callable[..., int]) -> Callable[..., int]:
     """A function that runs one command on a generated data set of its own."""
-    card = write_tiny_card(tmp_path, train=4, val=2)
-    places = ["--dataset", card, "--data-root", tmp_path / "data", "--runs", tmp_path / "runs"]
+    write_tiny_card(tmp_path, train=4, val=2)
 
     def run(*arguments: object) -> int:
-        return call_ris(*arguments, *places, "--workers", 0, "--device", "cpu")
+        return call_ris(*arguments, **places_in(tmp_path))
 
     assert run("data", "make-shapes") == 0
     return run

@@ -1,0 +1,318 @@
+"""What a stage works with: one data set, one folder of runs, the settings of one call; each found out once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+
+from ris_pipeline.artifacts.find import explain, find, find_latest
+from ris_pipeline.artifacts.freshness import Freshness, describe_other_data, split_of
+from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
+from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, VALIDATION
+from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
+from ris_pipeline.artifacts.verify import check_whole
+from ris_pipeline.config import CONFIGS, load_config_file, resolve
+from ris_pipeline.datasets.card import Card, load_card
+from ris_pipeline.errors import RisError, did_you_mean, suggest_path
+from ris_pipeline.methods import METHODS
+from ris_pipeline.process.console import Console, is_silent
+
+if TYPE_CHECKING:
+    import torch
+
+    from ris_pipeline.datasets.inventory import Inventory
+    from ris_pipeline.datasets.records import Dataset
+
+C = TypeVar("C")
+Settings = Mapping[str, Any]
+MANY_FILES = 1000  # that take a while to read
+
+
+class Places(TypedDict, total=False):
+    """Where a function of the chain reads and writes, and how it computes; as the options of the commands.
+
+    `data_root`, `runs`: folders of the data sets and of the artifacts, "data" and "runs" if left out. `seed`: of all
+    random numbers, 0. `device`: "auto", "cpu", "cuda", "cuda:1", "mps". `precision`: "fp32", "bf16", "fp16".
+    `workers`: processes that read images, 2. `force`: make it again, even where nothing changed. `quiet`: no progress.
+    """
+
+    data_root: Path | str
+    runs: Path | str
+    seed: int
+    device: str
+    precision: str
+    workers: int
+    force: bool
+    quiet: bool
+
+
+@dataclass
+class Context:
+    """The data set, the places and the settings of one call."""
+
+    card: Card
+    data_root: Path = Path("data")
+    runs: Path = Path("runs")
+    config_file: Path | None = None  # TOML, one table per stage
+    assignments: Settings = field(default_factory=dict)  # of single keys, stronger than the file
+    seed: int = 0
+    device_name: str = "auto"
+    precision: str = "fp32"
+    workers: int = 2
+    force: bool = False
+    dry_run: bool = False
+    console: Console = field(default_factory=Console)
+    card_name: str = "shapes"  # as it was asked for
+
+    def say(self, text: str) -> None:
+        """Print a remark on stderr."""
+        self.console.say(text)
+
+    def command(self, command: str) -> str:
+        """Return a command as it has to be typed for these data and places; what is the default is left out."""
+        places = (
+            ("--dataset", self.card_name, "shapes"),
+            ("--data-root", self.data_root, Path("data")),
+            ("--runs", self.runs, Path("runs")),
+            ("--config", self.config_file, None),
+        )
+        words = [word for name, value, usual in places if value != usual for word in (name, str(value))]
+        return f"{command} {shlex.join(words)}".rstrip()
+
+    def find_chosen(self, stage: str) -> dict[str, Any]:
+        """Return what the configuration file and the assignments say of a stage."""
+        return {**(load_config_file(self.config_file, stage) if self.config_file else {}), **self.assignments}
+
+    def resolve(self, cls: type[C], stage: str, settings: C | Settings | None = None, **flags: Any) -> C:
+        """Return the configuration of a stage: defaults < card < file < assignments < `settings` < `flags`.
+
+        `settings`: values by key, or a whole configuration, of which only `flags` change anything.
+        """
+        for name in self.card.config:
+            if name not in (*CONFIGS, *METHODS):
+                raise RisError(f"card {self.card.name}: unknown table [config.{name}]{did_you_mean(name, CONFIGS)}")
+        if isinstance(settings, cls):
+            return replace(settings, **flags)  # type: ignore[type-var]
+        assert settings is None or isinstance(settings, Mapping)
+        return resolve(cls, self.card.config.get(stage, {}), self.find_chosen(stage), settings or {}, flags)
+
+    def open_dataset(self, split: str, *, with_images: bool = False) -> Dataset:
+        """Return one split of the data set; say what is left out of it or looks odd.
+
+        `with_images`: RisError where any of its image files is missing or empty, before any work.
+        """
+        from ris_pipeline.datasets import load_dataset
+
+        if with_images:
+            self.inventory.check_files(split)
+        if split not in self._datasets:
+            self._datasets[split] = load_dataset(self.card, self.data_root, split)
+            for remark in self._datasets[split].remarks:
+                self.say(remark)
+        return self._datasets[split]
+
+    def find_splits(self, chosen: Sequence[str] | None) -> list[str]:
+        """Return the `chosen` splits, or all that have refs; RisError naming the known ones for another.
+
+        Only a split of no expected size, as own pairs have, is opened to see whether it is empty.
+        """
+        for split in chosen or ():
+            self.card.check_split(split)
+        splits = self.card.splits
+        return list(chosen or (split for split in splits if splits[split] or self._has_refs(split)))
+
+    def _has_refs(self, split: str) -> bool:
+        from ris_pipeline.datasets.load import list_files, read_split
+
+        list_files(self.card, self.data_root)
+        reading = read_split(self.card, self.data_root, split)
+        return bool(reading.refs or reading.faults)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """The files of the data set, and what earlier calls found of them."""
+        from ris_pipeline.datasets.inventory import Inventory
+
+        return Inventory(self.card, self.data_root, self.runs / self.card.name / "data.json")
+
+    @cached_property
+    def data_digest(self) -> str:
+        """A digest of the annotation files and of the list of what is left out. RisError naming missing files."""
+        return digest(self.inventory.annotations())
+
+    @cached_property
+    def _datasets(self) -> dict[str, Dataset]:
+        return {}
+
+    def digest_images(self, split: str) -> str:
+        """Return a digest of the images of a split, and of its mask files. RisError where its records are faulty."""
+        if split not in self._images:
+
+            def report(n: int) -> None:
+                if n > MANY_FILES:
+                    self.say(f"{self.card.name} {split}: reading {n:,} images, once")
+
+            self._images[split] = self.inventory.images(split, report)
+        return self._images[split]
+
+    @cached_property
+    def _images(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device to compute on. RisError where it is not usable, or not with the precision."""
+        from ris_pipeline.process.device import find_device
+
+        device = find_device(self.device_name)
+        if self.precision == "fp16" and device.type != "cuda":
+            raise RisError(f"--precision fp16 needs a CUDA device, and this one is {device.type}; use bf16 or fp32")
+        return device
+
+    @cached_property
+    def freshness(self) -> Freshness:
+        """What judges the artifacts of the data set."""
+        return Freshness(self.runs, self.card.name, self._look, self._configure)
+
+    def _look(self, name: str, manifest: Mapping[str, Any]) -> str:
+        """Return what an input that is no artifact is now."""
+        if name == METHOD:
+            method = METHODS.get(str(manifest["flags"].get("method")))
+            return method.version if method else "missing"
+        if name == "data":
+            return self.data_digest
+        validated = manifest["configuration"]["validate"] if name == VALIDATION else ""
+        return self.digest_images(validated or split_of(manifest))
+
+    def _configure(self, artifact: Artifact) -> dict[str, Any] | None:
+        """Return the configuration with which an artifact would be made now."""
+        manifest = artifact.manifest
+        stage, flags = manifest["stage"], manifest["flags"]
+        if stage not in CONFIGS:
+            return None
+        own = {key: value for key, value in flags.items() if key in manifest["configuration"]}
+        # Settings of a file or assignment of then are no reason; those of now are compared.
+        chosen = {} if self.config_file or self.assignments else manifest.get("chosen", {})
+        configuration = asdict(self.resolve(CONFIGS[stage], stage, {**chosen, **own}))
+        if method := METHODS.get(str(flags.get("method"))):
+            configuration[method.name] = asdict(self.resolve(method.config, method.name))
+        return configuration
+
+    def find_input(self, stage: str, **flags: str | bool) -> Artifact:
+        """Return the latest artifact of `stage` with these flags; RisError with the command to run if there is none."""
+        artifact = find_latest(self.runs, self.card.name, stage, **flags)
+        if artifact is None:
+            words = [STAGES[stage].command]
+            for name, value in flags.items():
+                words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
+            what = f"{stage} ({label_of(flags)})" if flags else stage
+            # Before the command, which ends the line so that it can be copied.
+            hint = suggest_path(self.runs)
+            command = self.command(" ".join(words))
+            raise RisError(f"{self.runs / self.card.name}: no finished {what} yet{hint}; run: {command}")
+        self._check_lineage(artifact)
+        return artifact
+
+    def _check_lineage(self, artifact: Artifact) -> None:
+        """Raise RisError where an artifact, or one behind it, may be of other sentences, objects or images by now.
+
+        An artifact knows sentences and objects by their ids. After a change of the annotations they may be others.
+        """
+        line = describe_other_data(artifact, self.runs, self.card.name, self._look)
+        if line is None:
+            return
+        stage = str(artifact.manifest["stage"])
+        if stage in ("responses", "pseudolabels"):
+            what = "" if line.startswith(artifact.name) else f"{artifact.name} is out of date: "
+            raise RisError(f"{what}{line}; make it again: {self.command(STAGES[stage].command)}")
+        self.say(f"{artifact.name} is stale: {line}")
+
+    def request(
+        self,
+        stage: str,
+        config: Any,
+        *,
+        settings: Any = None,
+        inputs: Iterable[Artifact] = (),
+        others: Mapping[str, str] | None = None,
+        flags: Mapping[str, str | bool] | None = None,
+        extra: Settings | None = None,
+    ) -> Request:
+        """Return what `stage` is asked to make from its resolved `config`, the artifacts it reads and the data set.
+
+        `settings`: as `resolve` had them. `others`: inputs that are no artifacts. `extra`: further configuration.
+        """
+        flags = dict(flags or {})
+        data = {"data": self.data_digest}
+        if stage != "report":  # which is made of artifacts
+            data["images"] = self.digest_images(str(flags.get("split", "train")))
+        if validated := getattr(config, "validate", ""):
+            data[VALIDATION] = self.digest_images(validated)
+        chosen = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
+        return Request(
+            runs=self.runs,
+            dataset=self.card.name,
+            stage=stage,
+            configuration={**asdict(config), **(extra or {})},
+            inputs={**data, **(others or {}), **{artifact.name: artifact.digest for artifact in inputs}},
+            flags=flags,
+            seed=self.seed,
+            precision=self.precision,
+            chosen={**self.find_chosen(stage), **(chosen or {})},
+            # As torchrun tells it; asking torch would cost the seconds of its import.
+            n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if STAGES[stage].is_distributed else 1,
+        )
+
+    def is_due(self, request: Request, why: str = "") -> bool:
+        """Return whether the stage has to run; say why, or why not, and with which configuration.
+
+        `why`: a reason to run although nothing of the request has changed. RisError where an artifact that it reads is
+        damaged.
+        """
+        name = " ".join([request.stage, *(label_of({flag: value}) for flag, value in request.flags.items())])
+        if not (self.dry_run or is_silent()):
+            # Runs that are up to date may lie where nobody may write.
+            with suppress(OSError):
+                remove_leftovers(request)
+        # Beside a finished artifact lies what was begun with --force and broke off: to be finished as well.
+        found = None if self.force or why or request.partial.exists() else find(request)
+        if found is not None:
+            self.say(f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
+            if not self.dry_run:
+                with suppress(OSError):
+                    point_latest(found)
+            return False
+        reason = "--force" if self.force else why or explain(request)
+        self.say(f"{name}: {'would run' if self.dry_run else 'runs'} ({reason})")
+        self.say("  " + " ".join(f"{key}={value}" for key, value in request.configuration.items()))
+        if not self.dry_run:
+            # A flipped bit in weights or labels raises no error anywhere: it only makes another result.
+            for source, its_digest in request.inputs.items():
+                if source not in NO_ARTIFACTS:
+                    check_whole(request.runs / request.dataset / source.partition("/")[0] / its_digest)
+        return not self.dry_run
+
+
+def open_context(data: Context | Card | Path | str, **places: Unpack[Places]) -> Context:
+    """Return the context of a call: of a data set by its card, the card's name or file; a context is itself."""
+    if isinstance(data, Context):
+        return data
+    card = data if isinstance(data, Card) else load_card(data)
+    return Context(
+        card,
+        data_root=Path(places.get("data_root", "data")),
+        runs=Path(places.get("runs", "runs")),
+        seed=places.get("seed", 0),
+        device_name=places.get("device", "auto"),
+        precision=places.get("precision", "fp32"),
+        workers=places.get("workers", 2),
+        force=places.get("force", False),
+        console=Console(quiet=places.get("quiet", False)),
+        card_name=card.name if isinstance(data, Card) else str(data),
+    )

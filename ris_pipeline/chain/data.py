@@ -1,0 +1,105 @@
+"""The data set of a chain: checked as a whole, or generated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ris_pipeline.artifacts.identity import differences
+from ris_pipeline.chain.context import Context
+from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.check import Check, check_contents, check_dataset, write_exclude
+from ris_pipeline.datasets.load import describe_missing, read_exclude
+from ris_pipeline.errors import RisError
+
+N_TOKENS = 20  # of a sentence that CLIP reads here, start and end included
+
+
+def check_data(context: Context, *, deep: bool) -> Check:
+    """Return what is there of each split, and all that cannot be used or looks odd.
+
+    `deep` opens every image and mask too. Raises RisError where files or folders are missing altogether.
+    """
+    card = context.card
+    check = check_dataset(card, context.data_root)
+    if check.absent:
+        raise RisError(describe_missing(card, context.data_root, check.absent))
+    if deep:
+        with context.console.progress("images", len(check.images)) as advance:
+            check_contents(check, context.data_root / card.images, context.workers, advance)
+    sentences = [e.sentence for dataset in check.datasets for ref in dataset.refs for e in ref.expressions]
+    if cut := _find_cut(list(dict.fromkeys(sentences))):
+        check.remarks[f"sentences longer than the {N_TOKENS} tokens that CLIP reads: their end is cut"] = cut
+    return check
+
+
+def write_faults(context: Context, check: Check, file: Path) -> None:
+    """Write what cannot be used into a file below the data root, for the card's `exclude`."""
+    card = context.card
+    before = read_exclude(context.data_root / card.exclude) if card.exclude else ()
+    n = write_exclude(context.data_root / file, check, before)
+    context.say(f'{context.data_root / file}: {n:,} names; in the card: exclude = "{file}"')
+
+
+def _find_cut(sentences: list[str]) -> list[str]:
+    # A token is a byte at least: where no sentence can be too long, torch need not be imported.
+    if not any(len(sentence.encode("utf-8", "replace")) > N_TOKENS - 2 for sentence in sentences):
+        return []
+    from ris_pipeline.networks.clip import find_cut
+
+    return find_cut(sentences, N_TOKENS)
+
+
+def make_shapes(context: Context) -> Path | None:
+    """Generate the data set as its card says, unless that is done, and return its folder; None where nothing was made.
+
+    Raises RisError for a card without a [generate] table, or one that looks for the files elsewhere, and where the
+    folder holds something else.
+    """
+    card = context.card
+    if not card.generate:
+        raise RisError(f"{card.name} is not a generated data set: its card has no [generate] table")
+    from ris_pipeline.shapes.generate import STAMP, generate, remove_leftovers
+
+    _check_places(card)
+    folder = context.data_root / card.images.parent
+    if not context.dry_run:
+        remove_leftovers(folder)
+    stamp = _read_stamp(folder / STAMP)
+    if stamp == card.generate and not context.force:
+        context.say(f"{card.name}: up to date in {folder}, same settings")
+        return None
+    # Generating clears the folder: never one that somebody else filled.
+    if folder.exists() and stamp is None and not context.force:
+        raise RisError(f"{folder}: exists, but was not generated here; --force replaces it")
+    changed = "; ".join(differences(stamp, card.generate)) if stamp else "not there yet"
+    context.say(f"{card.name}: {'would generate' if context.dry_run else 'generating'} {folder} ({changed})")
+    if context.dry_run:
+        return None
+    settings = dict(card.generate)
+    with context.console.progress(card.name, sum(settings["n_images"].values())) as advance:
+        generate(folder, **settings, workers=max(context.workers, 1), advance=advance)
+    return folder
+
+
+def _check_places(card: Card) -> None:
+    """Raise RisError where the card looks for the generated files elsewhere than they are written."""
+    folder = card.images.parent
+    right = {
+        "partition": ("shapes", card.partition),
+        "images": (str(folder / "images"), str(card.images)),
+        "annotations": (str(folder / "refer" / str(card.generate.get("variant"))), str(card.annotations)),
+    }
+    for key, (expected, written) in right.items():
+        if written != expected:
+            raise RisError(
+                f'{card.name}: the card must have {key} = "{expected}", where make-shapes writes, not "{written}"'
+            )
+
+
+def _read_stamp(stamp: Path) -> Any:
+    try:
+        return json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,290 @@
+"""Images and sentences → masks, overlays and maps as PNG files, and predictions.json."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ris_pipeline.artifacts.files import replacing, write_json
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.layout import MANIFEST
+from ris_pipeline.artifacts.verify import check_whole
+from ris_pipeline.chain.context import Context
+from ris_pipeline.config import Step1Config
+from ris_pipeline.datasets.io.files import load_json
+from ris_pipeline.errors import RisError, suggest_path
+
+if TYPE_CHECKING:
+    from ris_pipeline.arrays import Pixels
+    from ris_pipeline.predict import Prediction, Segmenter
+
+PREDICTIONS = "predictions.json"
+SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What was written: a record of each image and sentence, the files, and what is wrong with images left out."""
+
+    records: Sequence[Mapping[str, Any]]
+    files: Sequence[str]
+    failures: Sequence[str]
+
+
+def predict_files(
+    context: Context,
+    images: Sequence[Path],
+    sentences: Sequence[str],
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    save_map: Path | None = None,
+    upright: bool = True,
+) -> Predictions:
+    """Segment what each sentence says in each image, write it below `out`, and return what was written.
+
+    `images`: files and folders. `checkpoint`: by default the latest Step-2, or Step-1 where there is none. `save_map`:
+    a .npy file for the map too. `upright`: turn photographs as their EXIF data say. Raises RisError where an image or
+    a checkpoint is missing; an image that cannot be read is one of the failures.
+    """
+    paths = _find_images(context, images)
+    checkpoint = choose_checkpoint(context, checkpoint)
+    name = checkpoint or f"the CLIP of {context.card.name} alone, untrained"
+    context.say(f"by {name}{' (--dry-run: nothing is written)' if context.dry_run else ''}")
+    if context.dry_run:
+        return Predictions((), (), ())
+    written = _Written(out)
+    found, failures = _predict(context, checkpoint, paths, sentences, written, save_map, upright=upright)
+    records = [{**record, "network": str(name)} for record in found]
+    if records:
+        written.add(records)
+    files = [record[kind] for record in records for kind in ("mask", "overlay", "map", "npy") if kind in record]
+    summary = f"{len(failures)} of {len(paths)} images could not be read: {'; '.join(failures)}"
+    return Predictions(records, [*files, str(written.path)] if records else (), [summary] if failures else ())
+
+
+def split_arguments(arguments: Sequence[str], n_least: int) -> tuple[list[Path], list[str]]:
+    """Return the images and folders with which the arguments begin, `n_least` or more, and the sentences behind them.
+
+    So a shell's `photos/*.jpg` works. Raises RisError where one of the two is missing, a sentence is empty, or an image
+    stands among the sentences.
+    """
+    is_image = [Path(word).suffix.lower() in SUFFIXES or Path(word).is_dir() for word in arguments]
+    n_images = next((k for k, image in enumerate(is_image) if not image and k >= n_least), len(arguments))
+    paths, texts = [Path(word) for word in arguments[:n_images]], list(arguments[n_images:])
+    if not texts:
+        raise RisError("no sentence to segment by; write what to segment behind the images, in quotes")
+    for number, (text, image) in enumerate(zip(texts, is_image[n_images:], strict=True), start=1):
+        if not text.strip():
+            raise RisError(f"sentence {number} is empty; write what to segment, in quotes")
+        if image:
+            raise RisError(f"{text!r} is an image, not a sentence; images come first, or each behind --image")
+    return paths, texts
+
+
+def choose_checkpoint(context: Context, chosen: Path | None) -> Path | None:
+    """The `chosen` checkpoint, or the latest Step-2, or Step-1; None where the card's CLIP gives maps untrained.
+
+    RisError where the checkpoint is missing or damaged, or there is none.
+    """
+    checkpoint = _find_latest(context) if chosen is None else chosen
+    if checkpoint is not None and not checkpoint.exists():
+        advice = "give a released .pth file or the folder of an artifact"
+        raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
+    if checkpoint is not None and (checkpoint / MANIFEST).is_file():
+        check_whole(checkpoint)  # a flipped bit in weights raises no error: it only makes another mask
+    return checkpoint
+
+
+def _find_latest(context: Context) -> Path | None:
+    dataset = context.card.name
+    # Not the oracle, whose labels are what the method does without.
+    step2 = find_latest(context.runs, dataset, "step2", labels="pseudo")
+    if step2 is not None:
+        return step2.path
+    if find_latest(context.runs, dataset, "step1") is None and _step1_config(context).project_from_clip:
+        line = f"{context.runs / dataset}: nothing is trained yet; `ris train-step1` and what follows do better"
+        print(line, file=sys.stderr)  # also with --quiet: the masks are another thing than asked for
+        return None
+    # Not input_of alone: of the data set nothing is needed but its card.
+    step1 = find_latest(context.runs, dataset, "step1") or context.find_input("step1")
+    context.say(f"{context.runs / dataset}: no finished step2 yet; by the coarser maps of step1")
+    return step1.path
+
+
+def _step1_config(context: Context) -> Step1Config:
+    return context.resolve(Step1Config, "step1")
+
+
+def load_segmenter(context: Context, checkpoint: Path | None) -> Segmenter:
+    """The network of choose_checkpoint on the device of `options`."""
+    from ris_pipeline.predict import Segmenter
+
+    device = context.device
+    if checkpoint is None:
+        return Segmenter.untrained(_step1_config(context), device)
+    return Segmenter.load(checkpoint, device)
+
+
+def _find_images(context: Context, paths: Sequence[Path]) -> list[Path]:
+    """The files, and the images of the folders in order of their names. RisError where one is not there."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            files = sorted(file for file in path.glob("*") if not file.name.startswith("."))
+            inside = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+            if not inside:
+                raise RisError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
+            if len(inside) < len(files):
+                context.say(f"{path}: {len(files) - len(inside)} other files and folders are passed over")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise RisError(f"{path}: no such image file{suggest_path(path)}")
+    return list(dict.fromkeys(found))
+
+
+class _Written:
+    """What <out>/ holds of this call and of those before it: predictions.json, and which names are taken."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.path = out, out / PREDICTIONS
+        self.records: list[dict[str, Any]] = []
+        if self.path.exists():
+            records = load_json(self.path)
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise RisError(f"{self.path}: not written by `ris predict`; choose another --out")
+            self.records = records
+        # {what the files of a sentence begin with: its image and itself}
+        self.owner = {
+            Path(str(record.get("mask"))).name.removesuffix("-mask.png"): (record.get("image"), record.get("sentence"))
+            for record in self.records
+        }
+
+    def name(self, image: Path, sentence: str) -> str:
+        """Return what the files of an image and sentence begin with: never that of another one's."""
+        own = (str(image), sentence)
+        images = {stem.rpartition("-")[0]: owner[0] for stem, owner in self.owner.items()}
+        prefix = next(name for name in _names_of(image) if images.get(name, own[0]) == own[0])
+        k = next(k for k in itertools.count(1) if self.owner.get(f"{prefix}-{k}", own) == own)
+        self.owner[f"{prefix}-{k}"] = own
+        return f"{prefix}-{k}"
+
+    def add(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Write predictions.json: the records of before, those of the same image and sentence replaced, and these."""
+        new = {(record["image"], record["sentence"]) for record in results}
+        kept = [record for record in self.records if (record.get("image"), record.get("sentence")) not in new]
+        write_json(self.path, [*kept, *results])
+
+
+def _names_of(image: Path) -> Iterator[str]:
+    """Names for an image's files, the shortest first: stem, name, and numbered ones."""
+    yield image.stem
+    yield image.name
+    yield from (f"{image.name}-{n}" for n in itertools.count(2))
+
+
+def _predict(
+    context: Context,
+    checkpoint: Path | None,
+    images: Sequence[Path],
+    texts: Sequence[str],
+    written: _Written,
+    save_map: Path | None,
+    *,
+    upright: bool,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write the files; return a record of each image and sentence, and what is wrong with the images left out."""
+    from ris_pipeline.datasets.io.files import read_remark
+    from ris_pipeline.datasets.io.images import load_image
+    from ris_pipeline.predict import describe_cut
+    from ris_pipeline.process.device import autocast
+
+    device = context.device
+    segmenter = load_segmenter(context, checkpoint)
+    if cut := segmenter.find_cut(texts):
+        context.say(describe_cut(cut, segmenter.responder.n_tokens))
+    only_one = len(images) * len(texts) == 1
+    failures: list[str] = []
+    waiting: deque[tuple[Path, Pixels]] = deque()  # read, but not yet segmented: a batch at most
+
+    def read() -> Iterator[Pixels]:
+        for path in images:
+            try:
+                if remark := read_remark(path):
+                    context.say(remark)
+                waiting.append((path, load_image(path, upright=upright)))
+            except RisError as error:
+                failures.append(str(error))
+                continue
+            yield waiting[-1][1]
+
+    results = []
+    with (
+        autocast(device, context.precision),
+        context.console.progress("predict", len(images)) as advance,
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # said above
+    ):
+        for predictions in segmenter.segment_images(read(), texts):
+            path, pixels = waiting.popleft()
+            for text, prediction in zip(texts, predictions, strict=True):
+                if not prediction.mask.any():
+                    context.say(f'{path}, "{text}": nothing found, the mask is empty')
+                stem = written.name(path, text)
+                files = _save_pictures(written.out, stem, pixels, prediction)
+                if save_map is not None:
+                    to = save_map if only_one else save_map.with_stem(f"{save_map.stem}-{stem}")
+                    files["npy"] = _save_map(to, prediction)
+                results.append({"image": str(path), "sentence": text, **_describe(prediction), **files})
+            advance()
+    return results, failures
+
+
+def _describe(prediction: Prediction) -> dict[str, Any]:
+    from ris_pipeline.datasets.io.segmentations import encode_rle
+
+    return {"score": round(prediction.score, 6), "segmentation": encode_rle(prediction.mask)}
+
+
+def _save_pictures(out: Path, stem: str, pixels: Pixels, prediction: Prediction) -> dict[str, str]:
+    """Writes <stem>-mask.png, <stem>-overlay.png and <stem>-map.png; {kind: path}."""
+    import numpy as np
+    from PIL import Image
+
+    from ris_pipeline.pictures import colour_map, overlay_mask
+
+    pictures = {
+        "mask": prediction.mask.astype(np.uint8) * 255,
+        "overlay": overlay_mask(pixels, prediction.mask),
+        "map": colour_map(prediction.map),
+    }
+    paths = {kind: out / f"{stem}-{kind}.png" for kind in pictures}
+    for kind, path in paths.items():
+        _write(path, partial(Image.fromarray(pictures[kind]).save, format="PNG"))
+    return {kind: str(path) for kind, path in paths.items()}
+
+
+def _save_map(path: Path, prediction: Prediction) -> str:
+    """Writes the map, float32 (H, W), in NumPy's format."""
+    import numpy as np
+
+    _write(path, lambda file: np.save(file, prediction.map))
+    return str(path)
+
+
+def _write(path: Path, save: Callable[[Any], None]) -> None:
+    """Writes a file, whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, fsync=False) as file:
+            save(file)
+    except OSError as error:
+        raise RisError(f"{path}: cannot write there: {error.strerror or error}") from error

@@ -1,0 +1,152 @@
+"""The selected response maps of the train split → one mask PNG per ref: seeds, IRNet from them, the walk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ris_pipeline.artifacts.find import find
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, label_path, store_path
+from ris_pipeline.artifacts.publish import Work, publish
+from ris_pipeline.chain.context import Context, Places, open_context
+from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.datasets.card import Card
+from ris_pipeline.process.console import report_steps
+
+if TYPE_CHECKING:
+    from ris_pipeline.datasets.records import Dataset, ImageGroup
+    from ris_pipeline.maps.store import ResponseStore
+    from ris_pipeline.networks.irnet import IRNet
+
+SPLIT = "train"
+
+
+def make_pseudolabels(
+    data: Context | Card | Path | str,
+    config: PseudolabelConfig | Mapping[str, Any] | None = None,
+    *,
+    refine: bool = True,
+    **places: Unpack[Places],
+) -> Artifact | None:
+    """Make a pseudo-label for each ref of the train split, unless that is done, and return the artifact.
+
+    `refine`: by inter-pixel relations (IRNet), else by a threshold alone. The others as in `train_step1`.
+    """
+    context = open_context(data, **places)
+    resolved = context.resolve(PseudolabelConfig, "pseudolabels", config, refine=refine)
+    responses = context.find_input("responses", split=SPLIT)
+    request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], flags={"refine": refine})
+    if context.is_due(request):
+        from ris_pipeline.maps.store import ResponseStore
+
+        dataset = context.open_dataset(SPLIT, with_images=True)
+        store = ResponseStore.open(store_path(responses.path, SPLIT))
+        with publish(request, force=context.force) as work:
+            _fill(context, work, dataset, store, resolved)
+    return find(request)
+
+
+def describe_labels(counts: Mapping[str, int]) -> str:
+    """Return a line on how many pseudo-labels hold no object, a warning where half of them do."""
+    refs, empty = counts["refs"], counts["empty"]
+    ignored = f", {counts['ignored_per_mille'] / 10:.1f} % of the pixels ignored" if counts["ignored_per_mille"] else ""
+    line = f"{refs:,} pseudo-labels: {empty:,} empty, {counts['tiny']:,} tiny{ignored}"
+    if 2 * empty >= refs:
+        return f"warning: {line}; at least half of them teach nothing: look at the responses (ris report)"
+    return line
+
+
+def _fill(context: Context, work: Work, dataset: Dataset, store: ResponseStore, config: PseudolabelConfig) -> None:
+    """Write the pseudo-labels that are missing in the work folder, and the contact sheet."""
+    from ris_pipeline.datasets.records import group_by_image
+    from ris_pipeline.refine.pseudolabels import count_labels, save_thresholded
+
+    groups = group_by_image(dataset)
+    if config.refine:
+        _refine(context, config, work, dataset, store, groups)
+    else:
+        with context.console.progress("labels", len(dataset.refs)) as advance:
+            save_thresholded(dataset, store, groups, work.path, config.threshold, advance)
+    _save_sheet(work, dataset, groups)
+    with context.console.progress("count", len(dataset.refs)) as advance:
+        counts = count_labels(work.path, dataset.refs, advance)
+    work.counts |= {
+        "refs": len(dataset.refs),
+        "images": len(groups),
+        "empty": counts.n_empty,
+        "tiny": counts.n_tiny,
+        "ignored_per_mille": round(1000 * counts.ignored_share),
+    }
+    context.say(describe_labels(work.counts))
+
+
+def _refine(
+    context: Context,
+    config: PseudolabelConfig,
+    work: Work,
+    dataset: Dataset,
+    store: ResponseStore,
+    groups: Sequence[ImageGroup],
+) -> None:
+    """Train IRNet unless it is given, then walk; each goes on where an earlier run broke off."""
+    import torch
+
+    from ris_pipeline.networks.load import build_irnet
+    from ris_pipeline.refine.pseudolabels import save_refined
+
+    torch.manual_seed(context.seed)
+    net = build_irnet(config)
+    if config.irnet is None:
+        _train_irnet(context, config, work, dataset, store, groups[: config.irn_images or None], net)
+    with work.timed("walk"), context.console.progress("labels", len(dataset.refs)) as advance:
+        save_refined(dataset, store, groups, work.path, net, config, context.device, context.workers, advance)
+    work.host |= {"device": str(context.device)}
+
+
+def _train_irnet(
+    context: Context,
+    config: PseudolabelConfig,
+    work: Work,
+    dataset: Dataset,
+    store: ResponseStore,
+    groups: Sequence[ImageGroup],
+    net: IRNet,
+) -> None:
+    """Make the confident labels of the images, then train IRNet on them."""
+    from ris_pipeline.refine.pseudolabels import save_seeds
+    from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
+
+    seeds = work.path / SEEDS
+    seeds.mkdir(exist_ok=True)
+    with work.timed("seeds"), context.console.progress("seeds", sum(len(group.refs) for group in groups)) as advance:
+        save_seeds(dataset, store, groups, seeds, config, context.workers, advance)
+    files = [
+        SeedFile(dataset.images[group.image_id], label_path(seeds, ref.ref_id))
+        for group in groups
+        for ref in group.refs
+    ]
+    with work.timed("irnet"), context.console.progress("irnet", count_steps(len(files), config)) as advance:
+        train_irnet(
+            net, files, config, folder=work.path, seed=context.seed, device=context.device,
+            workers=context.workers, report=report_steps(advance),
+        )  # fmt: skip
+
+
+def _save_sheet(work: Work, dataset: Dataset, groups: Sequence[ImageGroup]) -> None:
+    """Write the first pseudo-labels over their images into one picture."""
+    from PIL import Image
+
+    from ris_pipeline.arrays import FOREGROUND
+    from ris_pipeline.datasets.io.images import load_image
+    from ris_pipeline.datasets.io.labels import load_label
+    from ris_pipeline.pictures import contact_sheet, overlay_mask
+
+    tiles = []
+    for group in groups[:12]:
+        image = load_image(dataset.images[group.image_id])
+        for ref in group.refs[:2]:
+            label = load_label(label_path(work.path, ref.ref_id))
+            tiles.append((ref.expressions[0].sentence, overlay_mask(image, label == FOREGROUND)))
+    Image.fromarray(contact_sheet(tiles)).save(work.path / CONTACT_SHEET)

@@ -1,0 +1,173 @@
+"""Chance, response maps, pseudo-labels and Step-2 against boxes and masks: an artifact per row and split.
+
+It holds scores.json with every metric, and outcomes.csv with a line per sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ris_pipeline.artifacts.files import write_json
+from ris_pipeline.artifacts.find import find
+from ris_pipeline.artifacts.identity import Artifact, Request
+from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, store_path
+from ris_pipeline.artifacts.publish import publish
+from ris_pipeline.chain.context import Context, Places, open_context
+from ris_pipeline.config import ScoreConfig
+from ris_pipeline.datasets.card import Card
+from ris_pipeline.errors import EmptySplitError, RisError
+from ris_pipeline.scoring.metrics import Outcome, summarise
+from ris_pipeline.scoring.outcomes import save_outcomes
+from ris_pipeline.scoring.rows import Row, list_rows
+from ris_pipeline.scoring.scores import Score, add_stored_oracle, read_score
+
+if TYPE_CHECKING:
+    from ris_pipeline.datasets.records import Dataset
+
+BATCH_SIZE = 16  # images that Step-2 segments at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One score to be: what is scored on which split, read from which artifact."""
+
+    row: Row
+    split: str
+    source: Artifact | None
+    request: Request
+
+
+def score(
+    data: Context | Card | Path | str,
+    config: ScoreConfig | Mapping[str, Any] | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    stage: str | None = None,
+    **places: Unpack[Places],
+) -> list[Score]:
+    """Score all that has been made, or one stage of it, unless that is done; return the scores, split by split.
+
+    `splits`: all of the card if None. `stage`: as `scoring.rows` names them: "step1", "prms", "pseudolabels", "step2",
+    … The others and errors as in `train_step1`.
+    """
+    context = open_context(data, **places)
+    resolved = context.resolve(ScoreConfig, "scores", config)
+    scores = []
+    without_truth = set()
+    for job in _plan(context, resolved, config, splits, stage):
+        try:
+            is_new = context.force or find(job.request) is None
+            if is_new and not context.open_dataset(job.split).has_truth:
+                without_truth.add(job.split)
+                continue
+        except EmptySplitError:
+            if splits:
+                raise
+            context.say(f"{context.card.name} {job.split}: nothing of this split is in the data")
+            continue
+        if context.is_due(job.request):
+            _make(context, job, resolved)
+        artifact = find(job.request)
+        if artifact is not None:
+            stale = context.freshness.reasons(job.source) if job.source is not None else []
+            scores.append(replace(read_score(artifact), path=str(job.request.path), stale=_drop_settings(stale)))
+    if without_truth:
+        context.say(
+            f"{context.card.name} {', '.join(sorted(without_truth))}: no ref has a box or a mask, so there is no "
+            "ground truth and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes"
+        )
+    # The card's figures are of its own settings.
+    own = not (context.config_file or context.assignments or config)
+    return add_stored_oracle(scores, context.card.oracle) if own else scores
+
+
+def _drop_settings(reasons: Sequence[str]) -> list[str]:
+    """Leave out that a source has other settings, which is no fault of a row, and what has been deleted since."""
+    return [line for line in reasons if not (line.startswith("configuration.") or line.endswith("→ missing"))]
+
+
+def _plan(
+    context: Context, config: ScoreConfig, settings: Any, splits: Sequence[str] | None, stage: str | None
+) -> list[_Job]:
+    """Return what is to be scored; say what cannot be for want of an artifact, RisError where `stage` asks for it."""
+    jobs: list[_Job] = []
+    missing: dict[str, list[str]] = {}
+    for split in context.find_splits(splits):
+        base = context.request("scores", config, settings=settings, flags={"split": split})
+        wanted = [
+            row for row in list_rows() if stage in (None, row.stage) and row.applies_to(split, chosen=bool(splits))
+        ]
+        sources = {row.name: row.find_source(context.runs, base.dataset, split) for row in wanted}
+        found = [row for row in wanted if not row.source or sources[row.name]]
+        if stage and wanted and not found:
+            command = context.command(wanted[0].command.format(split=split))
+            raise RisError(f"{base.dataset} {split}: nothing of {stage} to score yet; run: {command}")
+        for row in wanted:
+            source = sources[row.name]
+            if row in found:
+                inputs = {**base.inputs, source.name: source.digest} if source else base.inputs
+                flags = {"scored": row.name, "split": split}
+                jobs.append(_Job(row, split, source, replace(base, inputs=inputs, flags=flags)))
+            elif not row.optional:
+                missing.setdefault(row.command.format(split=split), []).append(f"{row.name} {split}")
+    for command, names in missing.items():
+        context.say(f"left out, not made yet: {', '.join(names)}; run: {context.command(command)}")
+    if stage and not jobs:
+        chosen = ", ".join(context.find_splits(splits))
+        raise RisError(f"{stage} is not scored on {chosen}: pseudo-labels are of train only; for step2 name --split")
+    return jobs
+
+
+def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
+    """Score every sentence, and publish the row."""
+    from ris_pipeline.scoring.evaluate import leave_out_small_boxes
+
+    everything = context.open_dataset(job.split)
+    dataset = leave_out_small_boxes(everything, config.skip_small_boxes)
+    n_all, expected = everything.n_expressions, context.card.splits[job.split]
+    label = f"score {job.row.name} {job.split}"
+    with publish(job.request, force=context.force) as work:
+        outcomes = []
+        with context.console.progress(label, dataset.n_expressions) as advance:
+            for outcome in _evaluate(context, job, dataset):
+                outcomes.append(outcome)
+                advance(outcome.weight)
+        save_outcomes(work.path / OUTCOMES, outcomes)
+        n_empty = sum(outcome.weight for outcome in outcomes if outcome.is_empty)
+        work.counts |= {"refs": len(dataset.refs), "sentences": dataset.n_expressions, "empty": n_empty}
+        if 2 * n_empty >= dataset.n_expressions:
+            context.say(f"warning: {label}: {n_empty:,} of {dataset.n_expressions:,} masks are empty")
+        estimates = summarise(outcomes, config.bootstrap, context.seed)
+        scores = {
+            "dataset": job.request.dataset,
+            **job.request.flags,
+            **work.counts,
+            "partial": None if n_all == (expected or n_all) else {"sentences": n_all, "expected": expected},
+            "configuration": dict(job.request.configuration),
+            "inputs": dict(job.request.inputs),
+            "metrics": {name: asdict(estimate) for name, estimate in estimates.items()},
+        }
+        write_json(work.path / SCORES, scores)
+
+
+def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:
+    """Yield the outcomes of a row."""
+    from ris_pipeline.maps.store import ResponseStore
+    from ris_pipeline.methods.tris import load_network
+    from ris_pipeline.process.device import autocast
+    from ris_pipeline.scoring import evaluate
+
+    if job.source is None:
+        yield from evaluate.evaluate_chance(dataset, context.seed)
+    elif job.row.kind == "labels":
+        yield from evaluate.evaluate_pseudolabels(dataset, job.source.path)
+    elif job.row.kind == "network":
+        with autocast(context.device, context.precision):
+            yield from evaluate.evaluate_network(dataset, load_network(job.source, context.device), BATCH_SIZE)
+    else:
+        store = ResponseStore.open(store_path(job.source.path, job.split))
+        of_maps = evaluate.evaluate_choice if job.row.kind == "choice" else evaluate.evaluate_maps
+        yield from of_maps(dataset, store)

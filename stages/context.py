@@ -1,0 +1,216 @@
+"""The options that commands share, the context that they make, and what a command does with an error."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from ris_pipeline.errors import RisError, did_you_mean
+from ris_pipeline.process.console import Console, is_silent
+from ris_pipeline.process.failures import explain_failure
+from ris_pipeline.process.signals import Stopped, watch_signals
+
+if TYPE_CHECKING:
+    from ris_pipeline.chain.context import Context
+
+SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+TRAININGS = ("train-step1", "train-step2")  # the commands that several processes of torchrun share
+METRIC_WORDS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "all")  # of --metric; prec and box are groups
+Option = typer.Option
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Which data set, and where its files, the artifacts and the settings are."""
+
+    dataset: Annotated[str, Option(help="Name of a card, or path of its .toml file.")] = "shapes"
+    data_root: Annotated[Path, Option(help="Folder that holds the data sets.")] = Path("data")
+    runs: Annotated[Path, Option(help="Folder that holds the artifacts.")] = Path("runs")
+    config: Annotated[Path | None, Option(help="TOML file with one table per stage.")] = None
+    set: Annotated[list[str] | None, Option(metavar="KEY=VALUE", help="Change one setting; repeatable.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """How to compute."""
+
+    seed: Annotated[int, Option(min=0, max=2**63 - 1, help="Of all random numbers.")] = 0
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], Option(help="bf16, fp16: automatic mixed precision; fp16 needs CUDA.")
+    ] = "fp32"
+    workers: Annotated[int, Option(min=0, help="Processes that read images.")] = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """Whether to make what the command makes."""
+
+    force: Annotated[bool, Option("--force", help="Make it again, even where nothing changed.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Say what would run and why, then stop.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How the command speaks."""
+
+    json: Annotated[bool, Option("--json", help="Results as JSON.")] = False
+    quiet: Annotated[bool, Option("--quiet", help="No progress and no remarks.")] = False
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
+
+
+GROUPS = (Places, Compute, Making, Output)
+Splits = Annotated[
+    list[str] | None, Option("--split", metavar="<str>", help="Repeatable; every split of the card if left out.")
+]
+Init = Annotated[
+    Path | None, Option(metavar="FROM", help="Start from these weights: a trained artifact's folder, or a checkpoint.")
+]
+Limit = Annotated[
+    int | None, Option(min=1, metavar="N", help="A dry trial: on the first N refs, kept apart as first-N.")
+]
+
+
+def open_context(
+    places: Places, compute: Compute = Compute(), making: Making = Making(), output: Output = Output()
+) -> Context:
+    """Return what the library works with, of a command's options."""
+    from ris_pipeline.chain.context import Context
+    from ris_pipeline.config import parse_assignments
+    from ris_pipeline.datasets.card import load_card
+
+    return Context(
+        load_card(places.dataset),
+        data_root=places.data_root,
+        runs=places.runs,
+        config_file=places.config,
+        assignments=parse_assignments(places.set or ()),
+        seed=compute.seed,
+        device_name=compute.device,
+        precision=compute.precision,
+        workers=compute.workers,
+        force=making.force,
+        dry_run=making.dry_run,
+        console=Console(quiet=output.quiet),
+        card_name=places.dataset,
+    )
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds a function to `app` as a command; each parameter of a group becomes its options.
+
+    Its help is the docstring: a sentence, then the lines "Reads:", "Writes:" and "Example:".
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(function).parameters.values():
+            kind = hints[parameter.name]
+            if kind not in GROUPS:
+                parameters.append(parameter.replace(annotation=kind))
+        groups = {parameter: kind for parameter, kind in hints.items() if kind in GROUPS}
+        for kind in groups.values():
+            options = get_type_hints(kind, include_extras=True)
+            parameters += [p.replace(annotation=options[p.name]) for p in inspect.signature(kind).parameters.values()]
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            for parameter, kind in groups.items():
+                values[parameter] = kind(
+                    **{option: values.pop(option) for option in inspect.signature(kind).parameters}
+                )
+            output = next(value for value in values.values() if isinstance(value, Output))
+            if name not in TRAININGS and "TORCHELASTIC_RUN_ID" in os.environ:
+                if is_silent():
+                    return
+                Console(quiet=output.quiet).say(
+                    f"{name} runs in one process: the others that torchrun started have nothing to do"
+                )
+            _with_errors_shown(functools.partial(function, **values), debug=output.debug)
+
+        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
+        # After \b, click leaves a paragraph's lines as they are.
+        app.command(name, help=(inspect.getdoc(function) or "").replace("\n\nReads:", "\n\n\b\nReads:"))(run)
+        return function
+
+    return add
+
+
+def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None], str | None]:
+    """Return a callback of an option or argument that takes one of some words; for another it names the nearest."""
+
+    def check(value: str | None) -> str | None:
+        known = list(list_known())
+        if value is not None and value not in known:
+            raise typer.BadParameter(f"{value!r} is not known{did_you_mean(value, known)}")
+        return value
+
+    return check
+
+
+def check_metric(value: str) -> str:
+    """Return the name here of a metric, or of a group of them, in any usual spelling."""
+    from ris_pipeline.scoring.metrics import METRICS, find_metric
+
+    found = find_metric(value)
+    choose_from(lambda: [*METRIC_WORDS, *METRICS])(found)
+    if found != value.casefold():
+        print(f"{value}: printed as {found} (cIoU = oIoU; gIoU = mIoU where all refer)", file=sys.stderr)
+    return found
+
+
+def _with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
+    """Run `action`; an error ends the process with one line on stderr, after its traceback with --debug."""
+    try:
+        with watch_signals():
+            action()
+    except RisError as error:
+        _stop(None if _is_repeated() else f"ris: {error}", 1, debug)
+    except Stopped as stop:
+        line = f"ris: stopped by {stop}; to go on: {_same_command()}"
+        _stop(None if is_silent() else line, 128 + stop.number, debug)
+    except KeyboardInterrupt:
+        _stop(f"ris: interrupted; to go on: {_same_command()}", 130, debug)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        other = f"{type(error).__name__}: {first_line}; run again with --debug for the traceback"
+        _stop(f"ris: {explain_failure(error) or other}", 1, debug)
+
+
+def _is_repeated() -> bool:
+    """Return whether the first process of torchrun says the same: all do, until they work together."""
+    ranks = sys.modules.get("ris_pipeline.process.ranks")  # not imported for this: it brings torch
+    return is_silent() and not (ranks is not None and ranks.has_joined())
+
+
+def _same_command() -> str:
+    """Return the command as typed, without --force: that would throw away what there is to go on with."""
+    if "RANK" in os.environ:
+        return "the same torchrun command"
+    return shlex.join(["ris", *(word for word in sys.argv[1:] if word != "--force")])
+
+
+def _stop(line: str | None, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    if line is not None:
+        print(line, file=sys.stderr)
+    raise typer.Exit(code)

@@ -1,0 +1,95 @@
+"""A compared method is one file and one line of registration: from there on it is dumped, scored and shown."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from calls import places_in
+from mean_colour import MeanColourConfig
+from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.layout import store_path
+from ris_pipeline.errors import RisError
+from ris_pipeline.maps.store import ResponseStore
+from ris_pipeline.methods import METHODS, Method, find_method
+
+
+@pytest.fixture
+def ris(tmp_path, write_tiny_card, call_ris, monkeypatch):
+    """A function that runs a command on a generated data set, with the method registered."""
+    monkeypatch.setitem(
+        METHODS, "mean-colour", Method("mean-colour", "Mean colour", "mean_colour", MeanColourConfig, 1)
+    )
+    write_tiny_card(tmp_path, train=2, val=3)
+
+    def run(*arguments):
+        return call_ris(*arguments, **places_in(tmp_path))
+
+    assert run("data", "make-shapes") == 0
+    return run
+
+
+def test_a_method_is_dumped_scored_and_shown(ris, tmp_path, capsys):
+    assert ris("dump-responses", "--method", "mean-colour", "--split", "val") == 0
+    artifact = find_latest(tmp_path / "runs", "tiny", "responses", method="mean-colour", split="val")
+    store = ResponseStore.open(store_path(artifact.path, "val"))
+    assert store.missing_blocks() == []
+    assert (store.rule.threshold, store.grid_hw) == (0.5, (8, 8))
+    assert artifact.manifest["inputs"]["method"] == "mean-colour@1"
+    assert artifact.manifest["configuration"]["mean-colour"] == {"cells": 8}
+    capsys.readouterr()
+
+    assert ris("score", "--split", "val", "--json") == 0
+    rows = {row["scored"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["chance", "mean-colour"]
+    # The shapes stand out from a plain background: cells far from its colour cover some of each.
+    assert rows["mean-colour"]["metrics"]["miou"]["value"] > rows["chance"]["metrics"]["miou"]["value"]
+
+    assert ris("report", "--out", tmp_path / "report.html", "--quiet") == 0
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r"<th[^>]*>Mean colour</th>", page)  # its row of the score table
+    assert page.count('<span class="title">Mean colour') >= 3  # and its column of the gallery
+
+
+def test_its_responses_are_made_again_where_its_code_or_settings_changed(ris, tmp_path, capsys, monkeypatch):
+    dump = ("dump-responses", "--method", "mean-colour", "--split", "val")
+    assert ris(*dump) == 0
+    assert ris(*dump) == 0
+    assert "up to date" in capsys.readouterr().err
+    changed = Method("mean-colour", "Mean colour", "mean_colour", MeanColourConfig, 2)
+    monkeypatch.setitem(METHODS, "mean-colour", changed)
+    assert ris("status", "--json") == 0
+    states = {row["artifact"]: row["why"] for row in json.loads(capsys.readouterr().out)}
+    assert states["responses/mean-colour-val"] == ["inputs.method: mean-colour@1 → mean-colour@2"]
+    assert ris(*dump) == 0
+    assert "runs (inputs.method: mean-colour@1 → mean-colour@2)" in capsys.readouterr().err
+    with (tmp_path / "tiny.toml").open("a") as card:
+        card.write("[config.mean-colour]\ncells = 4\n")
+    assert ris(*dump) == 0
+    assert "runs (configuration.mean-colour.cells: 8 → 4)" in capsys.readouterr().err
+
+
+def test_step1_is_never_a_methods(ris, tmp_path):
+    """What asks for Step-1's responses must not get another method's."""
+    assert ris("dump-responses", "--method", "mean-colour", "--split", "val") == 0
+    assert find_latest(tmp_path / "runs", "tiny", "responses", split="val") is None
+
+
+def test_an_unknown_method_is_named(ris, capsys):
+    assert ris("dump-responses", "--method", "mean-color") == 2
+    assert "did you mean 'mean-colour'" in capsys.readouterr().err
+    with pytest.raises(RisError, match="there is no method 'men-colour'; did you mean 'mean-colour'"):
+        find_method("men-colour")
+
+
+def test_the_fixture_finds_what_differs_from_the_mean():
+    from mean_colour import MeanColour
+
+    image = np.full((64, 64, 3), 200, np.uint8)
+    image[:16, :16] = (220, 20, 20)
+    responder = MeanColour(8)
+    (encoded,) = responder.encode_images(responder.preprocess(image)[None])
+    grid = responder.respond(encoded, responder.encode_texts(["a", "b"]))
+    assert grid.shape == (2, 8, 8)
+    assert grid[0].argmax().item() in (0, 1, 8, 9)
