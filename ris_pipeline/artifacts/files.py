@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-UNFINISHED = (".new", ".partial")  # endings of what is being written: by this project, and by Zarr
+UNFINISHED = (".new", ".partial")  # how the names of unfinished files end: of this project, and of Zarr
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove from `folder` and its subfolders what killed processes were writing when they died."""
+    """Remove from `folder` and its subfolders the files that killed processes had not finished."""
     for path in [path for path in folder.rglob("*") if path.name.endswith(UNFINISHED)]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -92,7 +92,7 @@ def _describe_file(path: Path, fsync: bool) -> dict[str, Any]:
 
 
 def replace_folder(old: Path, new: Path) -> None:
-    """Rename the folder `new` to `old`; what `old` held is gone. After a crash in here see restore_folder."""
+    """Rename the folder `new` to `old` and delete what `old` held. restore_folder mends a crash in between."""
     trash = old.with_name(f"{old.name}.old")
     shutil.rmtree(trash, ignore_errors=True)
     # A rename does not overwrite a folder that holds something.
@@ -104,7 +104,7 @@ def replace_folder(old: Path, new: Path) -> None:
 
 
 def restore_folder(old: Path) -> None:
-    """Clear up after a replace_folder that was killed: what `old` held comes back where nothing took its place."""
+    """Clear up after a replace_folder that was killed: `old` comes back unless `new` has taken its place."""
     trash = old.with_name(f"{old.name}.old")
     if trash.exists() and not old.exists():
         trash.rename(old)
@@ -112,7 +112,7 @@ def restore_folder(old: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it, and brings their names to the disk."""
+    """Make `folder` and those above it, and bring their names to the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:

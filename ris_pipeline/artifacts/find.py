@@ -1,4 +1,4 @@
-"""Finding artifacts: by request, by name, as variants of each other; and what two of them differ in."""
+"""Finding artifacts: by request, by name, as variants of each other; and what differs between two of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ris_pipeline.errors import RisError
 
 
 def find(request: Request) -> Artifact | None:
-    """The finished artifact of exactly this request, or None."""
+    """Return the finished artifact of exactly this request, or None."""
     return load_artifact(request.path)
 
 
@@ -31,9 +31,9 @@ def find_latest(runs: Path, dataset: str, stage: str, **flags: str | bool) -> Ar
 
 
 def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
-    """As find_latest, by Artifact.name, which manifests list as inputs.
+    """Return the artifact with this Artifact.name that was asked for last; or None.
 
-    Where the link is lost, as in a copy that leaves links out, it is the artifact of that name that was finished last.
+    Where the link is lost, as in a copy without links, it is the artifact of that name that was finished last.
     """
     stage, _, label = name.partition("/")
     latest = load_artifact(runs / dataset / stage / latest_name(label))
@@ -44,12 +44,12 @@ def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
 
 
 def list_artifacts(runs: Path, dataset: str, stage: str) -> list[Path]:
-    """The folders of all finished artifacts of a stage, damaged or not, by name."""
+    """Return the folders of all finished artifacts of a stage, damaged or not, sorted."""
     return sorted(folder for folder in (runs / dataset / stage).glob("[0-9a-f]" * 12) if folder.is_dir())
 
 
 def load_artifacts(runs: Path, dataset: str, stage: str) -> list[Artifact]:
-    """The finished artifacts of a stage, by the name of their folder; those with a damaged manifest are left out."""
+    """Return the finished artifacts of a stage, sorted by folder, without those whose manifest is damaged."""
     found = []
     for folder in list_artifacts(runs, dataset, stage):
         with suppress(RisError):  # `ris status` shows it
@@ -60,14 +60,14 @@ def load_artifacts(runs: Path, dataset: str, stage: str) -> list[Artifact]:
 
 
 def list_latest(runs: Path, dataset: str, stage: str) -> dict[str, Artifact]:
-    """{label: artifact}: of the artifacts of a stage with equal flags, the one that was asked for last.
+    """Return {label: artifact}: for each combination of flags, the artifact of a stage that was asked for last.
 
-    One whose manifest is damaged is left out.
+    Artifacts whose manifest is damaged are left out.
     """
     names = {label_of(found.manifest["flags"]): found.name for found in load_artifacts(runs, dataset, stage)}
     latest = {}
     for label, name in sorted(names.items()):
-        with suppress(RisError):  # reported by whoever wants to read it, and by `integrity`
+        with suppress(RisError):  # reported by whoever wants to read it, and by `verify`
             artifact = find_named(runs, dataset, name)
             if artifact is not None:
                 latest[label] = artifact
@@ -75,7 +75,10 @@ def list_latest(runs: Path, dataset: str, stage: str) -> dict[str, Artifact]:
 
 
 def load_artifact(folder: Path) -> Artifact | None:
-    """The artifact in a folder, or behind a link; None where there is none. Raises RisError for a damaged manifest."""
+    """Return the artifact in a folder or behind a link, None where there is none.
+
+    Raises RisError for a manifest that is damaged or cannot be read.
+    """
     path = folder / MANIFEST
     try:
         # Behind the link, which may lead elsewhere while the artifact is read.
@@ -86,7 +89,7 @@ def load_artifact(folder: Path) -> Artifact | None:
     except OSError as error:
         raise RisError(f"{path}: cannot be read: {error.strerror}; mend its disk or its permissions") from error
     except (ValueError, RecursionError) as error:
-        raise RisError(f"{path}: damaged manifest ({error}); `ris status --repair` restores it") from error
+        raise RisError(f"{path}: damaged manifest ({error}); `ris status --repair` mends what can be mended") from error
 
 
 def find_weights(source: Path) -> Path:
@@ -104,7 +107,7 @@ def find_weights(source: Path) -> Path:
 
 
 def explain(request: Request) -> str:
-    """Why `request` is not made yet: what differs from the latest artifact with its flags."""
+    """Return why `request` is not made yet: what differs from the latest artifact with its flags."""
     if request.partial.exists():
         return f"an earlier run broke off: resuming {request.partial.name}"
     latest = find_latest(request.runs, request.dataset, request.stage, **request.flags)
@@ -114,33 +117,34 @@ def explain(request: Request) -> str:
 
 
 def list_variants(runs: Path, dataset: str) -> list[Artifact]:
-    """The finished artifacts of a data set, by stage and time; those with a damaged manifest are left out."""
+    """Return the finished artifacts of a data set, by stage, name and time, without damaged manifests."""
     found = [artifact for stage in STAGES for artifact in load_artifacts(runs, dataset, stage)]
     order = list(STAGES)
-    return sorted(found, key=lambda one: (order.index(one.manifest["stage"]), one.name, one.manifest["finished"]))
+    return sorted(found, key=lambda run: (order.index(run.manifest["stage"]), run.name, run.manifest["finished"]))
 
 
 def find_variant(runs: Path, dataset: str, word: str, variants: Sequence[Artifact]) -> Artifact:
-    """The artifact that `word` names: its digest or the beginning of it, or a name that has a latest (step2/pseudo).
+    """Return the artifact that `word` names: by the beginning of its digest, or by a name, such as step2/pseudo.
 
-    Raises RisError where there is none, or where several digests begin so.
+    Raises RisError where there is none, or where several digests begin with it.
     """
-    matches = [one for one in variants if one.digest.startswith(word)]
+    matches = [run for run in variants if run.digest.startswith(word)]
     if len(matches) > 1:
-        raise RisError(f"{word}: {', '.join(one.digest for one in matches)} begin so; write more of the digest")
+        raise RisError(f"{word}: begins {' and '.join(run.digest for run in matches)}; write more of the digest")
     artifact = matches[0] if matches else find_named(runs, dataset, word)
     if artifact is None:
-        names = ", ".join(dict.fromkeys(one.name for one in variants))
+        names = ", ".join(dict.fromkeys(run.name for run in variants))
         raise RisError(f"{runs / dataset}: no run {word!r}; give a digest of `ris runs`, or one of: {names}")
     return artifact
 
 
 def compare_identities(old: Artifact, new: Artifact, variants: Iterable[Artifact]) -> list[str]:
-    """What of configuration, flags, seed and code differs, as "lr: 0.1 → 0.2", in them and in all they were made from.
+    """Return the differences between two artifacts and, recursively, between their inputs.
 
-    What differs further back stands behind the name of that artifact: "step1 epochs: 15 → 10".
+    They are of configuration, flags, seed and code: "lr: 0.1 → 0.2", or "step1 epochs: 15 → 10" for one in the Step-1
+    behind them.
     """
-    known = {one.digest: one for one in variants}
+    known = {run.digest: run for run in variants}
     lines: list[str] = []
     _compare(old, new, "", known, lines)
     return list(dict.fromkeys(lines))
@@ -161,42 +165,42 @@ def _compare(old: Artifact, new: Artifact, prefix: str, known: Mapping[str, Arti
 
 
 def pair_scores(old: Artifact, new: Artifact, variants: Sequence[Artifact]) -> list[tuple[Artifact, Artifact]]:
-    """The scores of the two to be compared: of the same kind and split, the last ones made from each.
+    """Return the scores of the two artifacts to compare: of equal row and split, the last ones made from each.
 
-    Two artifacts of scores are a pair themselves, whatever they score; RisError where their splits differ.
+    Two artifacts of scores are a pair themselves. Raises RisError where their splits differ.
     """
     if old.manifest["stage"] == new.manifest["stage"] == "scores":
-        splits = [one.manifest["flags"]["split"] for one in (old, new)]
+        splits = old.manifest["flags"]["split"], new.manifest["flags"]["split"]
         if splits[0] != splits[1]:
-            raise RisError(f"{old.name} and {new.name} are of other splits, {splits[0]} and {splits[1]}")
+            raise RisError(f"{old.name} and {new.name} are of different splits, {splits[0]} and {splits[1]}")
         return [(old, new)]
-    scores = [one for one in variants if one.manifest["stage"] == "scores"]
-    known = {one.digest: one for one in variants}
-    of_old, of_new = ({one.name: one for one in scores if _stems_from(one, x, known)} for x in (old, new))
+    scores = [run for run in variants if run.manifest["stage"] == "scores"]
+    known = {run.digest: run for run in variants}
+    of_old, of_new = (
+        {score.name: score for score in scores if _stems_from(score, source, known)} for source in (old, new)
+    )
     return [(of_old[name], of_new[name]) for name in of_old if name in of_new and of_old[name] != of_new[name]]
 
 
 def find_scores(runs: Path, dataset: str, scored: str, split: str, settings: Mapping[str, object]) -> Artifact | None:
-    """The last scores of step1 or step2 on a split whose network was trained with these settings, None without any."""
+    """Return the last scores on a split of a step1 or step2 that was trained with these settings; or None."""
     variants = list_variants(runs, dataset)
-    known = {one.digest: one for one in variants}
-    networks = [one for one in variants if one.manifest["stage"] == scored and _has(one, settings)]
-    scores = [one for one in variants if one.manifest["flags"] == {"scored": scored, "split": split}]
-    fitting = [one for one in scores if any(_stems_from(one, network, known) for network in networks)]
+    known = {run.digest: run for run in variants}
+    networks = [
+        run for run in variants
+        if run.manifest["stage"] == scored and settings.items() <= run.manifest["configuration"].items()
+    ]  # fmt: skip
+    scores = [run for run in variants if run.manifest["flags"] == {"scored": scored, "split": split}]
+    fitting = [score for score in scores if any(_stems_from(score, network, known) for network in networks)]
     return fitting[-1] if fitting else None
-
-
-def _has(artifact: Artifact, settings: Mapping[str, object]) -> bool:
-    configuration = artifact.manifest["configuration"]
-    return all(configuration.get(key) == value for key, value in settings.items())
 
 
 def _stems_from(artifact: Artifact, source: Artifact, known: Mapping[str, Artifact]) -> bool:
     to_see = [artifact.digest]
     while to_see:
-        one = to_see.pop()
-        if one == source.digest:
+        digest = to_see.pop()
+        if digest == source.digest:
             return True
-        if one in known:
-            to_see += known[one].manifest["inputs"].values()
+        if digest in known:
+            to_see += known[digest].manifest["inputs"].values()
     return False

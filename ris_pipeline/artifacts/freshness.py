@@ -1,4 +1,4 @@
-"""Whether an artifact still is what its stage would make now: the same settings, code, data, and inputs that are."""
+"""Whether an artifact is still what its stage would make now, from the same settings, code, data and inputs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,21 @@ Look = Callable[[str, Mapping[str, Any]], str]
 
 
 class Freshness:
-    """What is stale of one data set's artifacts, and why; each artifact is looked at once.
+    """Which artifacts of a data set are stale, and why; each artifact is looked at once.
 
-    `look(name, manifest)` returns what an input of it that is no artifact, such as "data", is now; `configure` the
-    configuration with which an artifact would be made now. Both raise RisError where there is none.
+    `look(name, manifest)` returns the present digest of an input that is no artifact, such as "data". `configure`
+    returns the configuration with which an artifact would be made now. Both raise RisError where there is none.
     """
 
     def __init__(
-        self,
-        runs: Path,
-        dataset: str,
-        look: Look,
-        configure: Callable[[Artifact], Mapping[str, Any] | None],
+        self, runs: Path, dataset: str, look: Look, configure: Callable[[Artifact], Mapping[str, Any] | None]
     ) -> None:
         self.runs, self.dataset = runs, dataset
         self._look, self._configure = look, configure
         self._reasons: dict[Path, list[str]] = {}
 
     def reasons(self, artifact: Artifact) -> list[str]:
-        """Return what its stage would do differently now, and what is stale of all it was made from; empty: fresh."""
+        """Return what its stage would do differently now, and which of its inputs are stale; empty if it is fresh."""
         if artifact.path not in self._reasons:
             self._reasons[artifact.path] = []  # no artifact is made from itself, but a manifest may say so
             self._reasons[artifact.path] = self._compare(artifact)
@@ -55,7 +51,7 @@ class Freshness:
         return [*differences(manifest, now), *behind]
 
     def _look_at_input(self, name: str, recorded: str, manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
-        """The digest that the input has now, or a word on why it has none; and the reasons why it is stale itself."""
+        """Return the input's present digest, or a word on why it has none; and the reason why it is stale itself."""
         if name == INIT:  # a file from anywhere, which may be gone
             return recorded, []
         if name in NO_ARTIFACTS:
@@ -79,9 +75,9 @@ def split_of(manifest: Mapping[str, Any]) -> str:
 
 
 def describe_other_data(artifact: Artifact, runs: Path, dataset: str, look: Look) -> str | None:
-    """Return what of the artifact and all it was made from was made of annotations or images that have changed since.
+    """Return a line if the artifact, or any behind it, was made from annotations or images that have changed since.
 
-    None where all were made of those of now. Imported artifacts know nothing of data.
+    None where nothing has changed. Imported artifacts know nothing of data.
     """
     to_see, seen = [artifact], set()
     while to_see:

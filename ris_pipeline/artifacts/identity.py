@@ -1,5 +1,7 @@
 """Artifacts and requests: what decides a stage's result, the digest of that, and the manifest that keeps it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "pre
 
 
 def digest(value: Any) -> str:
-    """The first 12 hex digits of the SHA-256 of `value` as canonical JSON: sorted keys, no spaces, no NaN."""
+    """Return the first 12 hex digits of the SHA-256 of `value` as canonical JSON: sorted keys, no spaces, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -27,7 +29,7 @@ def digest_file(path: Path) -> str:
 
 
 def label_of(flags: Mapping[str, str | bool]) -> str:
-    """The flags in one word, by their names: {"split": "val"} "val", {"refine": False} "no-refine"."""
+    """Return the flags as one word: "val" for {"split": "val"}, "no-refine" for {"refine": False}."""
     words = (
         value if isinstance(value, str) else name if value else f"no-{name}" for name, value in sorted(flags.items())
     )
@@ -103,7 +105,7 @@ class Request:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Each key of the identity `new` whose value differs in `old`, as "configuration.lr: 5e-05 → 0.0001"."""
+    """Return a line for each key of the identity `new` that differs in `old`: "configuration.lr: 5e-05 → 0.0001"."""
     before = _flatten({key: old.get(key) for key in new})
     after = _flatten(new)
     names = [*after, *(name for name in before if name not in after)]
@@ -115,23 +117,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def parse_manifest(data: bytes) -> dict[str, Any]:
-    """The manifest in the bytes of its file. Raises ValueError where they are not those that were published."""
+    """Return the manifest in the bytes of its file. Raises ValueError where they are not those that were published."""
     manifest = json.loads(data)
     if not isinstance(manifest, dict) or "stage" not in manifest:
         raise ValueError("not a manifest")
     # Rendered again, not only parsed: a byte between the values may have changed as well.
-    if CHECKSUM in manifest and data != render_json(with_checksum(manifest)).encode():
+    if data != render_json(with_checksum(manifest)).encode():
         raise ValueError("its checksum differs")
     return manifest
 
 
 def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a manifest that the digest covers."""
+    """Return the part of a manifest that the digest covers."""
     return {key: manifest[key] for key in IDENTITY if key in manifest}
 
 
 def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with the SHA-256 of all else in it under "checksum"."""
+    """Return the manifest with the SHA-256 of all else in it under "checksum"."""
     rest = {key: value for key, value in manifest.items() if key != CHECKSUM}
     return {**rest, CHECKSUM: hashlib.sha256(render_json(rest).encode()).hexdigest()}
 

@@ -8,8 +8,8 @@
 
 The digest covers configuration, flags, inputs, seed, precision and code version. Equal digest, equal result.
 
-The manifest holds a checksum of itself and that of files.json, which has one of every other file; manifest.copy.json
-is the manifest once more, so that a damaged byte in it does not cost what took days. `verify` compares them.
+The manifest holds a checksum of itself and that of files.json, which has one of every other file. `verify` compares
+them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-MANIFEST, MANIFEST_COPY = "manifest.json", "manifest.copy.json"
-FILES = "files.json"
-RECORDS = (MANIFEST, MANIFEST_COPY, FILES)  # what an artifact holds beside its stage's files
+MANIFEST, FILES = "manifest.json", "files.json"
+RECORDS = (MANIFEST, FILES)  # what an artifact holds beside its stage's files
 RESUME = "resume.pt"  # the checkpoint of a training; removed when its artifact has been published
-UNLISTED = (*RECORDS, RESUME)  # what files.json does not list
+UNLISTED = (*RECORDS, RESUME, "manifest.copy.json")  # what files.json does not list; the last is of older artifacts
 
 WEIGHTS = "model.safetensors"  # of clip, step1, step2
 CLIP_CONFIG = "open_clip_config.json"  # of clip

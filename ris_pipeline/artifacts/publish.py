@@ -1,5 +1,7 @@
 """Publishing: an artifact is written beside its place and found there once it is whole, on the disk and sealed."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import platform
@@ -28,7 +30,6 @@ from ris_pipeline.artifacts.layout import (
     FILES,
     IRNET_WEIGHTS,
     MANIFEST,
-    MANIFEST_COPY,
     METRICS,
     RECORDS,
     RESUME,
@@ -41,17 +42,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explained
 
 _IRNET_FILES = {IRNET_WEIGHTS, METRICS}  # of pseudolabels
-_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "timm",
-    "zarr",
-    "numpy",
-    "scipy",
-    "opencv-python",
-    "pillow",
-)
+_LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "numpy", "scipy", "opencv-python", "pillow")
 
 
 @dataclass(slots=True)
@@ -66,7 +57,7 @@ class Work:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds that the block takes to `timings[name]`."""
+        """Add the seconds that the block takes to `timings[name]`."""
         start = time.perf_counter()
         try:
             yield
@@ -76,11 +67,10 @@ class Work:
 
 @contextmanager
 def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
-    """The folder to write the artifact of `request` in; whole and found under its own name after the block.
+    """Yield the folder to write the artifact of `request` in; after the block it is found under its own name.
 
-    An exception leaves the folder as it is, for the next run to resume, unless it is empty; `force` starts with an
-    empty one.
-    Raises RisError where another process writes the same artifact.
+    An exception leaves the folder as it is, for the next run to resume, unless it is empty; with `force` it is empty
+    at the start. Raises RisError where another process writes the same artifact.
     """
     with hold(_lock_of(request.path)):
         if force:
@@ -108,7 +98,7 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
 
 
 def withdraw(folder: Path, damaged: Iterable[str]) -> None:
-    """Make of a finished artifact what a broken run leaves, without its damaged files: its stage goes on from there.
+    """Turn a finished artifact into what a broken run leaves, without its damaged files, so that its stage resumes.
 
     Raises RisError where a broken run has left something already.
     """
@@ -124,9 +114,9 @@ def withdraw(folder: Path, damaged: Iterable[str]) -> None:
 
 
 def remove_leftovers(request: Request) -> None:
-    """Clears what killed runs left of the stage: locks, half-made links, replaced artifacts, used checkpoints.
+    """Remove what killed runs of the stage left: locks, half-made links, replaced artifacts, used checkpoints.
 
-    What can be resumed stays, and what a living process holds.
+    What can be resumed stays, and so does what a living process holds.
     """
     folder = request.path.parent
     for link in folder.glob(".latest*"):
@@ -148,7 +138,7 @@ def _memory_settings(request: Request) -> str:
 
 
 def point_latest(artifact: Artifact) -> None:
-    """Make the link `latest`, or `latest-<label>` of an artifact with flags, lead to `artifact`.
+    """Point the link `latest`, or `latest-<label>` for an artifact with flags, to `artifact`.
 
     A variant never becomes the plain `latest`: what reads `step1` would take another method's network for it.
     """
@@ -202,7 +192,6 @@ def _seal(request: Request, work: Work, started: str) -> None:
         "resumed": work.resumed,
         "host": {**host, "cpus": os.cpu_count(), **work.host},
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "files": {"count": len(files), "bytes": sum(one["bytes"] for one in files.values()), "sha256": sha256},
+        "files": {"count": len(files), "bytes": sum(entry["bytes"] for entry in files.values()), "sha256": sha256},
     }
-    for name in (MANIFEST_COPY, MANIFEST):
-        write_json(work.path / name, with_checksum(manifest))
+    write_json(work.path / MANIFEST, with_checksum(manifest))

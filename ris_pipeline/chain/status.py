@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ris_pipeline.artifacts.find import list_artifacts, list_latest, load_artifact
-from ris_pipeline.artifacts.layout import CHECKPOINT, FILES, NO_ARTIFACTS, STAGES
+from ris_pipeline.artifacts.identity import parse_manifest
+from ris_pipeline.artifacts.layout import CHECKPOINT, MANIFEST, NO_ARTIFACTS, STAGES
 from ris_pipeline.artifacts.locks import hold, holder_of
 from ris_pipeline.artifacts.publish import withdraw
-from ris_pipeline.artifacts.verify import SURPLUS, Damage, find_damage, load_manifest, restore_records
+from ris_pipeline.artifacts.verify import SURPLUS, Damage, find_damage
 from ris_pipeline.chain.context import Context
 from ris_pipeline.errors import RisError
 
@@ -123,9 +124,8 @@ def find_damages(context: Context) -> Damages:
 def repair(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> Damages:
     """Mend what can be, say how, and return what is still damaged.
 
-    A manifest or table of files is restored from the others. An artifact whose stage can go on is taken out of
-    publication: its damaged files are removed, and its command, which is named, makes them again. A training cannot be
-    repeated in part: it is left as it is, and named with its command.
+    An artifact whose stage can go on is taken out of publication: its damaged files are removed, and its command,
+    which is named, makes them again. A training cannot be repeated in part: it stays, and is named with its command.
     """
     left: Damages = {}
     for folder in damages:
@@ -140,18 +140,12 @@ def repair(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> Damage
 
 def _mend(context: Context, folder: Path) -> str:
     """Return what was done to the artifact, in words; RisError where that is not for a machine to do."""
-    restored = restore_records(folder)
     damages = find_damage(folder)
-    if not damages:
-        return f"mended: {', '.join(restored)}"
     files = [damage.file for damage in damages if damage.fault != SURPLUS]
     if not files:
         raise RisError(f"{folder}: {'; '.join(map(str, damages))}")
-    manifest = load_manifest(folder)
     again = _describe_again(context, folder)
-    if manifest is None or FILES in files:
-        raise RisError(f"{folder}: its records cannot be restored from what is left; {again}")
-    if manifest["stage"] not in RESUMABLE or CHECKPOINT in manifest["inputs"]:
+    if folder.parent.name not in RESUMABLE:
         raise RisError(f"{folder}: {', '.join(files)}: a training cannot be repeated in part; {again}")
     withdraw(folder, files)
     shown = ", ".join(files[:5]) + (" …" if len(files) > 5 else "")
@@ -160,10 +154,11 @@ def _mend(context: Context, folder: Path) -> str:
 
 def _describe_again(context: Context, folder: Path) -> str:
     """Return the command that makes the artifact again, as it was made."""
-    manifest = load_manifest(folder)
     stage = folder.parent.name
-    if manifest is None:
-        return f"delete the folder and run {STAGES[stage].command} again"
+    try:
+        manifest = parse_manifest((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return f"with the settings that it had, run: {context.command(STAGES[stage].command)}"
     if CHECKPOINT in manifest["inputs"]:
         return "import it again: ris import-checkpoint FILE --force"
     words = [STAGES[stage].command]

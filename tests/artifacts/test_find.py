@@ -87,5 +87,5 @@ def test_scores_are_paired_by_what_they_descend_from(runs):
     assert pairs(first_a, first_b) == {of_step2, (maps[0].digest, maps[1].digest)}
     assert pairs(step2_a, step2_a) == set()
     assert pairs(on_val[0], on_val[1]) == {of_step2}
-    with pytest.raises(RisError, match="of other splits, val and train"):
+    with pytest.raises(RisError, match="of different splits, val and train"):
         pairs(on_val[0], maps[0])
