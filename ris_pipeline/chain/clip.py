@@ -46,6 +46,7 @@ def _train(context: Context, request: Request, config: ClipConfig) -> None:
     from ris_pipeline.training.contrastive import (
         LAST_STRIDE,
         MODEL_CONFIG,
+        PREPROCESSING,
         ContrastiveTask,
         PairBatches,
         build_small_clip,
@@ -63,7 +64,8 @@ def _train(context: Context, request: Request, config: ClipConfig) -> None:
                 ContrastiveTask(clip, phases), source, work.path, device=context.device, precision=context.precision,
                 workers=context.workers, ranks=ALONE, seed=context.seed, report=report_steps(advance),
             )  # fmt: skip
-        write_json(work.path / CLIP_CONFIG, {"model_cfg": MODEL_CONFIG, "last_stride": LAST_STRIDE})
+        described = {"model_cfg": MODEL_CONFIG, "last_stride": LAST_STRIDE, "preprocess_cfg": PREPROCESSING}
+        write_json(work.path / CLIP_CONFIG, described)
         rows = {int(token) for token in clip.tokenize(vocabulary()).flatten()}
         save_compact(clip, work.path / WEIGHTS, rows, half=True)
         work.host |= {"device": str(context.device)}

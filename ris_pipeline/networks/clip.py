@@ -7,8 +7,10 @@ from typing import Any, cast
 
 import open_clip
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
+from ris_pipeline.datasets.io.images import renormalise
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.parts.pooling import attention_pool
 
@@ -20,32 +22,42 @@ class Clip(nn.Module):
     """An open_clip model behind the calls that the pipeline needs.
 
     `model` is the open_clip model itself; its state dict has OpenAI's names.
-    The first `n_tokens` rows of the positional table are used: 20 in the paper, whatever the context length.
+    The first `n_tokens` rows of the positional table are used: 20 in the paper, whatever the context length; None: all.
+    `mean`, `std`: of the RGB in [0, 1] that the model was trained on; OpenAI's unless given.
 
     Raises RisError where the model has another kind of text encoder, or a context shorter than `n_tokens`.
     """
 
     model: Any
 
-    def __init__(self, model: nn.Module, n_tokens: int = 20, last_stride: int = 32) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        n_tokens: int | None = 20,
+        last_stride: int = 32,
+        mean: Sequence[float] = OPENAI_DATASET_MEAN,
+        std: Sequence[float] = OPENAI_DATASET_STD,
+    ) -> None:
         super().__init__()
         _check_supported(model, n_tokens)
         self.model = model
+        self.mean, self.std = tuple(mean), tuple(std)
         self.last_stride = last_stride
         if last_stride == 16:
             self._keep_last_resolution()
         elif last_stride != 32:
             raise RisError(f"last_stride must be 16 or 32, not {last_stride}")
-        self.n_tokens = n_tokens
+        self.n_tokens = int(self.model.context_length if n_tokens is None else n_tokens)
         self.word_width = int(self.model.token_embedding.embedding_dim)
         self.embed_dim = int(self.model.text_projection.shape[1])
         size = self.model.visual.image_size
         self.image_size = int(size if isinstance(size, int) else size[0])
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], n_tokens: int = 20, last_stride: int = 32) -> Clip:
+    def from_config(cls, config: Mapping[str, Any], n_tokens: int | None = 20, **settings: Any) -> Clip:
         """Return a Clip with random values, by open_clip's embed_dim, vision_cfg, text_cfg and quick_gelu.
 
+        `settings`: the others of a Clip.
         Raises RisError for a configuration of another format, or one of another kind of text encoder.
         """
         if "hf_model_name" in config.get("text_cfg", {}):
@@ -54,7 +66,7 @@ class Clip(nn.Module):
             model = open_clip.CLIP(**config)
         except TypeError as error:
             raise RisError(f"not a CLIP configuration in open_clip's format: {error}") from error
-        return cls(model, n_tokens, last_stride)
+        return cls(model, n_tokens, **settings)
 
     @property
     def level_channels(self) -> tuple[int, int, int, int]:
@@ -92,6 +104,13 @@ class Clip(nn.Module):
         end = tokens.argmax(dim=-1)  # the end token has the largest id of all
         sentence = words[torch.arange(n_texts, device=tokens.device), end] @ self.model.text_projection
         return words, sentence
+
+    def renormalise(self, pixels: Tensor) -> Tensor:
+        """Return pixels float (…, 3, H, W), normalised by ImageNet's statistics, as this CLIP was trained on them.
+
+        TRIS leaves that out: its networks read ImageNet's.
+        """
+        return renormalise(pixels, self.mean, self.std)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return the pooled feature float (B, embed_dim), not normalised, of `pixels` float (B, 3, S, S).
@@ -163,10 +182,10 @@ def find_cut(sentences: Sequence[str], n_tokens: int) -> list[str]:
     return [sentence for sentence, n in zip(long, counts.tolist(), strict=True) if n > n_tokens]
 
 
-def _check_supported(model: Any, n_tokens: int) -> None:
+def _check_supported(model: Any, n_tokens: int | None) -> None:
     if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax" or model.attn_mask is None:
         raise RisError("this CLIP's text encoder is not OpenAI's causal one: take another model")
     if model.vocab_size != VOCABULARY_SIZE:
         raise RisError(f"this CLIP has {model.vocab_size} tokens, not the {VOCABULARY_SIZE} of CLIP's BPE")
-    if not 2 <= n_tokens <= model.context_length:
+    if n_tokens is not None and not 2 <= n_tokens <= model.context_length:
         raise RisError(f"n_tokens must be 2 to {model.context_length}, this CLIP's context, not {n_tokens}")

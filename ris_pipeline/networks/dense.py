@@ -35,7 +35,7 @@ def dense_features(clip: Clip, pixels: Tensor) -> tuple[Tensor, Tensor]:
     features = vit.project(visual, vit.follow_values(last, x)[:, 1:])
     # Differs from MaskCLIP: there the keys, too, pass through the output projection.
     keys = vit.keys_of(last, x)[:, 1:]
-    return features.transpose(1, 2).unflatten(2, (h, w)), keys.transpose(1, 2).unflatten(2, (h, w))
+    return features.transpose(1, 2).reshape(len(pixels), -1, h, w), keys.transpose(1, 2).reshape(len(pixels), -1, h, w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,11 @@ def _open_resnet(clip: Clip, pixels: Tensor) -> OpenedImage:
     h, w = c4.shape[2], c4.shape[3]
     with torch.enable_grad():
         activations = c4.detach().flatten(2).transpose(1, 2).requires_grad_()  # (1, hw, C)
-        feature = attention_pool(pooling, activations.transpose(1, 2).unflatten(2, (h, w)))
+        feature = attention_pool(pooling, activations.transpose(1, 2).view(1, -1, h, w))
     with torch.no_grad():
         places = activations[0] + resize_positions(pooling.positional_embedding, (h, w))[1:]
         q, k = (
-            F.linear(places, layer.weight, layer.bias).unflatten(-1, (pooling.num_heads, -1)).transpose(0, 1)
+            F.linear(places, layer.weight, layer.bias).view(h * w, pooling.num_heads, -1).transpose(0, 1)
             for layer in (pooling.q_proj, pooling.k_proj)
         )
         affinity = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=0)

@@ -73,7 +73,8 @@ def follow_values(block: Any, x: Tensor) -> Tensor:
     """Return float (B, N, D): the block with each token attending to itself alone (MaskCLIP, ECCV 2022, §3.2)."""
     _, _, v = _project(block, block.ln_1(x))
     x = x + block.ls_1(block.attn.out_proj(v.transpose(1, 2).flatten(2)))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    followed: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return followed
 
 
 def keys_of(block: Any, x: Tensor) -> Tensor:
@@ -100,5 +101,5 @@ def _project(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, k and v of normalised tokens `x`, each float (B, heads, N, D/heads)."""
     attn = block.attn
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+    q, k, v = (part.view(*part.shape[:2], attn.num_heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
     return q, k, v

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ MODEL_CONFIG = {
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
 LAST_STRIDE = 16
+PREPROCESSING: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
 
 def build_small_clip() -> Clip:
     """The small CLIP with random values; c4 has stride 16."""
-    return Clip.from_config(MODEL_CONFIG, last_stride=LAST_STRIDE)
+    return Clip.from_config(MODEL_CONFIG, last_stride=LAST_STRIDE, **PREPROCESSING)
 
 
 class PairBatches:

@@ -138,6 +138,21 @@ def test_tokens_are_clips(clip: Clip) -> None:
     assert clip.tokenize([]).shape == (0, 20)
 
 
+def test_all_positions_of_the_table_can_be_used() -> None:
+    clip = Clip.from_config(TINY, n_tokens=None)
+    assert clip.n_tokens == 32
+    assert clip.encode_text(clip.tokenize([" ".join(["a"] * 40)])).shape == (1, 12)
+
+
+def test_pixels_are_brought_to_the_statistics_of_the_model() -> None:
+    red = (torch.tensor([1.0, 0.0, 0.0]) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    clip = Clip.from_config(TINY, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert clip.renormalise(red.view(1, 3, 1, 1)).flatten().tolist() == pytest.approx([1, -1, -1], abs=1e-6)
+    openai = Clip.from_config(TINY).renormalise(red.view(1, 3, 1, 1)).flatten().tolist()
+    # (1 − 0.48145466) / 0.26862954, −0.4578275 / 0.26130258, −0.40821073 / 0.27577711
+    assert openai == pytest.approx([1.9303362, -1.7520972, -1.4802198], abs=1e-5)
+
+
 def test_a_long_sentence_keeps_its_end_token(clip: Clip) -> None:
     tokens = clip.tokenize([" ".join(["a"] * 30)])
     assert tokens[0].tolist() == [START] + [320] * 18 + [END]

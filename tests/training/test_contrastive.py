@@ -194,8 +194,10 @@ def test_a_loss_that_is_not_finite_names_captions_and_the_phase_s_rate(tmp_path)
 
 def test_the_small_clip_is_the_one_that_is_shipped():
     shipped = json.loads((SHAPES_CLIP / CLIP_CONFIG).read_text())
-    assert shipped == {"model_cfg": contrastive.MODEL_CONFIG, "last_stride": 16}
+    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # ImageNet's
+    assert shipped == {"model_cfg": contrastive.MODEL_CONFIG, "last_stride": 16, "preprocess_cfg": statistics}
     clip = build_small_clip()
+    assert {"mean": list(clip.mean), "std": list(clip.std)} == statistics
     assert clip.level_channels == (64, 128, 256, 512)
     assert clip.last_stride == 16
     assert clip.levels(torch.zeros(1, 3, 160, 160))[3].shape[-2:] == (10, 10)

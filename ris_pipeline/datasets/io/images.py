@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,5 +64,21 @@ def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:
 def normalise(image: NDArray[np.uint8]) -> Tensor:
     """Return the image as float32 (3, H, W): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation."""
     pixels = torch.from_numpy(image).permute(2, 0, 1) / 255
-    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    mean, std = _columns(IMAGENET_MEAN, IMAGENET_STD, pixels)
     return ((pixels - mean) / std).contiguous()
+
+
+def renormalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return pixels float (…, 3, H, W), normalised by ImageNet's statistics, normalised by others of RGB in [0, 1]."""
+    new_mean, new_std = _columns(mean, std, pixels)
+    return (to_colours(pixels) - new_mean) / new_std
+
+
+def to_colours(pixels: Tensor) -> Tensor:
+    """Return the RGB in [0, 1] of pixels float (…, 3, H, W), normalised by ImageNet's statistics."""
+    mean, std = _columns(IMAGENET_MEAN, IMAGENET_STD, pixels)
+    return pixels * std + mean
+
+
+def _columns(mean: Sequence[float], std: Sequence[float], pixels: Tensor) -> tuple[Tensor, Tensor]:
+    return pixels.new_tensor(mean).view(3, 1, 1), pixels.new_tensor(std).view(3, 1, 1)

@@ -56,12 +56,12 @@ class Weights:
     is_openai: bool
 
 
-def load_clip(name: str, weights: str | None = None, n_tokens: int = 20) -> Clip:
+def load_clip(name: str, weights: str | None = None, n_tokens: int | None = 20) -> Clip:
     """Return the Clip called `name`, float32.
 
     `name` is a model of open_clip ("RN50-quickgelu"), "shapes" for the small shipped one, or a directory that
-    holds open_clip_config.json (open_clip's format; "last_stride": 16 beside "model_cfg" is Clip's) and
-    model.safetensors. `weights` is one of open_clip's tags ("openai"), which
+    holds open_clip_config.json (open_clip's format, of whose "preprocess_cfg" mean and std are read; "last_stride": 16
+    beside "model_cfg" is Clip's) and model.safetensors. `weights` is one of open_clip's tags ("openai"), which
     open_clip downloads, or a local file; None means random values, or for a directory its own file. "openai", which is
     every configuration's default, is a directory's own file as well: there is no other.
     Raises RisError for an unknown name or tag, and for a file that cannot be read or does not fit the model.
@@ -71,8 +71,8 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int = 20) -> Clip
     directory = SHAPES_CLIP if name == "shapes" else Path(name)
     if directory.is_dir():
         file = directory / WEIGHTS if weights in (None, "openai") else Path(weights)
-        config, last_stride = _read_config(directory / CLIP_CONFIG)
-        return _build(config, read_weights(file), file, n_tokens, last_stride)
+        config, settings = _read_config(directory / CLIP_CONFIG)
+        return _build(config, read_weights(file), file, n_tokens, **settings)
     config = _find_config(name)
     if weights is None:
         return Clip.from_config(config, n_tokens)
@@ -80,7 +80,7 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int = 20) -> Clip
     if tag:
         file = _download(name, weights, tag)
         config["quick_gelu"] = bool(tag.get("quick_gelu"))
-        return _build(config, read_weights(file), file, n_tokens)
+        return _build(config, read_weights(file), file, n_tokens, **_find_statistics(tag))
     file = Path(weights)
     if not file.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
@@ -163,16 +163,27 @@ def save_compact(clip: Clip, path: Path, rows: Iterable[int], *, half: bool = Fa
     write_bytes(path, save(tensors, metadata={"format": "pt"}))
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], int]:
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return open_clip's configuration of a model, and Clip's own settings beside it."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        model, last_stride = dict(config["model_cfg"]), int(config.get("last_stride", 32))
+        model = dict(config["model_cfg"])
+        statistics = _find_statistics(dict(config.get("preprocess_cfg", {})))
+        settings = {"last_stride": int(config.get("last_stride", 32)), **statistics}
         named = [key for part in _PARTS for key in dict(model.get(part, {})) if key.startswith(("timm_", "hf_"))]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RisError(f'{path}: missing, or not open_clip\'s {{"model_cfg": {{…}}}} ({error})') from error
     if named:  # a file from elsewhere must not decide what is downloaded
         raise RisError(f"{path}: {named[0]}: a model of timm or Hugging Face; only CLIP's own encoders are read")
-    return model, last_stride
+    return model, settings
+
+
+def _find_statistics(preprocessing: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Return the mean and std of open_clip's preprocessing, of three numbers each, where it has them."""
+    found = {name: tuple(map(float, preprocessing[name])) for name in ("mean", "std") if preprocessing.get(name)}
+    if any(len(values) != 3 for values in found.values()):
+        raise ValueError("mean and std must have three values")
+    return found
 
 
 def _find_config(name: str) -> dict[str, Any]:
@@ -189,9 +200,9 @@ def _download(name: str, tag_name: str, tag: dict[str, Any]) -> Path:
         raise DownloadError(f"weights {tag_name} of {name} did not download ({error}): give a local file") from error
 
 
-def _build(config: dict[str, Any], weights: Weights, file: Path, n_tokens: int, last_stride: int = 32) -> Clip:
+def _build(config: dict[str, Any], weights: Weights, file: Path, n_tokens: int | None, **settings: Any) -> Clip:
     quick_gelu = bool(config.get("quick_gelu")) or weights.is_openai
-    clip = Clip.from_config(config | {"quick_gelu": quick_gelu}, n_tokens, last_stride)
+    clip = Clip.from_config(config | {"quick_gelu": quick_gelu}, n_tokens, **settings)
     copy_tensors(clip.model, weights.tensors, file)
     return clip
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ris_pipeline.datasets.io import files
-from ris_pipeline.datasets.io.images import load_image, size_of, to_pixels
+from ris_pipeline.datasets.io.images import load_image, renormalise, size_of, to_colours, to_pixels
 from ris_pipeline.datasets.records import Image
 from ris_pipeline.errors import RisError
 
@@ -84,6 +84,14 @@ def test_pixels_of_a_plain_image():
     # (1 − 0.485) / 0.229, (0 − 0.456) / 0.224, (0.2 − 0.406) / 0.225
     assert pixels[:, 0, 0].tolist() == pytest.approx([2.2489083, -2.0357143, -0.9155556])
     assert (pixels == pixels[:, :1, :1]).all()
+
+
+def test_pixels_by_other_statistics():
+    pixels = to_pixels(np.full((3, 5, 3), (255, 0, 51), np.uint8), 2)
+    assert to_colours(pixels)[:, 1, 1].tolist() == pytest.approx([1, 0, 0.2], abs=1e-6)
+    other = renormalise(pixels[None], (0.5, 0.5, 0.1), (0.5, 0.25, 0.1))
+    assert other.shape == (1, 3, 2, 2)
+    assert other[0, :, 0, 1].tolist() == pytest.approx([1, -2, 1], abs=1e-6)
 
 
 def test_halving_is_antialiased():

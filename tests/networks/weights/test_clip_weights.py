@@ -143,7 +143,7 @@ def test_a_tag_brings_its_own_activation(clip: Clip, tmp_path: Path, monkeypatch
 
 
 def test_a_directory_with_a_compact_file(tmp_path: Path) -> None:
-    config = {"model_cfg": TINY, "preprocess_cfg": {"size": 64}}
+    config = {"model_cfg": TINY, "preprocess_cfg": {"size": 64, "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     path = tmp_path / "model.safetensors"
     clip = build_random(TINY).to(memory_format=torch.channels_last)
@@ -155,6 +155,7 @@ def test_a_directory_with_a_compact_file(tmp_path: Path) -> None:
     assert "token_embedding.weight" not in stored
 
     loaded = load_clip(str(tmp_path))
+    assert (loaded.mean, loaded.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     expected = torch.empty(49408, 8).normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
     expected[[0, 320, START, END]] = clip.model.token_embedding.weight.detach()[[0, 320, START, END]]
     torch.testing.assert_close(loaded.model.token_embedding.weight.detach(), expected)
@@ -179,6 +180,9 @@ def test_unknown_names_and_directories(tmp_path: Path) -> None:
     with pytest.raises(RisError, match="did you mean 'RN50-quickgelu'"):
         load_clip("RN50-quickgellu")
     with pytest.raises(RisError, match=r"open_clip_config.json: missing"):
+        load_clip(str(tmp_path))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5]}}))
+    with pytest.raises(RisError, match=r"open_clip_config.json: .*mean and std must have three values"):
         load_clip(str(tmp_path))
     with pytest.raises(RisError, match="no such file"):
         read_weights(tmp_path / "clip.pt")
