@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import open_clip
 import torch
@@ -138,6 +138,11 @@ class Clip(nn.Module):
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that `tokenize` cuts."""
         return find_cut(sentences, self.n_tokens)
+
+    def drop_image_encoder(self) -> Self:
+        """Return self without the image encoder, for a network that reads sentences only."""
+        self.model.visual = nn.Identity()
+        return self
 
     @property
     def is_resnet(self) -> bool:

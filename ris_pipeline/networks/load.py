@@ -21,7 +21,7 @@ from ris_pipeline.networks.backbones import (
     load_timm_network,
 )
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages
+from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages, StageBackbone
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
@@ -123,13 +123,16 @@ def config_from_manifest(cls: type[Any], manifest: dict[str, Any]) -> Any:
     return cls(**{key: value for key, value in manifest["configuration"].items() if key in known})
 
 
+def load_stages(name: str, weights: str | None) -> StageBackbone:
+    """Return the ResNet called `name`, a CLIP's or timm's, in five stages; `weights` as for either, None: random."""
+    if name in TIMM_NAMES:
+        return ResNetStages(load_timm_network(name, weights))
+    return ClipStages(load_clip(name, weights))
+
+
 def build_irnet(config: PseudolabelConfig) -> IRNet:
     """IRNet on the configuration's backbone, a CLIP-ResNet or a timm ResNet; heads fresh, or all of it given."""
-    weights = config.irn_weights if config.irnet is None else None
-    if config.irn_backbone in TIMM_NAMES:
-        net = IRNet(ResNetStages(load_timm_network(config.irn_backbone, weights)))
-    else:
-        net = IRNet(ClipStages(load_clip(config.irn_backbone, weights)))
+    net = IRNet(load_stages(config.irn_backbone, config.irn_weights if config.irnet is None else None))
     if config.irnet is not None:
         path = Path(config.irnet)
         file = path / IRNET_WEIGHTS if path.is_dir() else path

@@ -95,12 +95,17 @@ class PairBatches:
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
     """Symmetric InfoNCE of normalised features (B, D); pairs with the same caption are not each other's negatives."""
     logits = scale * image @ text.T
-    ids = {caption: i for i, caption in enumerate(captions)}
-    key = torch.tensor([ids[caption] for caption in captions])
-    same = (key[:, None] == key[None, :]) & ~torch.eye(len(captions), dtype=torch.bool)
+    same = find_equal(captions) & ~torch.eye(len(captions), dtype=torch.bool)
     logits = logits.masked_fill(same.to(logits.device), -math.inf)
     target = torch.arange(len(captions), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def find_equal(captions: Sequence[str]) -> Tensor:
+    """Return bool (N, N): whether two captions are the same."""
+    ids = {caption: i for i, caption in enumerate(captions)}
+    key = torch.tensor([ids[caption] for caption in captions])
+    return key[:, None] == key[None, :]
 
 
 class ContrastiveTask(Task[tuple[Tensor, list[str]]]):

@@ -48,6 +48,9 @@ class Task(nn.Module, Generic[B]):
         """Return the factor on every group's learning rate: (1 − step/n_steps)^poly_power."""
         return float((1 - step / n_steps) ** self.poly_power)
 
+    def before_step(self, step: int, n_steps: int, optimizer: Optimizer) -> None:
+        """Do what has to precede the forward pass; the groups' learning rates are set."""
+
     def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Do what has to follow the optimiser's step."""
 
@@ -99,6 +102,7 @@ def train(
             rate = task.rate(step, n_steps)
             for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = base * rate
+            task.before_step(step, n_steps, optimizer)
             with autocast(device, precision):
                 losses = model(batch)
             if not torch.isfinite(losses["loss"]):
