@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -215,20 +215,20 @@ def explain_invalid(error: ValidationError, cls: type[Any]) -> str:
     return f"{key} = {wrong['input']!r}: {wrong['msg'].replace('Input should', 'should')}"
 
 
-def load_config_file(path: Path, stage: str) -> dict[str, Any]:
-    """Return the table of `stage` in the TOML file `path`, empty where it has none."""
+def load_config_file(path: Path, table: str, known: Collection[str]) -> dict[str, Any]:
+    """Return one table of the TOML file `path`, empty where it has none; `known`: the names that a table may have."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RisError(f"{path}: cannot read the configuration file: {error.strerror}{suggest_path(path)}") from error
     except (ValueError, RecursionError) as error:
         raise RisError(f"{path}: not a TOML file: {error}") from error
-    for name, table in tables.items():
-        if name not in CONFIGS:
-            raise RisError(f"{path}: unknown table [{name}]{did_you_mean(name, CONFIGS)}; one table per stage")
-        if not isinstance(table, dict):
+    for name, values in tables.items():
+        if name not in known:
+            raise RisError(f"{path}: unknown table [{name}]{did_you_mean(name, known)}; a table per stage or method")
+        if not isinstance(values, dict):
             raise RisError(f"{path}: {name} must be a table: write [{name}] and the keys below it")
-    return dict(tables.get(stage, {}))
+    return dict(tables.get(table, {}))
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:

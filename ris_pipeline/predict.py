@@ -22,7 +22,7 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import MANIFEST
 from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import to_rgb
-from ris_pipeline.datasets.io.images import load_image
+from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.io.segmentations import Rle, encode_rle
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.maps.respond import Responder
@@ -173,19 +173,19 @@ class Segmenter:
             for encoded, array in zip(self._encode(arrays), arrays, strict=True):
                 yield self._predict(encoded, (array.shape[0], array.shape[1]), texts)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _encode(self, arrays: Sequence[Pixels]) -> list[Any]:
-        pixels = torch.stack([self.responder.preprocess(array) for array in arrays])
+        pixels = torch.stack([to_pixels(array, self.responder.input_size) for array in arrays])
         return self.responder.encode_images(pixels.to(self.responder.device, memory_format=torch.channels_last))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _encode_texts(self, sentences: Sequence[str]) -> Tensor:
         check_sentences(sentences)
         if cut := self.find_cut(sentences):
             warnings.warn(describe_cut(cut, self.responder.n_tokens), stacklevel=3)
         return self.responder.encode_texts(list(sentences))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _predict(self, image: Any, image_hw: tuple[int, int], texts: Tensor) -> list[Prediction]:
         rule = self.responder.rule
         maps = compute_map(self.responder.respond(image, texts), rule, self.responder.input_size, image_hw)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from ris_pipeline.errors import RisError, did_you_mean
+from ris_pipeline.methods import METHODS
 from ris_pipeline.process.console import Console, is_silent
 from ris_pipeline.process.failures import explain_failure
 from ris_pipeline.process.signals import Stopped, watch_signals
@@ -74,9 +75,24 @@ class Output:
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
 
 
+def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None], str | None]:
+    """Return a callback of an option or argument that takes one of some words; for another it names the nearest."""
+
+    def check(value: str | None) -> str | None:
+        known = list(list_known())
+        if value is not None and value not in known:
+            raise typer.BadParameter(f"{value!r} is not known{did_you_mean(value, known)}")
+        return value
+
+    return check
+
+
 GROUPS = (Places, Compute, Making, Output)
 Splits = Annotated[
     list[str] | None, Option("--split", metavar="<str>", help="Repeatable; every split of the card if left out.")
+]
+MethodName = Annotated[
+    str, Option("--method", metavar="<str>", callback=choose_from(lambda: METHODS), help="TRIS or a compared method.")
 ]
 Init = Annotated[
     Path | None, Option(metavar="FROM", help="Start from these weights: a trained artifact's folder, or a checkpoint.")
@@ -152,18 +168,6 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         return function
 
     return add
-
-
-def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None], str | None]:
-    """Return a callback of an option or argument that takes one of some words; for another it names the nearest."""
-
-    def check(value: str | None) -> str | None:
-        known = list(list_known())
-        if value is not None and value not in known:
-            raise typer.BadParameter(f"{value!r} is not known{did_you_mean(value, known)}")
-        return value
-
-    return check
 
 
 def check_metric(value: str) -> str:

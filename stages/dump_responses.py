@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ris_pipeline.methods import METHODS
+from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Making, Output, Places, Splits, choose_from, open_context
+from stages.context import Compute, Making, MethodName, Output, Places, Splits, open_context
 
 
 def run(
@@ -20,10 +20,7 @@ def run(
     prms: Annotated[
         bool | None, typer.Option("--prms/--no-prms", help="Select one map per ref; as configured if left out.")
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(metavar="<str>", callback=choose_from(lambda: METHODS), help="A compared method, not Step-1."),
-    ] = None,
+    method: MethodName = TRIS,
 ) -> None:
     """Write each sentence's score grid and PRMS's choice.
 

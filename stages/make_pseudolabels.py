@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Making, Output, Places, open_context
+from stages.context import Compute, Making, MethodName, Output, Places, open_context
 
 
 def run(
@@ -16,6 +17,7 @@ def run(
     making: Making,
     output: Output,
     refine: Annotated[bool, typer.Option(help="By inter-pixel relations, or threshold only.")] = True,
+    method: MethodName = TRIS,
 ) -> None:
     """Turn the selected response maps into masks.
 
@@ -25,4 +27,4 @@ def run(
     """
     from ris_pipeline.chain.pseudolabels import make_pseudolabels
 
-    show(output, make_pseudolabels(open_context(places, compute, making, output), refine=refine))
+    show(output, make_pseudolabels(open_context(places, compute, making, output), refine=refine, method=method))

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from ris_pipeline.errors import RisError
+from ris_pipeline.methods import TRIS
 from stages.console import emit
-from stages.context import Compute, Making, Output, Places, open_context
+from stages.context import Compute, Making, MethodName, Output, Places, open_context
 
 
 def run(
@@ -26,6 +27,7 @@ def run(
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint that TRIS released (.pth), or the folder of an artifact.")
     ] = None,
+    method: MethodName = TRIS,
     out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("predictions"),
     save_map: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="The map too, as float32 (H, W) at the image's size.")
@@ -45,7 +47,7 @@ def run(
     images, sentences = split_arguments(arguments, n_least=0 if more else 1)
     written = predict_files(
         open_context(places, compute, making, output), [*(more or ()), *images], sentences, out,
-        checkpoint=checkpoint, save_map=save_map, upright=not raw_orientation,
+        checkpoint=checkpoint, method=method, save_map=save_map, upright=not raw_orientation,
     )  # fmt: skip
     if written.records or (output.json and not making.dry_run):
         emit(output, "\n".join(written.files), written.records)

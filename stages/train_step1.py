@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Init, Limit, Making, Output, Places, open_context
+from stages.context import Compute, Init, Limit, Making, MethodName, Output, Places, open_context
 
 
 def run(
-    places: Places, compute: Compute, making: Making, output: Output, init: Init = None, limit: Limit = None
+    places: Places,
+    compute: Compute,
+    making: Making,
+    output: Output,
+    method: MethodName = TRIS,
+    init: Init = None,
+    limit: Limit = None,
 ) -> None:
     """Step-1: learn response maps from images and sentences.
 
@@ -17,4 +24,5 @@ def run(
     """
     from ris_pipeline.chain.train import train_step1
 
-    show(output, train_step1(open_context(places, compute, making, output), init=init, limit=limit))
+    context = open_context(places, compute, making, output)
+    show(output, train_step1(context, method=method, init=init, limit=limit))

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Init, Limit, Making, Output, Places, open_context
+from stages.context import Compute, Init, Limit, Making, MethodName, Output, Places, open_context
 
 
 def run(
@@ -16,6 +17,7 @@ def run(
     making: Making,
     output: Output,
     oracle: Annotated[bool, typer.Option("--oracle", help="Learn from true masks: the upper bound.")] = False,
+    method: MethodName = TRIS,
     init: Init = None,
     limit: Limit = None,
 ) -> None:
@@ -27,4 +29,5 @@ def run(
     """
     from ris_pipeline.chain.train import train_step2
 
-    show(output, train_step2(open_context(places, compute, making, output), oracle=oracle, init=init, limit=limit))
+    context = open_context(places, compute, making, output)
+    show(output, train_step2(context, oracle=oracle, method=method, init=init, limit=limit))

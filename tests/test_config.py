@@ -93,8 +93,8 @@ def test_what_is_printed_can_be_set_again(lr, epochs):
 def test_config_file_has_one_table_per_stage(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[step1]\nlr = 1e-3\n[step2]\nepochs = 2\n")
-    assert load_config_file(path, "step1") == {"lr": 1e-3}
-    assert load_config_file(path, "scores") == {}
+    assert load_config_file(path, "step1", CONFIGS) == {"lr": 1e-3}
+    assert load_config_file(path, "scores", CONFIGS) == {}
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_a_wrong_config_file_is_named(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(RisError, match=rf"mine\.toml: {message}"):
-        load_config_file(path, "step1")
+        load_config_file(path, "step1", CONFIGS)
 
 
 def test_a_missing_config_file_is_named(tmp_path):
     with pytest.raises(RisError, match=r"mine\.toml: cannot read"):
-        load_config_file(tmp_path / "mine.toml", "step1")
+        load_config_file(tmp_path / "mine.toml", "step1", CONFIGS)
 
 
 def test_assignments():

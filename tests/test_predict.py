@@ -41,7 +41,7 @@ def clip_folder(tmp_path_factory) -> Path:
 
 def save_artifact(folder: Path, stage: str, config, network) -> None:
     save_file(network.state_dict(), folder / WEIGHTS)
-    (folder / MANIFEST).write_text(json.dumps({"stage": stage, "configuration": asdict(config)}))
+    (folder / MANIFEST).write_text(json.dumps({"stage": stage, "flags": {}, "configuration": asdict(config)}))
 
 
 def test_step1(clip_folder, tmp_path):

@@ -26,6 +26,7 @@ WEIGHTS = "model.safetensors"  # of clip, step1, step2
 CLIP_CONFIG = "open_clip_config.json"  # of clip
 METRICS = "metrics.jsonl"  # the log of a training, a line per step
 IRNET_WEIGHTS = "irnet.safetensors"  # of refined pseudolabels, and of an imported IRNet
+TARGETS = "targets"  # folder of a training on a teacher's maps: the labels made of them
 SEEDS = "seeds"  # folder of refined pseudolabels: the labels that IRNet learns from
 CONTACT_SHEET = "contact-sheet.png"  # of pseudolabels
 SCORES, OUTCOMES = "scores.json", "outcomes.csv"  # of scores
@@ -35,7 +36,7 @@ SOURCE = "source.json"  # of an import: where the weights come from
 CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest of the file it comes from
 VALIDATION = "validation"  # input of a training: the digest of the images that it is validated on
 INIT = "init"  # input of a training: the digest of the weights that it starts from
-METHOD = "method"  # input of a training-free method's responses: its name and the version of its code
+METHOD = "method"  # flag and input of what a compared method makes; the input has the version of its code too
 NO_ARTIFACTS = ("data", "images", VALIDATION, INIT, CHECKPOINT, METHOD)  # the names of inputs that are no artifacts
 
 

@@ -133,7 +133,11 @@ def _lock_of(path: Path) -> Path:
 
 
 def _memory_settings(request: Request) -> str:
-    values = [f"{key} (now {request.configuration.get(key)})" for key in STAGES[request.stage].memory]
+    values = [
+        f"{key} (now {request.configuration[key]})"
+        for key in STAGES[request.stage].memory
+        if key in request.configuration
+    ]
     return " or ".join([*values, "--workers"])
 
 

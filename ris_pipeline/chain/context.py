@@ -20,7 +20,7 @@ from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, load_config_file, resolve
 from ris_pipeline.datasets.card import Card, load_card
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
-from ris_pipeline.methods import METHODS
+from ris_pipeline.methods import METHODS, Method
 from ris_pipeline.process.console import Console, is_silent
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 Settings = Mapping[str, Any]
 MANY_FILES = 1000  # that take a while to read
+
+
+def list_tables() -> list[str]:
+    """Return the tables of settings that a card or configuration file may have: one per stage or compared method."""
+    return list(dict.fromkeys((*CONFIGS, *(method.table for method in METHODS.values()))))
 
 
 class Places(TypedDict, total=False):
@@ -85,22 +90,38 @@ class Context:
         words = [word for name, value, usual in places if value != usual for word in (name, str(value))]
         return f"{command} {shlex.join(words)}".rstrip()
 
-    def find_chosen(self, stage: str) -> dict[str, Any]:
-        """Return what the configuration file and the assignments say of a stage."""
-        return {**(load_config_file(self.config_file, stage) if self.config_file else {}), **self.assignments}
+    def find_chosen(self, table: str, *, beside: bool = False) -> dict[str, Any]:
+        """Return what the configuration file and the assignments say of a stage or method.
 
-    def resolve(self, cls: type[C], stage: str, settings: C | Settings | None = None, **flags: Any) -> C:
-        """Return the configuration of a stage: defaults < card < file < assignments < `settings` < `flags`.
-
-        `settings`: values by key, or a whole configuration, of which only `flags` change anything.
+        `beside`: the command is of another one, so that only assignments such as clip-es.box_threshold=0.4 count.
         """
+        tables = list_tables()
+        chosen = dict(load_config_file(self.config_file, table, tables)) if self.config_file else {}
+        for key, value in self.assignments.items():
+            prefix, dot, name = key.rpartition(".")
+            if dot and prefix not in tables:
+                raise RisError(f"--set {key}: there is no stage or method {prefix!r}{did_you_mean(prefix, tables)}")
+            if prefix == table or not (dot or beside):
+                chosen[name] = value
+        return chosen
+
+    def resolve(
+        self, cls: type[C], table: str, settings: C | Settings | None = None, *, beside: bool = False, **flags: Any
+    ) -> C:
+        """Return the configuration of a stage or method: defaults < card < file < assignments < `settings` < `flags`.
+
+        `settings`: values by key, or a whole configuration, of which only `flags` change anything. `beside`: as in
+        `find_chosen`.
+        """
+        tables = list_tables()
         for name in self.card.config:
-            if name not in (*CONFIGS, *METHODS):
-                raise RisError(f"card {self.card.name}: unknown table [config.{name}]{did_you_mean(name, CONFIGS)}")
+            if name not in tables:
+                raise RisError(f"card {self.card.name}: unknown table [config.{name}]{did_you_mean(name, tables)}")
         if isinstance(settings, cls):
             return replace(settings, **flags)  # type: ignore[type-var]
         assert settings is None or isinstance(settings, Mapping)
-        return resolve(cls, self.card.config.get(stage, {}), self.find_chosen(stage), settings or {}, flags)
+        chosen = self.find_chosen(table, beside=beside)
+        return resolve(cls, self.card.config.get(table, {}), chosen, settings or {}, flags)
 
     def open_dataset(self, split: str, *, with_images: bool = False) -> Dataset:
         """Return one split of the data set; say what is left out of it or looks odd.
@@ -183,7 +204,7 @@ class Context:
     def _look(self, name: str, manifest: Mapping[str, Any]) -> str:
         """Return what an input that is no artifact is now."""
         if name == METHOD:
-            method = METHODS.get(str(manifest["flags"].get("method")))
+            method = METHODS.get(str(manifest["flags"].get(METHOD)))
             return method.version if method else "missing"
         if name == "data":
             return self.data_digest
@@ -199,9 +220,14 @@ class Context:
         own = {key: value for key, value in flags.items() if key in manifest["configuration"]}
         # Settings of a file or assignment of then are no reason; those of now are compared.
         chosen = {} if self.config_file or self.assignments else manifest.get("chosen", {})
+        method = METHODS.get(str(flags.get(METHOD)))
+        if method and stage == "step1":
+            return asdict(self.resolve(method.config, method.table, {**chosen, **own}))
+        beside = {} if method is None else chosen.get(method.table, {})
+        chosen = {key: value for key, value in chosen.items() if method is None or key != method.table}
         configuration = asdict(self.resolve(CONFIGS[stage], stage, {**chosen, **own}))
-        if method := METHODS.get(str(flags.get("method"))):
-            configuration[method.name] = asdict(self.resolve(method.config, method.name))
+        if method and stage == "responses" and not method.trained:
+            configuration[method.table] = asdict(self.resolve(method.config, method.table, beside, beside=True))
         return configuration
 
     def find_input(self, stage: str, **flags: str | bool) -> Artifact:
@@ -242,11 +268,12 @@ class Context:
         inputs: Iterable[Artifact] = (),
         others: Mapping[str, str] | None = None,
         flags: Mapping[str, str | bool] | None = None,
-        extra: Settings | None = None,
+        method: Method | None = None,
     ) -> Request:
         """Return what `stage` is asked to make from its resolved `config`, the artifacts it reads and the data set.
 
-        `settings`: as `resolve` had them. `others`: inputs that are no artifacts. `extra`: further configuration.
+        `settings`: as `resolve` had them. `others`: inputs that are no artifacts. `method`: that makes it; where it
+        needs no training, its settings count beside those of the stage.
         """
         flags = dict(flags or {})
         data = {"data": self.data_digest}
@@ -254,17 +281,25 @@ class Context:
             data["images"] = self.digest_images(str(flags.get("split", "train")))
         if validated := getattr(config, "validate", ""):
             data[VALIDATION] = self.digest_images(validated)
-        chosen = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
+        given = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
+        chosen = {**self.find_chosen(method.table if method and method.trained else stage), **(given or {})}
+        configuration, versions = asdict(config), {}
+        if method is not None:
+            versions, flags = method.versions, {**method.flags, **flags}
+            if not method.trained:
+                configuration[method.table] = asdict(self.resolve(method.config, method.table, beside=True))
+                if beside := self.find_chosen(method.table, beside=True):
+                    chosen[method.table] = beside
         return Request(
             runs=self.runs,
             dataset=self.card.name,
             stage=stage,
-            configuration={**asdict(config), **(extra or {})},
-            inputs={**data, **(others or {}), **{artifact.name: artifact.digest for artifact in inputs}},
+            configuration=configuration,
+            inputs={**data, **versions, **(others or {}), **{artifact.name: artifact.digest for artifact in inputs}},
             flags=flags,
             seed=self.seed,
             precision=self.precision,
-            chosen={**self.find_chosen(stage), **(chosen or {})},
+            chosen=chosen,
             # As torchrun tells it; asking torch would cost the seconds of its import.
             n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if STAGES[stage].is_distributed else 1,
         )

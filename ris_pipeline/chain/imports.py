@@ -14,7 +14,7 @@ from ris_pipeline.artifacts.identity import Artifact, Request, digest_file
 from ris_pipeline.artifacts.layout import CHECKPOINT, CLIP_CONFIG, IRNET_WEIGHTS, MANIFEST, SOURCE, WEIGHTS
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context
-from ris_pipeline.config import Step1Config, Step2Config, load_config_file, resolve
+from ris_pipeline.config import Step1Config, Step2Config, resolve
 from ris_pipeline.errors import RisError
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def _configure(context: Context, stage: str, released: Released, *, with_card: b
     if with_card:
         config = context.resolve(type(released.config), stage)
     else:
-        file = load_config_file(context.config_file, stage) if context.config_file else {}
-        config = resolve(type(released.config), file, context.assignments)
+        config = resolve(type(released.config), context.find_chosen(stage))
     told, own = asdict(released.config), asdict(config)
     return {**{key: told[key] for key in _TOLD[stage]}, **{key: own[key] for key in chosen}}
 

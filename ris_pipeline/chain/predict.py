@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import replacing, write_json
-from ris_pipeline.artifacts.find import find_latest
+from ris_pipeline.artifacts.find import find_latest, load_artifact
 from ris_pipeline.artifacts.layout import MANIFEST
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.errors import RisError, suggest_path
+from ris_pipeline.methods import TRIS, Method, find_method, method_of
 
 if TYPE_CHECKING:
     from ris_pipeline.arrays import Pixels
@@ -45,23 +46,26 @@ def predict_files(
     out: Path,
     *,
     checkpoint: Path | None = None,
+    method: str = TRIS,
     save_map: Path | None = None,
     upright: bool = True,
 ) -> Predictions:
     """Segment what each sentence says in each image, write it below `out`, and return what was written.
 
-    `images`: files and folders. `checkpoint`: by default the latest Step-2, or Step-1 where there is none. `save_map`:
-    a .npy file for the map too. `upright`: turn photographs as their EXIF data say. Raises RisError where an image or
+    `images`: files and folders. `checkpoint`: by default the latest Step-2, or Step-1 where there is none; of a
+    compared method what it has trained in Step-1's place, or nothing where it needs no training. `save_map`: a .npy
+    file for the map too. `upright`: turn photographs as their EXIF data say. Raises RisError where an image or
     a checkpoint is missing; an image that cannot be read is one of the failures.
     """
     paths = _find_images(context, images)
-    checkpoint = choose_checkpoint(context, checkpoint)
-    name = checkpoint or f"the CLIP of {context.card.name} alone, untrained"
+    checkpoint = choose_checkpoint(context, checkpoint, method)
+    untrained = "the CLIP" if method == TRIS else method
+    name = checkpoint or f"{untrained} of {context.card.name} alone, untrained"
     context.say(f"by {name}{' (--dry-run: nothing is written)' if context.dry_run else ''}")
     if context.dry_run:
         return Predictions((), (), ())
     written = _Written(out)
-    found, failures = _predict(context, checkpoint, paths, sentences, written, save_map, upright=upright)
+    found, failures = _predict(context, checkpoint, method, paths, sentences, written, save_map, upright=upright)
     records = [{**record, "network": str(name)} for record in found]
     if records:
         written.add(records)
@@ -89,21 +93,27 @@ def split_arguments(arguments: Sequence[str], n_least: int) -> tuple[list[Path],
     return paths, texts
 
 
-def choose_checkpoint(context: Context, chosen: Path | None) -> Path | None:
-    """The `chosen` checkpoint, or the latest Step-2, or Step-1; None where the card's CLIP gives maps untrained.
+def choose_checkpoint(context: Context, chosen: Path | None, method: str = TRIS) -> Path | None:
+    """Return the `chosen` checkpoint, or the latest of the method: of TRIS Step-2, or Step-1 where there is none.
 
-    RisError where the checkpoint is missing or damaged, or there is none.
+    None where nothing is trained: TRIS then answers by its CLIP alone, others as they always do. Raises RisError where
+    the checkpoint is missing, damaged or another method's, or there is none.
     """
-    checkpoint = _find_latest(context) if chosen is None else chosen
+    checkpoint = _find_latest(context, find_method(method)) if chosen is None else chosen
     if checkpoint is not None and not checkpoint.exists():
         advice = "give a released .pth file or the folder of an artifact"
         raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
     if checkpoint is not None and (checkpoint / MANIFEST).is_file():
+        artifact = load_artifact(checkpoint)
+        if method != TRIS and artifact is not None and method_of(artifact).name != method:
+            raise RisError(f"{checkpoint}: trained by {method_of(artifact).name}, not by {method}")
         check_whole(checkpoint)  # a flipped bit in weights raises no error: it only makes another mask
     return checkpoint
 
 
-def _find_latest(context: Context) -> Path | None:
+def _find_latest(context: Context, method: Method) -> Path | None:
+    if not method.is_tris:
+        return context.find_input("step1", **method.flags).path if method.trained else None
     dataset = context.card.name
     # Not the oracle, whose labels are what the method does without.
     step2 = find_latest(context.runs, dataset, "step2", labels="pseudo")
@@ -123,14 +133,17 @@ def _step1_config(context: Context) -> Step1Config:
     return context.resolve(Step1Config, "step1")
 
 
-def load_segmenter(context: Context, checkpoint: Path | None) -> Segmenter:
-    """The network of choose_checkpoint on the device of `options`."""
+def load_segmenter(context: Context, checkpoint: Path | None, method: str = TRIS) -> Segmenter:
+    """Return the network that `choose_checkpoint` chose, on the device of the context."""
     from ris_pipeline.predict import Segmenter
 
     device = context.device
-    if checkpoint is None:
-        return Segmenter.untrained(_step1_config(context), device)
-    return Segmenter.load(checkpoint, device)
+    if checkpoint is not None:
+        return Segmenter.load(checkpoint, device)
+    if method != TRIS:
+        found = find_method(method)
+        return Segmenter(found.load(context.resolve(found.config, found.table), device))
+    return Segmenter.untrained(_step1_config(context), device)
 
 
 def _find_images(context: Context, paths: Sequence[Path]) -> list[Path]:
@@ -195,6 +208,7 @@ def _names_of(image: Path) -> Iterator[str]:
 def _predict(
     context: Context,
     checkpoint: Path | None,
+    method: str,
     images: Sequence[Path],
     texts: Sequence[str],
     written: _Written,
@@ -209,7 +223,7 @@ def _predict(
     from ris_pipeline.process.device import autocast
 
     device = context.device
-    segmenter = load_segmenter(context, checkpoint)
+    segmenter = load_segmenter(context, checkpoint, method)
     if cut := segmenter.find_cut(texts):
         context.say(describe_cut(cut, segmenter.responder.n_tokens))
     only_one = len(images) * len(texts) == 1

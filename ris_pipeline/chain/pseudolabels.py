@@ -13,6 +13,7 @@ from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.card import Card
+from ris_pipeline.methods import TRIS, find_method
 from ris_pipeline.process.console import report_steps
 
 if TYPE_CHECKING:
@@ -28,16 +29,20 @@ def make_pseudolabels(
     config: PseudolabelConfig | Mapping[str, Any] | None = None,
     *,
     refine: bool = True,
+    method: str = TRIS,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Make a pseudo-label for each ref of the train split, unless that is done, and return the artifact.
 
-    `refine`: by inter-pixel relations (IRNet), else by a threshold alone. The others as in `train_step1`.
+    `refine`: by inter-pixel relations (IRNet), else by a threshold alone. `method`: of a compared method's maps. The
+    others as in `train_step1`.
     """
     context = open_context(data, **places)
     resolved = context.resolve(PseudolabelConfig, "pseudolabels", config, refine=refine)
-    responses = context.find_input("responses", split=SPLIT)
-    request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], flags={"refine": refine})
+    variant = find_method(method).flags
+    responses = context.find_input("responses", **variant, split=SPLIT)
+    flags = {"refine": refine, **variant}
+    request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], flags=flags)
     if context.is_due(request):
         from ris_pipeline.maps.store import ResponseStore
 

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
-from ris_pipeline.artifacts.layout import METHOD, store_path
+from ris_pipeline.artifacts.layout import store_path
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import ResponsesConfig, Step1Config
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError
-from ris_pipeline.methods import find_method
+from ris_pipeline.methods import TRIS, find_method, method_of
 
 if TYPE_CHECKING:
     from ris_pipeline.maps.respond import Responder
     from ris_pipeline.networks.clip import Clip
-
-
-class _Source(NamedTuple):
-    """What answers: how it enters the identity of its responses, and how it is loaded, with the CLIP of PRMS."""
-
-    inputs: tuple[Artifact, ...]
-    others: dict[str, str]
-    flags: dict[str, str | bool]
-    extra: dict[str, Any]
-    load: Callable[[], tuple[Responder, Clip | None]]
 
 
 def dump_responses(
@@ -37,27 +26,37 @@ def dump_responses(
     config: ResponsesConfig | Mapping[str, Any] | None = None,
     *,
     splits: Sequence[str] | None = None,
-    method: str | None = None,
+    method: str = TRIS,
     **places: Unpack[Places],
 ) -> dict[str, Artifact]:
     """Dump the responses to the sentences of each split, unless that is done, and return its artifact.
 
-    `splits`: all of the card if None. `method`: the name of a compared method, in place of Step-1. `data`, `config`,
-    `places` and errors as in `train_step1`. A split of which the data hold nothing is left out, or, if it was named,
-    an EmptySplitError.
+    `splits`: all of the card if None. `method`: the name of a compared method, in place of TRIS's Step-1. `data`,
+    `config`, `places` and errors as in `train_step1`. A split of which the data hold nothing is left out, or, if it was
+    named, an EmptySplitError.
     """
     context = open_context(data, **places)
     resolved = context.resolve(ResponsesConfig, "responses", config)
-    source = _find_step1(context, resolved) if method is None else _find_method(context, method)
+    answering = find_method(method)
+    trained = context.find_input("step1", **answering.flags) if answering.trained else None
+
+    def load() -> Responder:
+        from ris_pipeline.methods.tris import load_network
+
+        if trained is not None:
+            return load_network(trained, context.device)
+        settings = context.resolve(answering.config, answering.table, beside=True)
+        return answering.load(settings, context.device)
+
     made = {}
     for split in context.find_splits(splits):
         try:
             request = context.request(
-                "responses", resolved, settings=config, inputs=source.inputs, others=source.others,
-                flags={**source.flags, "split": split}, extra=source.extra,
+                "responses", resolved, settings=config, inputs=[trained] if trained else [],
+                flags={"split": split}, method=answering,
             )  # fmt: skip
             if context.is_due(request):
-                _dump(context, request, resolved, source, split)
+                _dump(context, request, resolved, split, load, trained)
         except EmptySplitError as error:
             if splits:
                 raise
@@ -68,40 +67,38 @@ def dump_responses(
     return made
 
 
-def _find_step1(context: Context, config: ResponsesConfig) -> _Source:
-    step1 = context.find_input("step1")
+def _build_aux(context: Context, trained: Artifact | None) -> Clip:
+    """Return the CLIP with which PRMS judges maps: of the training, or, for a compared method, of the card's Step-1."""
+    from ris_pipeline.networks.load import build_aux, config_from_manifest
 
-    def load() -> tuple[Responder, Clip | None]:
-        from ris_pipeline.methods.tris import load_network
-        from ris_pipeline.networks.load import build_aux, config_from_manifest
-
-        step1_config = config_from_manifest(Step1Config, step1.manifest)
-        aux = build_aux(step1_config).to(context.device) if config.prms else None
-        return load_network(step1, context.device), aux
-
-    return _Source((step1,), {}, {}, {}, load)
+    if trained is not None and method_of(trained).is_tris:
+        config = config_from_manifest(Step1Config, trained.manifest)
+    else:
+        config = context.resolve(Step1Config, "step1", beside=True)
+    return build_aux(config).to(context.device)
 
 
-def _find_method(context: Context, name: str) -> _Source:
-    method = find_method(name)
-    config = context.resolve(method.config, name)
-    others, flags = {METHOD: method.version}, {METHOD: name}
-    return _Source((), others, {**flags}, {name: asdict(config)}, lambda: (method.load(config, context.device), None))
-
-
-def _dump(context: Context, request: Request, config: ResponsesConfig, source: _Source, split: str) -> None:
+def _dump(
+    context: Context,
+    request: Request,
+    config: ResponsesConfig,
+    split: str,
+    load: Callable[[], Responder],
+    trained: Artifact | None,
+) -> None:
     from ris_pipeline.maps.respond import fill_responses, open_store
     from ris_pipeline.predict import describe_cut
 
     dataset = context.open_dataset(split, with_images=True)
-    responder, aux = source.load()
+    responder = load()
+    aux = _build_aux(context, trained) if config.prms else None
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
     if cut := responder.find_cut(sorted(sentences)):
         context.say(f"{dataset.name} {split}: {describe_cut(cut, responder.n_tokens)}")
     with publish(request, force=context.force) as work:
         label = f"responses {split}"
-        attributes = {**source.others, **{artifact.name: artifact.digest for artifact in source.inputs}}
-        store = open_store(store_path(work.path, split), dataset, responder, attributes)
+        inputs = {name: value for name, value in request.inputs.items() if name not in ("data", "images")}
+        store = open_store(store_path(work.path, split), dataset, responder, inputs)
         missing = store.missing_blocks(scored=aux is not None)
         left = sum(len(store.rows_of_block(block)) for block in missing)
         if left < len(store):

@@ -5,66 +5,91 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from ris_pipeline.artifacts.find import find, find_weights
+from ris_pipeline.artifacts.find import find, find_weights, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, Request, digest_file
-from ris_pipeline.artifacts.layout import INIT, WEIGHTS
+from ris_pipeline.artifacts.layout import INIT, TARGETS, WEIGHTS, store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.pseudolabels import describe_labels
-from ris_pipeline.config import Step1Config, Step2Config
+from ris_pipeline.config import Step2Config
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
+from ris_pipeline.methods import TRIS, Method, find_method, method_of
 from ris_pipeline.process.console import report_steps
 
 if TYPE_CHECKING:
+    from ris_pipeline.datasets.records import Dataset
     from ris_pipeline.maps.respond import Responder
     from ris_pipeline.process.ranks import Ranks
     from ris_pipeline.training.batches import Batch, Targets
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.loop import Task
 
+T = TypeVar("T")
+TRAIN = "train"  # the split
+
 
 def train_step1(
     data: Context | Card | Path | str,
-    config: Step1Config | Mapping[str, Any] | None = None,
+    config: Any = None,
     *,
+    method: str = TRIS,
     init: Path | str | None = None,
     limit: int | None = None,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Train Step-1 on the train split, unless that is done, and return its artifact.
 
-    `data`: a card, its name or file. `config`: a whole configuration, or values that change the card's. `init`: start
-    from these weights, the folder of a trained artifact or a checkpoint. `limit`: a dry trial on the first refs, kept
-    apart as a variant that no other stage takes for the whole. None is returned only where the context says that
-    nothing is to be made (--dry-run). Raises RisError for data and settings that cannot be used.
+    `data`: a card, its name or file. `config`: a whole configuration, or values that change the card's. `method`: the
+    name of a compared method that is trained in Step-1's place; its artifact is a variant of step1. `init`: start from
+    these weights, the folder of a trained artifact or a checkpoint. `limit`: a dry trial on the first refs, kept apart
+    as a variant that no other stage takes for the whole. None is returned only where the context says that nothing is
+    to be made (--dry-run). Raises RisError for data and settings that cannot be used, and a method without training.
 
     >>> step1 = train_step1("shapes", {"epochs": 1}, runs="runs")  # doctest: +SKIP
     >>> step1.path  # doctest: +SKIP
     PosixPath('runs/shapes/step1/3f2a9c51d0e7')
     """
     context = open_context(data, **places)
-    resolved = context.resolve(Step1Config, "step1", config)
-    start = None if init is None else find_weights(Path(init))
+    trained = find_method(method)
+    if not trained.trained:
+        raise RisError(f"{method} needs no training; run: {context.command(f'ris dump-responses --method {method}')}")
+    resolved = context.resolve(trained.config, trained.table, config)
+    start = None if init is None else _find_start(Path(init), trained)
+    teacher = None
+    if trained.teacher:
+        teacher = context.find_input("responses", **find_method(trained.teacher).flags, split=TRAIN)
     request = context.request(
-        "step1", resolved, settings=config, others=_describe_start(start), flags=_describe_limit(limit)
-    )
+        "step1", resolved, settings=config, inputs=[teacher] if teacher else [],
+        others=_describe_start(start), flags=_describe_limit(limit), method=trained,
+    )  # fmt: skip
     if context.is_due(request):
-        from ris_pipeline.methods.tris import Step1Responder
-        from ris_pipeline.networks.load import build_aux, build_step1
-        from ris_pipeline.training.draws import Plan
-        from ris_pipeline.training.tasks import Step1Task
-
-        dataset = context.open_dataset("train", with_images=True).first_refs(limit or 0)
-        plan = Plan(dataset, resolved.batch_size, resolved.refs_per_image, resolved.n_negatives, context.seed)
+        code = trained.code
+        dataset = context.open_dataset(TRAIN, with_images=True).first_refs(limit or 0)
         _train(
-            context, request, resolved, plan, Step1Responder,
-            lambda: Step1Task(build_step1(resolved, init=start), build_aux(resolved), resolved),
+            context, request, resolved, code.plan(dataset, resolved, context.seed),
+            lambda network: code.wrap(network, resolved),
+            lambda: code.build_task(code.build(resolved, start), resolved),
+            partial(_open_targets, context, code, resolved, dataset, teacher) if teacher else None,
         )  # fmt: skip
     return find(request)
+
+
+def _open_targets(
+    context: Context, code: Any, config: Any, dataset: Dataset, teacher: Artifact, folder: Path
+) -> Targets:
+    """Return the targets that a method makes of its teacher's maps; what it has to write goes into `folder`."""
+    from ris_pipeline.maps.store import ResponseStore
+
+    store = ResponseStore.open(store_path(teacher.path, TRAIN))
+    folder.mkdir(exist_ok=True)
+    with context.console.progress("targets", dataset.n_expressions) as advance:
+        targets: Targets = code.open_targets(config, dataset, store, folder, advance)
+    return targets
 
 
 def train_step2(
@@ -72,23 +97,28 @@ def train_step2(
     config: Step2Config | Mapping[str, Any] | None = None,
     *,
     oracle: bool = False,
+    method: str = TRIS,
     init: Path | str | None = None,
     limit: int | None = None,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Train Step-2 on the refined pseudo-labels of the train split, unless that is done, and return its artifact.
 
-    `oracle`: on the true masks, as an upper bound. The others as in `train_step1`.
+    `oracle`: on the true masks, as an upper bound. `method`: on the labels made from a compared method's maps. The
+    others as in `train_step1`.
     """
     context = open_context(data, **places)
     resolved = context.resolve(Step2Config, "step2", config)
     if init is not None and resolved.encoders_from_step1:
         raise RisError("--init gives all weights, encoders_from_step1 those of the encoders: choose one")
+    if oracle and method != TRIS:
+        raise RisError("--oracle trains on the true masks, --method on labels: choose one")
+    variant = find_method(method).flags
     start = None if init is None else find_weights(Path(init))
-    labels = None if oracle else context.find_input("pseudolabels", refine=True)
+    labels = None if oracle else context.find_input("pseudolabels", refine=True, **variant)
     step1 = context.find_input("step1") if resolved.encoders_from_step1 else None
     inputs = [artifact for artifact in (labels, step1) if artifact is not None]
-    flags = {"labels": "true" if oracle else "pseudo", **_describe_limit(limit)}
+    flags = {"labels": "true" if oracle else "pseudo", **variant, **_describe_limit(limit)}
     request = context.request(
         "step2", resolved, settings=config, inputs=inputs, others=_describe_start(start), flags=flags
     )
@@ -101,15 +131,23 @@ def train_step2(
 
         if labels is not None:
             context.say(describe_labels(labels.manifest["counts"]))
-        dataset = context.open_dataset("train", with_images=True).first_refs(limit or 0)
+        dataset = context.open_dataset(TRAIN, with_images=True).first_refs(limit or 0)
         plan = Plan(dataset, resolved.batch_size, resolved.refs_per_image, 0, context.seed)
+        targets = RefLabels(labels.path) if labels else TrueMasks()
         encoders = step1.path / WEIGHTS if step1 else None
         _train(
-            context, request, resolved, plan, Step2Responder,
-            lambda: Step2Task(build_step2(resolved, step1=encoders, init=start), resolved),
-            RefLabels(labels.path) if labels else TrueMasks(),
+            context, request, resolved, plan, lambda network: Step2Responder(network, resolved.input_size),
+            lambda: Step2Task(build_step2(resolved, step1=encoders, init=start), resolved), lambda folder: targets,
         )  # fmt: skip
     return find(request)
+
+
+def _find_start(init: Path, method: Method) -> Path:
+    """Return the weights that a training starts from; RisError where another method trained them."""
+    artifact = load_artifact(init)
+    if artifact is not None and method_of(artifact).name != method.name:
+        raise RisError(f"{init}: trained by {method_of(artifact).name}, not by {method.name}")
+    return find_weights(init)
 
 
 def _describe_start(start: Path | None) -> dict[str, str]:
@@ -123,11 +161,11 @@ def _describe_limit(limit: int | None) -> dict[str, str | bool]:
 def _train(
     context: Context,
     request: Request,
-    config: Step1Config | Step2Config,
+    config: Any,
     plan: Plan,
-    responder: Callable[[Any, int], Responder],
+    wrap: Callable[[Any], Responder],
     build_task: Callable[[], Task[Batch]],
-    targets: Targets | None = None,
+    open_targets: Callable[[Path], Targets] | None,
 ) -> None:
     """Train what build_task gives and publish it; under torchrun every process trains and the first one writes."""
     from ris_pipeline.process.ranks import find_ranks, joined, wait
@@ -137,7 +175,7 @@ def _train(
     ranks = find_ranks()
     plan = replace(plan, rank=ranks.rank, n_ranks=ranks.n_ranks)
     device = ranks.choose_device(context.device)
-    source = RefBatches(plan, config.epochs, config.input_size, targets)
+    source = RefBatches(plan, config.epochs, config.input_size)
     with joined(ranks, device):
         task = _build_in_turn(build_task, ranks, context.seed)
         work_of_this_rank = (
@@ -145,7 +183,9 @@ def _train(
         )
         with work_of_this_rank as work:
             wait()  # for the folder, and for the checkpoint that may lie in it
-            validate = _open_validation(context, config, responder, task) if ranks.rank == 0 else None
+            if open_targets is not None:
+                source.targets = _in_turn(lambda: open_targets(work.path / TARGETS), ranks)
+            validate = _open_validation(context, config, wrap, task) if ranks.rank == 0 else None
             with context.console.progress(request.stage, source.n_steps) as advance:
                 n_steps = train(
                     task, source, work.path, device=device, precision=context.precision, workers=context.workers,
@@ -158,8 +198,8 @@ def _train(
 
 def _open_validation(
     context: Context,
-    config: Step1Config | Step2Config,
-    responder: Callable[[Any, int], Responder],
+    config: Any,
+    wrap: Callable[[Any], Responder],
     task: Task[Batch],
 ) -> Callable[[], dict[str, float]] | None:
     """Return a function that scores the task's network as it is; None without a split to validate on."""
@@ -169,7 +209,7 @@ def _open_validation(
         return None
     everything = context.open_dataset(config.validate, with_images=True)
     dataset = take_refs(everything, config.validate_refs, config.select)
-    network = responder(task.network, config.input_size)
+    network = wrap(task.network)
     return lambda: validate(network, dataset, config.batch_size)
 
 
@@ -177,12 +217,20 @@ def _build_in_turn(build_task: Callable[[], Task[Batch]], ranks: Ranks, seed: in
     """Return the task of this process; the first one builds before the others, which find downloaded weights whole."""
     import torch
 
+    def build() -> Task[Batch]:
+        torch.manual_seed(seed)
+        return build_task()
+
+    return _in_turn(build, ranks)
+
+
+def _in_turn(make: Callable[[], T], ranks: Ranks) -> T:
+    """Return what `make` gives, called by the first process before the others."""
     from ris_pipeline.process.ranks import wait
 
     if ranks.rank > 0:
         wait()
-    torch.manual_seed(seed)
-    task = build_task()
+    made = make()
     if ranks.rank == 0:
         wait()
-    return task
+    return made

@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ris_pipeline.config import ResponsesConfig
-from ris_pipeline.datasets.io.images import load_image, size_of
+from ris_pipeline.datasets.io.images import load_image, size_of, to_pixels
 from ris_pipeline.datasets.records import Dataset, ImageGroup, group_by_image
 from ris_pipeline.maps.rule import Rule
 from ris_pipeline.maps.select import score_maps
@@ -43,17 +42,18 @@ class Responder(Protocol):
     def n_tokens(self) -> int:
         """How many tokens of a sentence it reads, start and end included."""
 
-    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return the image uint8 (H, W, 3) RGB as it reads it, float32 (3, input_size, input_size)."""
-
     def encode_images(self, pixels: Tensor) -> list[Any]:
-        """Return the encoding of each of the images float32 (B, 3, S, S) on its device."""
+        """Return the encoding of each of the images float32 (B, 3, S, S) on its device, by ImageNet's statistics."""
 
     def encode_texts(self, sentences: list[str]) -> Tensor:
         """Return the encodings float (N, …) of N sentences."""
 
-    def respond(self, image: Any, texts: Tensor) -> Tensor:
-        """Return the score grids float32 (n, h, w) of n encoded sentences, each alone with one encoded image."""
+    def respond(self, image: Any, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
+        """Return the score grids float32 (n, h, w) of n encoded sentences about one encoded image.
+
+        `ref_ids`: the object that each sentence means. A method may let sentences of other objects compete with it;
+        without ids each sentence stands alone.
+        """
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences of which it does not read the end."""
@@ -67,20 +67,23 @@ def split_batches(groups: Sequence[ImageGroup], size: int) -> Iterator[Sequence[
 
 def load_pixels(dataset: Dataset, groups: Sequence[ImageGroup], responder: Responder) -> Tensor:
     """Return the images of the groups as the responder reads them, float32 (B, 3, S, S) on its device."""
-    pixels = [responder.preprocess(load_image(dataset.images[group.image_id])) for group in groups]
+    pixels = [to_pixels(load_image(dataset.images[group.image_id]), responder.input_size) for group in groups]
     return torch.stack(pixels).to(responder.device, memory_format=torch.channels_last)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a method may take gradients inside
 def respond(responder: Responder, pixels: Tensor, groups: Sequence[ImageGroup]) -> list[Tensor]:
     """Return the score grids float32 (n_i, h, w) of each image's sentences, each sentence encoded once."""
     images = responder.encode_images(pixels)
     texts = encode_each(responder.encode_texts, [text for group in groups for text in group.sentences])
     own = torch.split(texts, [len(group.sentences) for group in groups])
-    return [responder.respond(image, part).float() for image, part in zip(images, own, strict=True)]
+    return [
+        responder.respond(image, part, group.ref_ids).float()
+        for image, part, group in zip(images, own, groups, strict=True)
+    ]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a method may take gradients inside
 def score_selection(
     grids: Sequence[Tensor], pixels: Tensor, groups: Sequence[ImageGroup], aux: Clip, config: ResponsesConfig
 ) -> Tensor:

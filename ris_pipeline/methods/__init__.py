@@ -1,15 +1,35 @@
-"""The methods that answer a sentence with a map: TRIS, and those that it is compared with, a file each.
+"""The methods that learn from sentences where objects are: TRIS, and those that it is compared with, a file each.
 
-A compared method is one module with a function `load(config, device) -> Responder`, and one line in METHODS. Its
-responses have its name in their flags; from there on it is dumped, scored and shown like Step-1.
+A method is one line in METHODS, one dataclass of settings in `methods.configs`, and one module. Where nothing is
+trained, the module has
+
+    load(config, device) -> Responder
+
+and where Step-1's place is taken by a training of its own,
+
+    build(config, weights: Path | None) -> nn.Module    of trained weights, or with what the configuration starts from
+    build_task(network, config) -> Task[Batch]          its losses, optimiser and schedule
+    plan(dataset, config, seed) -> Plan                 which refs stand in a batch
+    wrap(network, config) -> Responder                  the trained network, as dump, score and prediction ask it
+
+One that learns from the maps of another method, its teacher, has
+
+    open_targets(config, dataset, store, folder, advance) -> Targets
+
+as well. What a method makes has its name in its flags; TRIS's has none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import METHOD
+from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,26 +40,66 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A compared method, described without importing it."""
+    """A method, described without importing it."""
 
     name: str  # in flags, in the score table and as the column of the gallery
     title: str  # as the paper's tables have it
-    module: str  # where its `load` is
-    config: type[Any]  # a frozen dataclass; a card's [config.<name>] changes its values
-    code_version: int  # raise it with every change after which its responses would be others
+    module: str
+    config: type[Any]  # a frozen dataclass; a card's [config.<table>] changes its values
+    code_version: int  # raise it with every change after which its maps or weights would be others
+    trained: bool = False
+    teacher: str = ""  # the method whose maps of the train split it learns from
+
+    @property
+    def is_tris(self) -> bool:
+        """Whether it is the method that the others are compared with."""
+        return self.name == TRIS
+
+    @property
+    def table(self) -> str:
+        """The table of its settings in cards and configuration files."""
+        return "step1" if self.is_tris else self.name
+
+    @property
+    def flags(self) -> dict[str, str | bool]:
+        """The flags of what it makes."""
+        return {} if self.is_tris else {METHOD: self.name}
 
     @property
     def version(self) -> str:
-        """Its name and the version of its code, as its responses keep it."""
+        """Its name and the version of its code."""
         return f"{self.name}@{self.code_version}"
 
-    def load(self, config: Any, device: torch.device) -> Responder:
-        """Return its responder on a device."""
-        responder: Responder = import_module(self.module).load(config, device)
+    @property
+    def versions(self) -> dict[str, str]:
+        """Its version as an input of what it makes. TRIS's is that of the stages."""
+        return {} if self.is_tris else {METHOD: self.version}
+
+    @property
+    def code(self) -> Any:
+        """Its module."""
+        return import_module(self.module)
+
+    def load(self, config: Any, device: torch.device, weights: Path | None = None) -> Responder:
+        """Return its responder on a device; a trained method's of the weights in a file."""
+        responder: Responder
+        if not self.trained:
+            responder = self.code.load(config, device)
+        else:
+            import torch
+
+            network = self.code.build(config, weights).requires_grad_(False).eval()
+            responder = self.code.wrap(network.to(device, memory_format=torch.channels_last), config)
         return responder
 
 
-METHODS: dict[str, Method] = {}
+TRIS = "tris"
+METHODS = {method.name: method for method in (Method(TRIS, "TRIS", "ris_pipeline.methods.tris", Step1Config, 1, True),)}
+
+
+def list_compared() -> Iterable[Method]:
+    """Return the methods that TRIS is compared with."""
+    return [method for method in METHODS.values() if not method.is_tris]
 
 
 def find_method(name: str) -> Method:
@@ -47,3 +107,8 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise RisError(f"there is no method {name!r}{did_you_mean(name, METHODS)}")
     return METHODS[name]
+
+
+def method_of(artifact: Artifact) -> Method:
+    """Return the method that made an artifact; RisError where it is not known here."""
+    return find_method(str(artifact.manifest["flags"].get(METHOD, TRIS)))

@@ -6,23 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.datasets.io.images import to_pixels
+from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION, Rule
-from ris_pipeline.networks.load import build_released, build_step1, build_step2, config_from_manifest
+from ris_pipeline.methods import method_of
+from ris_pipeline.networks.load import build_aux, build_released, build_step1, build_step2, config_from_manifest
 from ris_pipeline.networks.referring import Levels, ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.released import read_released
+from ris_pipeline.training.draws import Plan
+from ris_pipeline.training.tasks import Step1Task
 
 
 class _TrisResponder:
@@ -43,10 +44,6 @@ class _TrisResponder:
     def n_tokens(self) -> int:
         """Tokens of a sentence that CLIP reads."""
         return self.network.clip.n_tokens
-
-    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return the image uint8 (H, W, 3) RGB as float32 (3, S, S), by ImageNet's statistics."""
-        return to_pixels(image, self.input_size)
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that have more tokens than CLIP reads."""
@@ -81,7 +78,7 @@ class Step1Responder(_TrisResponder):
         """Return T float (N, C)."""
         return self.network.encode_text(self._tokenize(sentences))
 
-    def respond(self, image: Tensor, texts: Tensor) -> Tensor:
+    def respond(self, image: Tensor, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
         """Return S float32 (n, h, w) of one image's V and n rows of T."""
         S = self.network.respond_each(image, texts).float()
         return S - S.mean(dim=(1, 2), keepdim=True) if self.centred else S
@@ -107,20 +104,40 @@ class Step2Responder(_TrisResponder):
         """Return the words float (N, T, word_width)."""
         return self.network.encode_text(self._tokenize(sentences))
 
-    def respond(self, image: Levels, texts: Tensor) -> Tensor:
+    def respond(self, image: Levels, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
         """Return the logits float32 (n, S, S) of one image's levels and the words of n sentences."""
         return self.network.segment(image, texts).float()
 
 
+def build(config: Step1Config, weights: Path | None) -> Step1:
+    """Return Step-1, of the weights in a file or with the encoders' of the configuration."""
+    return build_step1(config, init=weights)
+
+
+def build_task(network: Step1, config: Step1Config) -> Step1Task:
+    """Return Step-1's task, with the frozen CLIP of the configuration."""
+    return Step1Task(network, build_aux(config), config)
+
+
+def plan(dataset: Dataset, config: Step1Config, seed: int) -> Plan:
+    """Return the plan of Step-1's batches."""
+    return Plan(dataset, config.batch_size, config.refs_per_image, config.n_negatives, seed)
+
+
+def wrap(network: Step1, config: Step1Config) -> Responder:
+    """Return a trained Step-1 as a responder."""
+    return Step1Responder(network, config.input_size)
+
+
 def load_network(artifact: Artifact, device: torch.device) -> Responder:
-    """Return the trained network of an artifact of step1 or step2, in evaluation mode.
+    """Return the trained network of an artifact of step1 or step2, in evaluation mode, whichever method made it.
 
     Raises RisError for another stage's artifact, and where its weights cannot be read.
     """
     stage = artifact.manifest["stage"]
     if stage == "step1":
-        config = config_from_manifest(Step1Config, artifact.manifest)
-        return Step1Responder(build_step1(config, artifact.path / WEIGHTS).to(device), config.input_size)
+        method = method_of(artifact)
+        return method.load(config_from_manifest(method.config, artifact.manifest), device, artifact.path / WEIGHTS)
     if stage == "step2":
         config = config_from_manifest(Step2Config, artifact.manifest)
         return Step2Responder(build_step2(config, artifact.path / WEIGHTS).to(device), config.input_size)

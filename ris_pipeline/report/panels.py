@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ris_pipeline.arrays import FOREGROUND, BoolMask, Pixels
 from ris_pipeline.artifacts.layout import label_path, store_path
-from ris_pipeline.datasets.io.images import load_image, normalise
+from ris_pipeline.datasets.io.images import load_image, normalise, to_pixels
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
@@ -129,10 +129,10 @@ def _why_no_label(split: str) -> str:
     return "no refined pseudo-labels yet" if split == LABELS_SPLIT else f"refinement is of {LABELS_SPLIT} only"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _segment(network: Responder, image: Pixels, sentences: list[str]) -> list[tuple[Map, BoolMask]]:
     """Return a network's map float32 and mask bool (H, W) of each sentence."""
-    pixels = network.preprocess(image)[None].to(network.device, memory_format=torch.channels_last)
+    pixels = to_pixels(image, network.input_size)[None].to(network.device, memory_format=torch.channels_last)
     (encoded,) = network.encode_images(pixels)
     grids = network.respond(encoded, network.encode_texts(sentences))
     maps = compute_map(grids, network.rule, network.input_size, (image.shape[0], image.shape[1]))

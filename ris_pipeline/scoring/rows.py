@@ -13,7 +13,7 @@ from typing import Literal
 
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.methods import METHODS
+from ris_pipeline.methods import list_compared
 
 RED, AMBER = (255, 64, 64), (255, 176, 0)
 LABELS_SPLIT = "train"  # the only split that has pseudo-labels
@@ -112,19 +112,29 @@ STORED_ORACLE = Row(
 
 def list_rows() -> list[Row]:
     """Return all rows in the order of the table: the chain's, then those of compared methods."""
-    return [*ROWS.values(), *(_row_of_method(method.name, method.title) for method in METHODS.values())]
+    return [*ROWS.values(), *(row for method in list_compared() for row in _rows_of_method(method.name, method.title))]
 
 
 def find_row(name: str) -> Row:
     """Return the row of that name; for a method that is not here, one that is called by its name."""
     known = {row.name: row for row in (*list_rows(), STORED_ORACLE)}
-    return known.get(name) or _row_of_method(name, name)
+    return known.get(name) or _rows_of_method(name, name)[0]
 
 
-def _row_of_method(name: str, title: str) -> Row:
-    return Row(
-        name=name, title=title, label=title, stage=name, kind="maps", source="responses", flags={"method": name},
-        command=f"{_DUMP} --method {name}", optional=True, paper=title, tile=title,
+def _rows_of_method(name: str, title: str) -> tuple[Row, ...]:
+    """Return the rows of a method's maps, and of Step-2 trained on them, which the paper has not."""
+    flags = {"method": name}
+    step2 = f"{title} → Step-2"
+    return (
+        Row(
+            name=name, title=title, label=title, stage=name, kind="maps", source="responses", flags=flags,
+            command=f"{_DUMP} --method {name}", optional=True, paper=title, tile=title,
+        ),
+        Row(
+            name=f"{name}-step2", title=step2, label=step2, stage=name, kind="network", source="step2",
+            flags={"labels": "pseudo", **flags}, command=f"ris train-step2 --method {name}", optional=True,
+            tile=step2, improves=(name,),
+        ),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from calls import places_in
 from mean_colour import MeanColourConfig
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.layout import store_path
+from ris_pipeline.datasets.io.images import to_pixels
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.methods import METHODS, Method, find_method
@@ -89,7 +90,7 @@ def test_the_fixture_finds_what_differs_from_the_mean():
     image = np.full((64, 64, 3), 200, np.uint8)
     image[:16, :16] = (220, 20, 20)
     responder = MeanColour(8)
-    (encoded,) = responder.encode_images(responder.preprocess(image)[None])
+    (encoded,) = responder.encode_images(to_pixels(image, 64)[None])
     grid = responder.respond(encoded, responder.encode_texts(["a", "b"]))
     assert grid.shape == (2, 8, 8)
     assert grid[0].argmax().item() in (0, 1, 8, 9)
