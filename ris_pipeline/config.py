@@ -159,7 +159,6 @@ class ReportConfig:
 
     samples: Natural = 200  # sentences in the gallery, equally many of each split
     side: Annotated[int, _NUMBER, Field(ge=32)] = 240  # pixels, the longer side; 200 samples stay under 15 MB
-    bootstrap: Count = 1000  # resamplings of the refs behind the 95 % intervals of the breakdown
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

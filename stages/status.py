@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,5 +51,4 @@ def _cells(branch: str, row: Row) -> list[str]:
     size = "" if row.bytes is None else format_size(row.bytes)
     more = [f"and {len(row.why) - 3} more"] if len(row.why) > 3 else []
     why = "; ".join([*row.why[:3], *more])
-    digest = Path(row.path).name.removesuffix(".partial")
-    return [branch + row.artifact, row.state, row.finished[:16], seconds, size, digest, why]
+    return [branch + row.artifact, row.state, row.finished[:16], seconds, size, row.digest, why]

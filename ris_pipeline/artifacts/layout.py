@@ -75,5 +75,5 @@ STAGES = {
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
     "scores": Stage("ris score", 2, uses_precision=True),
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
-    "report": Stage("ris report", 6),
+    "report": Stage("ris report", 7),
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ris_pipeline.artifacts.find import list_artifacts, list_latest, load_artifact
 from ris_pipeline.artifacts.identity import parse_manifest
@@ -32,6 +33,12 @@ class Row:
     path: str = ""
     why: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # names of artifacts
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The artifact's, or the one that a run began."""
+        return Path(self.path).name.removesuffix(".partial")
 
     @property
     def stage(self) -> str:
@@ -57,10 +64,14 @@ def _list_stage(context: Context, stage: str, damages: Mapping[Path, Sequence[Da
         changed = context.freshness.reasons(artifact)
         state = "damaged" if damaged else "stale" if changed else "fresh"
         manifest = artifact.manifest
-        size, seconds = manifest["files"]["bytes"], manifest["timings"]["total"]
-        why = tuple(map(str, damaged)) or tuple(changed)
-        reads = tuple(name for name in manifest["inputs"] if name not in NO_ARTIFACTS)
-        rows.append(Row(artifact.name, state, manifest["finished"], seconds, size, str(path), why, reads))
+        rows.append(
+            Row(
+                artifact.name, state, manifest["finished"], manifest["timings"]["total"], manifest["files"]["bytes"],
+                str(path), why=tuple(map(str, damaged)) or tuple(changed),
+                reads=tuple(name for name in manifest["inputs"] if name not in NO_ARTIFACTS),
+                configuration=manifest["configuration"],
+            )
+        )  # fmt: skip
     known = [artifact.digest for artifact in latest]
     for path in list_artifacts(context.runs, context.card.name, stage):
         faults = tuple(map(str, damages.get(path, ()))) or _find_manifest_fault(path)
@@ -71,7 +82,10 @@ def _list_stage(context: Context, stage: str, damages: Mapping[Path, Sequence[Da
         holder = holder_of(partial.with_suffix(".lock"))
         reason = f"by {holder}" if holder else f"broken off; {command} resumes it"
         rows.append(Row(stage, "running" if holder else "partial", path=str(partial), why=(reason,)))
-    if rows or stage == "irnet":  # an IRNet is imported or not; nothing waits for it
+    if rows or stage in (
+        "clip",
+        "irnet",
+    ):  # nothing waits for them: the small CLIP is shipped, an IRNet imported or not
         return rows
     return [Row(stage, "missing", why=(f"run: {command}",))]
 

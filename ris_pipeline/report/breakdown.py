@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.report.samples import Traits, traits_of
@@ -20,38 +21,29 @@ class Group:
     scores: Mapping[str, Mapping[str, Estimate]]
 
 
-def name_length(traits: Traits) -> str:
-    """Return the group of a sentence by its number of words."""
-    n = traits.n_words
-    return "1–3 words" if n <= 3 else "4–6 words" if n <= 6 else "7–9 words" if n <= 9 else "10 words or more"
-
-
-def name_place(traits: Traits) -> str:
-    """Return the group of a sentence by whether it says where the object is."""
-    return "with place words" if traits.has_place else "without place words"
-
-
-def name_size(traits: Traits) -> str | None:
-    """Return the group of an object by the share of the image that its box covers."""
-    share = traits.box_share
-    if share is None:
-        return None
-    return "up to 5 %" if share <= 0.05 else "5–15 %" if share <= 0.15 else "15–30 %" if share <= 0.3 else "over 30 %"
-
-
-def name_kind(traits: Traits) -> str | None:
-    """Return the group of an object by how many of its kind the image has, itself counted."""
-    n = traits.n_same_kind
-    return None if n is None else "1 of its kind" if n == 1 else f"{n} of its kind" if n < 4 else "4 or more"
-
-
-# {heading: (group of a sentence, all groups in order)}
-GROUPINGS: dict[str, tuple[Callable[[Traits], str | None], tuple[str, ...]]] = {
-    "Sentence length": (name_length, ("1–3 words", "4–6 words", "7–9 words", "10 words or more")),
-    "Place words": (name_place, ("without place words", "with place words")),
-    "Target size (box, share of the image)": (name_size, ("up to 5 %", "5–15 %", "15–30 %", "over 30 %")),
-    "Objects of the same kind": (name_kind, ("1 of its kind", "2 of its kind", "3 of its kind", "4 or more")),
+# {heading: (what decides, {group: its largest value of that})}
+GROUPINGS: dict[str, tuple[Callable[[Traits], float | None], dict[str, float]]] = {
+    "Sentence length": (
+        lambda traits: traits.n_words,
+        {"1–3 words": 3, "4–6 words": 6, "7–9 words": 9, "10 words or more": inf},
+    ),
+    "Place words": (lambda traits: traits.has_place, {"without place words": 0, "with place words": 1}),
+    "Target size (box, share of the image)": (
+        lambda traits: traits.box_share,
+        {"up to 5 %": 0.05, "5–15 %": 0.15, "15–30 %": 0.3, "over 30 %": inf},
+    ),
+    "Objects of the same kind": (
+        lambda traits: traits.n_same_kind,
+        {"1 of its kind": 1, "2 of its kind": 2, "3 of its kind": 3, "4 or more": inf},
+    ),
 }
+
+
+def find_group(heading: str, traits: Traits) -> str | None:
+    """Return the group of a sentence below a heading of GROUPINGS, None where what decides is not known."""
+    value_of, groups = GROUPINGS[heading]
+    value = value_of(traits)
+    return None if value is None else next(name for name, largest in groups.items() if value <= largest)
 
 
 def break_down(
@@ -67,8 +59,8 @@ def break_down(
         return {}
     traits = {e.sent_id: traits_of(dataset, ref, e) for ref in dataset.refs for e in ref.expressions}
     tables = {}
-    for heading, (name_of, names) in GROUPINGS.items():
-        group_of = {sent_id: name_of(own) for sent_id, own in traits.items()}
+    for heading, (_, names) in GROUPINGS.items():
+        group_of = {sent_id: find_group(heading, own) for sent_id, own in traits.items()}
         groups = []
         for name in names:
             members = {sent_id for sent_id, group in group_of.items() if group == name}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ris_pipeline.datasets.records import Dataset
-from ris_pipeline.report.breakdown import name_length
+from ris_pipeline.report.breakdown import find_group
 from ris_pipeline.report.panels import Panel, Strip
 from ris_pipeline.report.samples import quality_of, traits_of
 from ris_pipeline.report.tiles import encode_panel, encode_photo
@@ -36,7 +36,7 @@ class Card:
     split: str
     drawn: str
     facts: tuple[str, ...]
-    length: str
+    length: str | None
     has_place: bool
     change: float | None  # in quality by refinement, or from Step-1 to Step-2 where there is none
     scores: dict[str, dict[str, float]]  # by panel: iou 0..1, pointit and pointm 0 or 1; absent without ground truth
@@ -62,7 +62,7 @@ def make_card(strip: Strip, dataset: Dataset, side: int) -> Card:
         split=sample.split,
         drawn=sample.drawn,
         facts=tuple(facts),
-        length=name_length(traits),
+        length=find_group("Sentence length", traits),
         has_place=traits.has_place,
         change=_change(outcomes),
         scores={key: _scores(outcome) for key, outcome in outcomes.items()},

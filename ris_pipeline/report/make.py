@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,11 +12,11 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import REPORT, STAGE_ROWS
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
+from ris_pipeline.chain.status import Row, arrange, list_status
 from ris_pipeline.config import ReportConfig
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.sources import Sources, find_sources
-from ris_pipeline.report.stages import StageRow, list_stages
 from ris_pipeline.scoring.rows import LABELS_SPLIT
 
 if TYPE_CHECKING:
@@ -40,11 +39,13 @@ def make_report(
     context = open_context(data, **places)
     resolved = context.resolve(ReportConfig, "report", config)
     sources = _find_sources(context, splits)
-    stages = list_stages(context.freshness, context.command)
+    stages = [
+        row for row in list_status(context, {}) if row.state in ("fresh", "stale", "missing") and row.stage != "report"
+    ]
     flags: dict[str, str | bool] = {"split": "+".join(splits)} if splits else {}
     request = context.request("report", resolved, settings=config, inputs=sources.artifacts, flags=flags)
     report = find(request)
-    shown = render_json([asdict(row) for row in stages])
+    shown = render_json([[row.artifact, row.state, row.digest, *row.why] for row in stages])
     has_changed = report is not None and (report.path / STAGE_ROWS).read_text(encoding="utf-8") != shown
     if context.is_due(request, "a stage was run again, or became fresh or stale" if has_changed else ""):
         with publish(request, force=context.force or has_changed) as work:
@@ -57,15 +58,28 @@ def _find_sources(context: Context, splits: Sequence[str] | None) -> Sources:
     return find_sources(context.runs, context.card.name, context.find_splits(splits), context.command)
 
 
-def _write(context: Context, config: ReportConfig, sources: Sources, stages: Sequence[StageRow], work: Work) -> None:
-    from ris_pipeline.report.page import make_cards, make_page, render
-    from ris_pipeline.report.samples import draw_samples
+def _write(context: Context, config: ReportConfig, sources: Sources, stages: Sequence[Row], work: Work) -> None:
+    from ris_pipeline.report.breakdown import break_down
+    from ris_pipeline.report.page import Page, make_cards, render
+    from ris_pipeline.report.samples import draw_samples, has_truth
 
     datasets = {split: context.open_dataset(split) for split in sources.splits}
     samples = draw_samples(sources, datasets, config.samples, context.seed)
     with context.console.progress("report", len(samples)) as advance:
         cards = make_cards(sources, datasets, samples, config.side, context.device, advance)
-    page = make_page(sources, context.card, datasets, stages, cards, config, context.seed)
+    page = Page(
+        dataset=context.card.name,
+        scores=sources.read_scores(context.card.oracle),
+        curves=sources.read_curves(),
+        stages=arrange(stages),
+        breakdowns={
+            split: break_down(dataset, sources.read_outcomes(split), sources.n_bootstrap, context.seed)
+            for split, dataset in datasets.items()
+        },
+        cards=cards,
+        seed=context.seed,
+        has_truth=any(has_truth(dataset.refs) for dataset in datasets.values()),
+    )
     (work.path / REPORT).write_text(render(page), encoding="utf-8")
     work.counts |= {"samples": len(cards)}
 

@@ -16,18 +16,16 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from ris_pipeline.config import ReportConfig
-from ris_pipeline.datasets.card import Card as DatasetCard
+from ris_pipeline.chain.status import Row
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.process.units import format_duration, format_size
-from ris_pipeline.report.breakdown import Group, break_down
+from ris_pipeline.report.breakdown import GROUPINGS, Group
 from ris_pipeline.report.cards import Card, make_card
 from ris_pipeline.report.charts import CHARTED, chart_breakdown, chart_curves, chart_scores, title_of
 from ris_pipeline.report.curves import Curves
 from ris_pipeline.report.panels import read_strips
-from ris_pipeline.report.samples import Sample, has_truth
+from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.sources import Sources
-from ris_pipeline.report.stages import StageRow
 from ris_pipeline.scoring.rows import STORED_ORACLE, find_row
 from ris_pipeline.scoring.scores import Score
 
@@ -41,37 +39,11 @@ class Page:
     dataset: str
     scores: Sequence[Score]
     curves: Mapping[str, Curves]  # {what was trained: its losses}
-    stages: Sequence[StageRow]
+    stages: Sequence[tuple[str, Row]]  # as `arrange` has them
     breakdowns: Mapping[str, Mapping[str, Sequence[Group]]]  # {split: {heading: groups}}
     cards: Sequence[Card]
     seed: int
     has_truth: bool  # whether any ref has a box or a mask
-
-
-def make_page(
-    sources: Sources,
-    card: DatasetCard,
-    datasets: Mapping[str, Dataset],
-    stages: Sequence[StageRow],
-    cards: Sequence[Card],
-    config: ReportConfig,
-    seed: int,
-) -> Page:
-    """Return the page of a data set's sources; `cards`: its gallery."""
-    breakdowns = {
-        split: break_down(dataset, sources.read_outcomes(split), config.bootstrap, seed)
-        for split, dataset in datasets.items()
-    }
-    return Page(
-        dataset=card.name,
-        scores=sources.read_scores(card.oracle),
-        curves=sources.read_curves(),
-        stages=stages,
-        breakdowns={split: tables for split, tables in breakdowns.items() if tables},
-        cards=cards,
-        seed=seed,
-        has_truth=any(has_truth(dataset.refs) for dataset in datasets.values()),
-    )
 
 
 def make_cards(
@@ -109,7 +81,7 @@ def render(page: Page) -> str:
     judged = {key for card in page.cards for key in card.scores}
     return environment.get_template("page.html.jinja").render(
         page=page,
-        newest=max((row.finished for row in page.stages), default=""),
+        newest=max((row.finished for _, row in page.stages), default=""),
         has_paper=any(score.paper for score in page.scores),
         metrics=[name for name in _METRICS if any(name in score.metrics for score in page.scores)],
         by_split=_by_split(page.scores),
@@ -119,7 +91,9 @@ def render(page: Page) -> str:
         breakdowns=[
             (split, tables, chart_breakdown(split, tables), _list_columns(tables))
             for split, tables in page.breakdowns.items()
+            if tables
         ],
+        lengths=list(GROUPINGS["Sentence length"][1]),
         judged={key: title for key, title in titles.items() if key in judged},
         style=Markup(style),
         script=Markup(script),

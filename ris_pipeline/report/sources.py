@@ -42,6 +42,11 @@ class Sources:
             if any(row.kind == "maps" and (row.name, split) in self.shown for row in self.rows)
         ]
 
+    @property
+    def n_bootstrap(self) -> int:
+        """The number of resamplings behind the scores' intervals, the largest where they differ."""
+        return max((artifact.manifest["configuration"]["bootstrap"] for artifact in self.scored.values()), default=1)
+
     def read_scores(self, oracle: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Score]:
         """Return the score table; `oracle`: the figures that the card keeps, for runs without one."""
         return add_stored_oracle([read_score(artifact) for artifact in self.scored.values()], oracle)

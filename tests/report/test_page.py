@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ris_pipeline.chain.status import Row
 from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.report.cards import make_card
 from ris_pipeline.report.page import Page, describe_result, render
 from ris_pipeline.report.panels import Panel, Strip
 from ris_pipeline.report.samples import Sample
-from ris_pipeline.report.stages import StageRow
 from ris_pipeline.scoring.metrics import Estimate, Outcome
 from ris_pipeline.scoring.rows import find_row
 from ris_pipeline.scoring.scores import Score
@@ -44,9 +44,9 @@ class Parsed(HTMLParser):
 
 
 def make_page(cards=(), scores=(), **changes) -> Page:
-    stages = [
-        StageRow("step1", "stale", "configuration.lr: 1 → 2", "2026-11-25T18:07:30+00:00", 75.0, 1_500_000, "ab12")
-    ]
+    why = ("configuration.lr: 1 → 2",)
+    stale = Row("step1", "stale", "2026-11-25T18:07:30+00:00", 75.0, 1_500_000, "runs/toy/step1/ab12", why)
+    stages = [("", stale), ("└─ ", Row("responses", "missing", why=("run: ris dump-responses",)))]
     values = {
         "dataset": "toy", "scores": scores, "curves": {}, "stages": stages, "breakdowns": {}, "cards": cards, "seed": 0,
         "has_truth": True,
@@ -116,6 +116,12 @@ def test_the_papers_figures_stand_beside_the_runs():
 def test_a_stage_shows_time_size_and_why_it_is_stale():
     words = [text.strip() for text in Parsed(render(make_page())).texts]
     assert {"stale", "configuration.lr: 1 → 2", "1 min 15 s", "1.5 MB", "2026-11-25 18:07 UTC", "ab12"} <= set(words)
+    assert {"missing", "run: ris dump-responses"} <= set(words)
+
+
+def test_a_stage_stands_to_the_right_of_what_it_is_made_from():
+    styles = [found["style"] for found in Parsed(render(make_page())).all("th", scope="row")]
+    assert styles == ["--depth: 0", "--depth: 1"]
 
 
 def test_a_page_without_samples_says_what_makes_them():

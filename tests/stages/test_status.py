@@ -129,7 +129,6 @@ def test_the_tree_shows_what_reads_what(tiny, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["artifact", "state", "finished", "time", "size", "digest", "why"]
     assert [line.rpartition("fresh")[0].rstrip() or line.partition("missing")[0].rstrip() for line in lines[1:]] == [
-        "clip",
         "step1",
         "├─ responses/train",
         "│  └─ pseudolabels/refine",
@@ -145,7 +144,7 @@ def test_before_anything_is_made_the_tree_is_that_of_the_stages(tiny, capsys):
     call(status.run, tiny)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("missing")[0].rstrip() for line in lines[1:]] == [
-        "clip", "step1", "└─ responses", "   └─ pseudolabels", "      └─ step2", "scores", "report",
+        "step1", "└─ responses", "   └─ pseudolabels", "      └─ step2", "scores", "report",
     ]  # fmt: skip
 
 
