@@ -29,7 +29,6 @@ import numpy.typing as npt
 import zarr
 
 from ris_pipeline.artifacts.files import fsync_tree
-from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE, Rule, parse_rule
 
@@ -39,6 +38,7 @@ BLOCK_BYTES = 1 << 22
 MAX_BLOCK_VALUES = 1 << 26  # of schema 1's largest blocks
 MAX_SENTENCES = 2**24  # a hundred times the largest known data set; 128 MB of ids
 MAX_SIDE = 2048  # of a grid
+_CODEC = zarr.codecs.ZstdCodec(level=3, checksum=True)
 _UNDECODABLE = (RuntimeError, ValueError, MemoryError)  # zstd: checksum, frame or length of a chunk damaged
 
 Grids = npt.NDArray[np.float32]
@@ -117,10 +117,16 @@ class ResponseStore:
         """Return the store at `path`; RisError where there is none or one of another schema."""
         if not (path / "zarr.json").exists():
             raise RisError(f"{path}: no responses here; run `ris dump-responses` first")
-        _check_layout(path)
+        mode: Literal["r", "r+"] = "r+" if writable else "r"
         try:
-            mode: Literal["r", "r+"] = "r+" if writable else "r"
-            return cls(path, zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False))
+            group = zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=False)
+            _check_layout(path, group)
+        except RisError:
+            raise
+        except Exception as error:  # metadata that are damaged, or another's, can fail anywhere inside Zarr
+            raise RisError(f"{path}: not responses ({error}); make them again: `ris dump-responses --force`") from error
+        try:
+            return cls(path, group)
         except _UNDECODABLE as error:
             raise RisError(f"{path}: ids are damaged ({error}); run `ris status --repair`") from error
 
@@ -278,68 +284,45 @@ def _renew(path: Path, fresh: Path) -> None:
 
 def _add_array(group: Any, name: str, shape: tuple[int, ...], rows: int, dtype: str, fill: float) -> Any:
     """Return a new array of the group, cut into chunks of `rows` whole rows."""
-    codec = zarr.codecs.ZstdCodec(level=3, checksum=True)
     return group.create_array(
-        name, shape=shape, chunks=(max(rows, 1), *shape[1:]), dtype=dtype, fill_value=fill, compressors=codec
+        name, shape=shape, chunks=(max(rows, 1), *shape[1:]), dtype=dtype, fill_value=fill, compressors=_CODEC
     )
 
 
-def _check_layout(path: Path) -> None:
+def _check_layout(path: Path, group: Any) -> None:
     """Raise RisError where the metadata are not those of a response store.
 
     They say which codecs run and how much memory an array takes, and a store may come from elsewhere: so they are
-    looked at before Zarr reads them.
+    looked at before a value is read.
     """
-    group = load_json(path / "zarr.json")
-    attributes: Any = group.get("attributes") if isinstance(group, dict) else None
-    if not isinstance(attributes, dict) or attributes.get("schema") not in (1, SCHEMA):
-        schema = attributes.get("schema") if isinstance(attributes, dict) else None
+    schema, input_size = group.attrs.get("schema"), group.attrs.get("input_size")
+    if schema not in (1, SCHEMA):
         raise RisError(f"{path}: responses of schema {schema!r:.20}, not {SCHEMA}; run `ris dump-responses --force`")
-    if type(attributes.get("input_size")) is not int or not 1 <= attributes["input_size"] <= 2**14:
-        raise _refuse(path / "zarr.json", "input_size")
-    if group.get("consolidated_metadata") is not None:
-        raise _refuse(path / "zarr.json", "consolidated_metadata")
-    logits = load_json(path / "logits" / "zarr.json")
-    shape: Any = logits.get("shape") if isinstance(logits, dict) else None
-    chunks: Any = logits.get("chunk_grid") if isinstance(logits, dict) else None
-    try:
-        (n, h, w), rows = shape, chunks["configuration"]["chunk_shape"][0]
-        sizes = (n, MAX_SENTENCES), (h - 1, MAX_SIDE - 1), (w - 1, MAX_SIDE - 1), (rows - 1, BLOCK_ROWS - 1)
-        fits = all(type(size) is int and 0 <= size <= limit for size, limit in sizes)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise _refuse(path / "logits" / "zarr.json", "shape") from error
-    if not fits or rows * h * w > MAX_BLOCK_VALUES:
-        raise _refuse(path / "logits" / "zarr.json", "shape")
+    if type(input_size) is not int or not 1 <= input_size <= 2**14:
+        raise _refuse(path, "input_size")
+    n, h, w = group["logits"].shape
+    rows = group["logits"].chunks[0]
+    if not (n <= MAX_SENTENCES and min(h, w) >= 1 and max(h, w) <= MAX_SIDE and rows * h * w <= MAX_BLOCK_VALUES):
+        raise _refuse(path, "logits")
     all_rows = max(n, 1)
-    _check_array(path / "logits", [n, h, w], [rows, h, w], ("float32", "float16"), "NaN")
-    _check_array(path / "prms_score", [n], [rows], ("float32",), "NaN")
-    _check_array(path / "selected", [n], [all_rows], ("bool",), False)
-    _check_array(path / "sent_id", [n], [all_rows], ("int64",), 0)
-    _check_array(path / "ref_id", [n], [all_rows], ("int64",), 0)
-    _check_array(path / "image_hw", [n, 2], [all_rows, 2], ("int32",), 0)
-
-
-def _check_array(folder: Path, shape: list[int], chunks: list[int], dtypes: Sequence[str], fill: Any) -> None:
-    metadata = load_json(folder / "zarr.json")
-    if not isinstance(metadata, dict):
-        raise _refuse(folder / "zarr.json", "node_type")
-    bytes_codec = {"name": "bytes"} if dtypes == ("bool",) else {"name": "bytes", "configuration": {"endian": "little"}}
-    expected: dict[str, Any] = {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": shape,
-        "data_type": metadata.get("data_type") if metadata.get("data_type") in dtypes else dtypes[0],
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": fill,
-        "codecs": [bytes_codec, {"name": "zstd", "configuration": {"level": 3, "checksum": True}}],
+    layouts: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...], float]] = {
+        "logits": ((n, h, w), (rows, h, w), ("float32", "float16"), np.nan),
+        "prms_score": ((n,), (rows,), ("float32",), np.nan),
+        "selected": ((n,), (all_rows,), ("bool",), False),
+        "sent_id": ((n,), (all_rows,), ("int64",), 0),
+        "ref_id": ((n,), (all_rows,), ("int64",), 0),
+        "image_hw": ((n, 2), (all_rows, 2), ("int32",), 0),
     }
-    optional: dict[str, Any] = {"attributes": {}, "dimension_names": None, "storage_transformers": []}
-    for key in expected.keys() | metadata.keys():
-        # repr tells 0 from false, which are equal in Python.
-        if repr(metadata.get(key, optional.get(key))) != repr(expected.get(key, optional.get(key))):
-            raise _refuse(folder / "zarr.json", key)
+    for name, (shape, chunks, dtypes, fill) in layouts.items():
+        array = group[name]
+        if (
+            (array.shape, array.chunks, array.shards, array.filters) != (shape, chunks, None, ())
+            or str(array.dtype) not in dtypes
+            or array.compressors != (_CODEC,)
+            or not np.array_equal(array.fill_value, fill, equal_nan=True)
+        ):
+            raise _refuse(path, name)
 
 
-def _refuse(file: Path, key: str) -> RisError:
-    return RisError(f"{file}: {key!r:.80} is not that of responses; make them again: `ris dump-responses --force`")
+def _refuse(path: Path, name: str) -> RisError:
+    return RisError(f"{path}: {name} is not that of responses; make them again: `ris dump-responses --force`")
