@@ -1,4 +1,6 @@
-"""Diagnosis: what the installation, the weights, the data and the machine are like, and what to do about it."""
+"""A diagnosis of installation, weights, data and machine: what is wrong, and what to do about it."""
+
+from __future__ import annotations
 
 import fcntl
 import os
@@ -45,12 +47,12 @@ def diagnose(context: Context) -> list[Finding]:
     """Return a finding per check. Nothing is downloaded."""
     # Weights are looked for in the caches of open_clip and timm.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    context = replace(context, assignments={})  # of which stage, a diagnosis could not say
+    context = replace(context, assignments={})  # a diagnosis could not say of which stage
     return [finding for name, check in CHECKS.items() for finding in _examine(name, check, context)]
 
 
 def _examine(name: str, check: Callable[[Context], Iterator[Finding]], context: Context) -> list[Finding]:
-    """The findings of a check; one that fails is broken, and says how."""
+    """Return the findings of a check; a check that fails is itself a finding."""
     try:
         return list(check(context))
     except RisError as error:
@@ -60,32 +62,28 @@ def _examine(name: str, check: Callable[[Context], Iterator[Finding]], context: 
         return [Finding(name, "broken", f"{type(error).__name__}: {first_line}", REINSTALL)]
 
 
-def check_python(context: Context) -> Iterator[Finding]:
-    """The interpreter; pip has seen to it that it is new enough."""
-    yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
-
-
 def check_packages(context: Context) -> Iterator[Finding]:
-    """The installed versions of what pyproject.toml asks for."""
+    """Compare the installed packages with what pyproject.toml asks for."""
     from packaging.requirements import Requirement
 
     needed = [Requirement(line) for line in requires("ris-pipeline") or () if "extra ==" not in line]
     faults = []
-    for one in needed:
+    for package in needed:
         try:
-            if not one.specifier.contains(version(one.name), prereleases=True):
-                faults.append(f"{one.name} {version(one.name)} where {one.specifier} is needed")
+            if not package.specifier.contains(version(package.name), prereleases=True):
+                faults.append(f"{package.name} {version(package.name)} where {package.specifier} is needed")
         except PackageNotFoundError:
-            faults.append(f"{one.name} is not installed")
+            faults.append(f"{package.name} is not installed")
     if faults:
         yield Finding("packages", "broken", "; ".join(faults), REINSTALL)
     else:
         shown = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "open_clip_torch", "timm"))
-        yield Finding("packages", "ok", f"{len(needed)} as pyproject.toml asks: {shown}, …")
+        found = f"{len(needed)} as pyproject.toml asks: {shown}, …; Python {platform.python_version()} in {sys.prefix}"
+        yield Finding("packages", "ok", found)
 
 
 def check_torchvision(context: Context) -> Iterator[Finding]:
-    """Whether torchvision's compiled operators load beside this torch, which open_clip and timm need."""
+    """Call a compiled operator of torchvision, which loads only beside the torch that it was built for."""
     import torch
     from torchvision.ops import nms
 
@@ -97,18 +95,8 @@ def check_torchvision(context: Context) -> Iterator[Finding]:
         yield Finding("torchvision", "broken", f"nms keeps {kept} of three boxes instead of [0, 2]", REINSTALL)
 
 
-def check_open_clip(context: Context) -> Iterator[Finding]:
-    """Whether open_clip imports and knows the paper's model."""
-    import open_clip
-
-    if "RN50-quickgelu" in open_clip.list_models():
-        yield Finding("open_clip", "ok", f"{version('open_clip_torch')}, knows RN50-quickgelu")
-    else:
-        yield Finding("open_clip", "broken", "does not know RN50-quickgelu", REINSTALL)
-
-
 def check_device(context: Context) -> Iterator[Finding]:
-    """The device that --device stands for."""
+    """Describe the device that --device stands for."""
     import torch
 
     device = context.device
@@ -126,7 +114,7 @@ def check_device(context: Context) -> Iterator[Finding]:
 
 
 def check_speed(context: Context) -> Iterator[Finding]:
-    """The speed of a 3×3 convolution of 64 channels, as the image encoders have many."""
+    """Time a 3×3 convolution of 64 channels, as the image encoders have many."""
     import torch
 
     device = context.device
@@ -147,7 +135,7 @@ def check_speed(context: Context) -> Iterator[Finding]:
 
 
 def check_weights(context: Context) -> Iterator[Finding]:
-    """The networks of the data set's configuration, read from where they lie, and the activation of each CLIP."""
+    """Load the networks of the data set's configuration, and name the activation of each CLIP."""
     step1 = context.resolve(Step1Config, "step1")
     step2 = context.resolve(Step2Config, "step2")
     labels = context.resolve(PseudolabelConfig, "pseudolabels")
@@ -193,7 +181,7 @@ def _look_at_weights(name: str, weights: str | None, label: str) -> Finding:
 
 
 def check_data(context: Context) -> Iterator[Finding]:
-    """What is there of the data set against its card."""
+    """Compare the data set with its card."""
     from ris_pipeline.datasets import check_dataset, describe_missing
     from ris_pipeline.datasets.check import COUNTS
 
@@ -213,7 +201,7 @@ def check_data(context: Context) -> Iterator[Finding]:
 
 
 def check_opencv(context: Context) -> Iterator[Finding]:
-    """Whether OpenCV imports: its build for desktops needs a library that servers lack."""
+    """Import OpenCV, whose build for desktops needs a library that servers lack."""
     try:
         import cv2
     except ImportError as error:
@@ -223,7 +211,7 @@ def check_opencv(context: Context) -> Iterator[Finding]:
 
 
 def check_shared_memory(context: Context) -> Iterator[Finding]:
-    """Whether the batches that readers hold ready fit into /dev/shm; containers often have 64 MB of it."""
+    """See whether the batches that readers hold ready fit into /dev/shm; containers often have 64 MB of it."""
     config = context.resolve(Step1Config, "step1")
     # Each reader holds two batches of float32 pixels ready (torch), and one is in use.
     needed = (2 * context.workers + 1) * config.batch_size * 3 * config.input_size**2 * 4
@@ -239,7 +227,7 @@ def check_shared_memory(context: Context) -> Iterator[Finding]:
 
 
 def check_disk(context: Context) -> Iterator[Finding]:
-    """The space that is left where the artifacts go."""
+    """See how much space is left where the artifacts go."""
     folder = _existing(context.runs)
     free = shutil.disk_usage(folder).free / GIGABYTE
     if free < FREE_FOR_RUNS:
@@ -249,7 +237,7 @@ def check_disk(context: Context) -> Iterator[Finding]:
 
 
 def check_writing(context: Context) -> Iterator[Finding]:
-    """Whether artifacts can be written: files, the locks and the links that they need."""
+    """Write a file, a lock and a link where the artifacts go."""
     folder = _existing(context.runs)
     try:
         with tempfile.TemporaryDirectory(prefix=".ris-doctor-", dir=folder) as name:
@@ -268,16 +256,15 @@ def check_writing(context: Context) -> Iterator[Finding]:
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest of its parents that exists."""
-    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    """Return the path, or the nearest of its parents that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 CHECKS: dict[str, Callable[[Context], Iterator[Finding]]] = {
-    "python": check_python,
     "packages": check_packages,
     "opencv": check_opencv,
     "torchvision": check_torchvision,
-    "open_clip": check_open_clip,
     "device": check_device,
     "speed": check_speed,
     "weights": check_weights,

@@ -78,7 +78,18 @@ def check_dataset(card: Card, data_root: Path) -> Check:
     check = Check(absent=missing_paths(card, data_root))
     if check.absent:
         return check
-    known: set[str] = set()
+    _read_splits(check, card, data_root)
+    if not check.faults:
+        _check_counts(check, card)
+    _check_files(check, data_root / card.images)
+    in_splits = Counter(image.path for dataset in check.datasets for image in dataset.images.values())
+    if shared := [path.name for path, n in in_splits.items() if n > 1]:
+        check.remarks["images in several splits"] = shared
+    return check
+
+
+def _read_splits(check: Check, card: Card, data_root: Path) -> None:
+    known: set[str] = set()  # faults that several splits have in common
     n_unnamed = 0
     for split in card.splits:
         try:
@@ -88,37 +99,31 @@ def check_dataset(card: Card, data_root: Path) -> Check:
                 check.faults[UNREADABLE].append(Fault(str(error)))
                 known.add(str(error))
             continue
-        new = [fault for fault in reading.faults if fault.text not in known]
-        known.update(fault.text for fault in new)
-        if new:
-            check.faults[RECORDS] += new
+        for fault in reading.faults:
+            if fault.text not in known:
+                check.faults[RECORDS].append(fault)
+                known.add(fault.text)
         dataset = Dataset(card.name, split, reading.images, tuple(reading.refs))
+        n_images, n_refs, n_expected = len(dataset.images), len(dataset.refs), card.splits[split]
         check.datasets.append(dataset)
-        check.splits.append(
-            SplitCheck(
-                split, len(dataset.images), len(dataset.refs), dataset.n_expressions, card.splits[split],
-                reading.n_excluded,
-            )
-        )  # fmt: skip
+        check.splits.append(SplitCheck(split, n_images, n_refs, dataset.n_expressions, n_expected, reading.n_excluded))
         for line in describe(card, reading):
             check.remarks[line] = []
         n_unnamed += reading.n_unnamed
     if n_unnamed:
         check.remarks[f"{n_unnamed:,} annotations on these images that no ref names"] = []
-    if not any(split.n_refs for split in check.splits) and not check.faults:
+
+
+def _check_counts(check: Check, card: Card) -> None:
+    """Compare the number of sentences of each split with the card's."""
+    if not any(split.n_refs for split in check.splits):
         check.faults[COUNTS].append(Fault(f"{card.name} has no refs in any split of its card"))
-    if not check.faults:
-        for part in check.splits:
-            if not part.ok:
-                found, expected = f"{part.n_expressions:,}", f"{part.n_expected:,}"
-                line = f"{card.name} {part.split}: {found} sentences where the card expects {expected}"
-                hint = 'write the number, or "any", into the card' if card.generate else "other annotation files?"
-                check.faults[COUNTS].append(Fault(f"{line}; {hint}"))
-    _check_files(check, data_root / card.images)
-    in_splits = Counter(image.path for dataset in check.datasets for image in dataset.images.values())
-    if shared := [path.name for path, n in in_splits.items() if n > 1]:
-        check.remarks["images in several splits"] = shared
-    return check
+        return
+    hint = 'write the number, or "any", into the card' if card.generate else "other annotation files?"
+    for split in check.splits:
+        if not split.ok:
+            expected = f"{split.n_expressions:,} sentences where the card expects {split.n_expected:,}"
+            check.faults[COUNTS].append(Fault(f"{card.name} {split.split}: {expected}; {hint}"))
 
 
 def check_contents(check: Check, folder: Path, workers: int, advance: Advance) -> None:

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import gc
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.formats import pairs, refer, referit
 from ris_pipeline.datasets.records import Dataset, Reading, drop_repeated
 from ris_pipeline.errors import EmptySplitError, RisError, suggest_path
 
-
-class _Reader(NamedTuple):
-    list_files: Callable[[Card, Path], list[Path]]
-    read_split: Callable[[Card, Path, str], Reading]
-
-
-_READERS = {
-    "refer": _Reader(refer.list_files, refer.read_split),
-    "referit": _Reader(referit.list_files, referit.read_split),
-    "pairs": _Reader(pairs.list_files, pairs.read_split),
-}
+_FORMATS = {"refer": refer, "referit": referit, "pairs": pairs}
 
 
 def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
@@ -63,7 +52,7 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
     """
     excluded = read_exclude(data_root / card.exclude) if card.exclude else frozenset()
     with _collector_paused():
-        reading = _READERS[card.format].read_split(card, data_root, split)
+        reading: Reading = _FORMATS[card.format].read_split(card, data_root, split)
     if excluded:
         folder = data_root / card.images
         names = {i: image.path.relative_to(folder).as_posix() for i, image in reading.images.items()}
@@ -91,7 +80,7 @@ def read_exclude(path: Path) -> frozenset[str]:
 
 
 def describe(card: Card, reading: Reading) -> tuple[str, ...]:
-    """Return a line for each thing that a user should hear of a split's records, which are used all the same."""
+    """Return a line for each peculiarity of a split's records that a user should know, though they are used."""
     others = ", ".join(f"{name!r} {n:,}" for name, n in reading.other_splits.most_common(5))
     lines = [
         (reading.n_excluded, f"{reading.n_excluded:,} records are left out, as {card.exclude} says"),
@@ -114,7 +103,7 @@ def list_files(card: Card, data_root: Path) -> list[Path]:
 
 
 def missing_paths(card: Card, data_root: Path) -> list[Path]:
-    """Return the annotation files that are not there, and the image folder where it is not."""
+    """Return the annotation files, and the image folder, that are not there."""
     missing = [path for path in _list_files(card, data_root) if not path.is_file()]
     images = data_root / card.images
     return missing if images.is_dir() else [*missing, images]
@@ -160,14 +149,13 @@ def find_near(missing: Path) -> Path | None:
 
 
 def _list_files(card: Card, data_root: Path) -> list[Path]:
-    files = _READERS[card.format].list_files(card, data_root)
+    files: list[Path] = _FORMATS[card.format].list_files(card, data_root)
     return [*files, data_root / card.exclude] if card.exclude else files
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Return no garbage collection inside the block: half of the time would go to looking through millions of new
-    records for cycles, which they never form."""
+    """Pause garbage collection in the block: half of the time would go to looking for cycles, which records lack."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -89,7 +89,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a data set. Raises RisError where an id occurs twice or an image is not listed.
+    """One split of a data set.
 
     remarks: what a user should hear of records that were left out or look odd, one line each.
     """
@@ -99,14 +99,6 @@ class Dataset:
     images: dict[int, Image]
     refs: tuple[Ref, ...]
     remarks: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        where = f"{self.name} {self.split}"
-        _check_unique((ref.ref_id for ref in self.refs), f"{where}: ref_id")
-        _check_unique((e.sent_id for ref in self.refs for e in ref.expressions), f"{where}: sent_id")
-        for ref in self.refs:
-            if ref.image_id not in self.images:
-                raise RisError(f"{where}: ref {ref.ref_id} names image {ref.image_id}, which is not listed")
 
     @property
     def n_expressions(self) -> int:
@@ -198,9 +190,8 @@ class Reading:
     """What a format's reader found of one split: usable records, and all that cannot be used.
 
     other_splits: how many refs are of splits that the card does not have. n_excluded: records that the card leaves
-    out. n_absent: sentences marked as being about
-    nothing in the image, left out. n_other_kind: refs whose category is not their annotation's.
-    n_unnamed: annotations on the split's images that no ref of any split names.
+    out. n_absent: sentences left out because they are marked as being about nothing in the image. n_other_kind: refs
+    whose category is not their annotation's. n_unnamed: annotations on the split's images that no ref names.
     """
 
     images: dict[int, Image] = field(default_factory=dict)
@@ -339,15 +330,6 @@ def parse_hw(height: Any, width: Any, where: str) -> tuple[int, int]:
     if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise RisError(f"{where}: its size must be whole numbers of at most {MAX_PIXELS:,} pixels in all")
     return height, width
-
-
-def _check_unique(ids: Iterable[int], what: str) -> None:
-    seen: set[int] = set()
-    for number in ids:
-        _check_id(number, what)
-        if number in seen:
-            raise RisError(f"{what} {number} occurs twice; ids must be unique")
-        seen.add(number)
 
 
 def _check_id(number: Any, what: str) -> None:

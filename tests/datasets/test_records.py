@@ -47,15 +47,6 @@ def test_masks():
         make_dataset(good, hw=(9, 9)).load_mask(good)
 
 
-def test_ids_must_be_unique_and_images_listed():
-    with pytest.raises(RisError, match="ref_id 1 occurs twice"):
-        make_dataset(make_ref(1), make_ref(1, sent_ids=(5,)))
-    with pytest.raises(RisError, match="sent_id 0 occurs twice"):
-        make_dataset(make_ref(1), make_ref(2))
-    with pytest.raises(RisError, match="ref 1 names image 3"):
-        make_dataset(make_ref(1, image_id=3))
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
