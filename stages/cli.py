@@ -1,4 +1,4 @@
-"""The `ris` command line: one module per command. What is heavy they import when they are called."""
+"""The `ris` command line: one module per command, which imports what is heavy when it is called."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stages import (
     train_step1,
     train_step2,
 )
-from stages.context import SETTINGS, command
+from stages.context import SETTINGS, add_command
 
 app = typer.Typer(help="Images and sentences in, masks out.", **SETTINGS)
 data_app = typer.Typer(help="List, check and generate data sets.", **SETTINGS)
@@ -50,26 +50,26 @@ def _ris(
     """Images and sentences in, masks out."""
 
 
-command(app, "train-step1")(train_step1.run)
-command(app, "dump-responses")(dump_responses.run)
-command(app, "make-pseudolabels")(make_pseudolabels.run)
-command(app, "train-step2")(train_step2.run)
-command(app, "score")(score.run)
-command(data_app, "list")(data.run_list)
-command(data_app, "check")(data.run_check)
-command(data_app, "make-shapes")(data.run_make_shapes)
+add_command(app, "train-step1", train_step1.run)
+add_command(app, "dump-responses", dump_responses.run)
+add_command(app, "make-pseudolabels", make_pseudolabels.run)
+add_command(app, "train-step2", train_step2.run)
+add_command(app, "score", score.run)
+add_command(data_app, "list", data.run_list)
+add_command(data_app, "check", data.run_check)
+add_command(data_app, "make-shapes", data.run_make_shapes)
 app.add_typer(data_app, name="data")
-command(app, "predict")(predict.run)
-command(app, "import-checkpoint")(import_checkpoint.run)
-command(app, "report")(report.run)
-command(app, "figure")(figure.run)
-command(app, "pretrain-clip")(pretrain_clip.run)
-command(app, "status")(status.run)
-command(app, "doctor")(doctor.run)
-command(app, "runs")(runs.run)
-command(app, "demo")(demo.run)
-command(app, "cost")(cost.run)
-command(app, "table")(table.run)
+add_command(app, "predict", predict.run)
+add_command(app, "import-checkpoint", import_checkpoint.run)
+add_command(app, "report", report.run)
+add_command(app, "figure", figure.run)
+add_command(app, "pretrain-clip", pretrain_clip.run)
+add_command(app, "status", status.run)
+add_command(app, "doctor", doctor.run)
+add_command(app, "runs", runs.run)
+add_command(app, "demo", demo.run)
+add_command(app, "cost", cost.run)
+add_command(app, "table", table.run)
 
 
 def main() -> None:

@@ -12,8 +12,6 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.process.console import is_silent
 from stages.context import Output
 
-TABLE_WIDTH = 120  # columns
-
 
 def emit(output: Output, text: str, value: Any) -> None:
     """Print a result: `text`, or `value` as one line of JSON with --json."""
@@ -21,37 +19,33 @@ def emit(output: Output, text: str, value: Any) -> None:
         return
     try:
         print(json.dumps(value, ensure_ascii=False, allow_nan=False) if output.json else text, flush=True)
-    except BrokenPipeError:  # the reader has seen enough, as `head` has; what is left must not fail at exit either
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does; what is left must not fail at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show(output: Output, artifact: Artifact | None) -> None:
-    """Print where an artifact lies, or its manifest with --json; nothing where a dry run has made none."""
+    """Print the path of an artifact, or its manifest with --json; nothing if a dry run has made none."""
     if artifact is not None:
         emit(output, str(artifact.path), {**artifact.manifest, "path": str(artifact.path)})
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Return the cells as lines with columns of equal width."""
+def align(rows: Sequence[Sequence[str]], n_words: int | None = None) -> str:
+    """Return the cells as lines of aligned columns; after the first `n_words`, columns are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if n_words is None or k < n_words else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def draw_table(titles: Sequence[str], sections: Sequence[Sequence[Sequence[str]]], n_words: int) -> str:
-    """Return a table with a line below its titles and between its sections; the first `n_words` columns are words."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for k, title in enumerate(titles):
-        table.add_column(title, justify="left" if k < n_words else "right", no_wrap=True)
+    """Return a table with a rule below its titles and a gap between its sections; `n_words` columns are words."""
+    header, *lines = align([titles, *(row for section in sections for row in section)], n_words).splitlines()
+    table = [header, "─" * max(map(len, (header, *lines)))]
     for section in sections:
-        for cells in section:
-            table.add_row(*cells)
-        table.add_section()
-    console = Console(width=TABLE_WIDTH, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    # The box has an empty line above the header and below the last row.
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()[1:-1])
+        table += [*lines[: len(section)], ""]
+        del lines[: len(section)]
+    return "\n".join(table[:-1])

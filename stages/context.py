@@ -1,4 +1,4 @@
-"""The options that commands share, the context that they make, and what a command does with an error."""
+"""The options that commands share, the context that they make, and how a command ends with an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Option = typer.Option
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which data set, and where its files, the artifacts and the settings are."""
+    """The data set, and where its files, the artifacts and the settings are."""
 
     dataset: Annotated[str, Option(help="Name of a card, or path of its .toml file.")] = "shapes"
     data_root: Annotated[Path, Option(help="Folder that holds the data sets.")] = Path("data")
@@ -50,33 +50,33 @@ class Places:
 class Compute:
     """How to compute."""
 
-    seed: Annotated[int, Option(min=0, max=2**63 - 1, help="Of all random numbers.")] = 0
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    seed: Annotated[int, Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")] = 0
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], Option(help="bf16, fp16: automatic mixed precision; fp16 needs CUDA.")
+        Literal["fp32", "bf16", "fp16"], Option(help="bf16 and fp16: automatic mixed precision; fp16 needs CUDA.")
     ] = "fp32"
     workers: Annotated[int, Option(min=0, help="Processes that read images.")] = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """Whether to make what the command makes."""
+    """Whether the command makes its artifact."""
 
-    force: Annotated[bool, Option("--force", help="Make it again, even where nothing changed.")] = False
+    force: Annotated[bool, Option("--force", help="Make it again, even if nothing changed.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would run and why, then stop.")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How the command speaks."""
+    """How the command prints."""
 
-    json: Annotated[bool, Option("--json", help="Results as JSON.")] = False
-    quiet: Annotated[bool, Option("--quiet", help="No progress and no remarks.")] = False
+    json: Annotated[bool, Option("--json", help="Print the results as JSON.")] = False
+    quiet: Annotated[bool, Option("--quiet", help="Print no progress and no remarks.")] = False
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
 
 
 def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None], str | None]:
-    """Return a callback of an option or argument that takes one of some words; for another it names the nearest."""
+    """Return a callback for an option that takes a known word; for an unknown one it names the nearest."""
 
     def check(value: str | None) -> str | None:
         known = list(list_known())
@@ -89,7 +89,7 @@ def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None
 
 GROUPS = (Places, Compute, Making, Output)
 Splits = Annotated[
-    list[str] | None, Option("--split", metavar="<str>", help="Repeatable; every split of the card if left out.")
+    list[str] | None, Option("--split", metavar="<str>", help="Split to use; repeatable; all of the card if left out.")
 ]
 MethodName = Annotated[
     str, Option("--method", metavar="<str>", callback=choose_from(lambda: METHODS), help="TRIS or a compared method.")
@@ -98,14 +98,14 @@ Init = Annotated[
     Path | None, Option(metavar="FROM", help="Start from these weights: a trained artifact's folder, or a checkpoint.")
 ]
 Limit = Annotated[
-    int | None, Option(min=1, metavar="N", help="A dry trial: on the first N refs, kept apart as first-N.")
+    int | None, Option(min=1, metavar="N", help="Try it on the first N refs; the result is kept apart as first-N.")
 ]
 
 
 def open_context(
     places: Places, compute: Compute = Compute(), making: Making = Making(), output: Output = Output()
 ) -> Context:
-    """Return what the library works with, of a command's options."""
+    """Return the library's context of a command's options."""
     from ris_pipeline.chain.context import Context
     from ris_pipeline.config import parse_assignments
     from ris_pipeline.datasets.card import load_card
@@ -127,51 +127,39 @@ def open_context(
     )
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that adds a function to `app` as a command; each parameter of a group becomes its options.
+def add_command(app: typer.Typer, name: str, function: Callable[..., None]) -> None:
+    """Add a function to `app` as a command; each parameter that is a group of options becomes these options.
 
     Its help is the docstring: a sentence, then the lines "Reads:", "Writes:" and "Example:".
     """
+    hints = get_type_hints(function, include_extras=True)
+    own = [p for p in inspect.signature(function).parameters.values() if hints[p.name] not in GROUPS]
+    parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
+    groups = {parameter: kind for parameter, kind in hints.items() if kind in GROUPS}
+    for kind in groups.values():
+        options = get_type_hints(kind, include_extras=True)
+        parameters += [p.replace(annotation=options[p.name]) for p in inspect.signature(kind).parameters.values()]
 
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(function, include_extras=True)
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(function).parameters.values():
-            kind = hints[parameter.name]
-            if kind not in GROUPS:
-                parameters.append(parameter.replace(annotation=kind))
-        groups = {parameter: kind for parameter, kind in hints.items() if kind in GROUPS}
-        for kind in groups.values():
-            options = get_type_hints(kind, include_extras=True)
-            parameters += [p.replace(annotation=options[p.name]) for p in inspect.signature(kind).parameters.values()]
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        for parameter, kind in groups.items():
+            values[parameter] = kind(**{option: values.pop(option) for option in inspect.signature(kind).parameters})
+        output = next(value for value in values.values() if isinstance(value, Output))
+        if name not in TRAININGS and "TORCHELASTIC_RUN_ID" in os.environ:
+            if is_silent():
+                return
+            Console(quiet=output.quiet).say(f"{name} runs in one process; the others of torchrun have nothing to do")
+        _with_errors_shown(functools.partial(function, **values), debug=output.debug)
 
-        @functools.wraps(function)
-        def run(**values: Any) -> None:
-            for parameter, kind in groups.items():
-                values[parameter] = kind(
-                    **{option: values.pop(option) for option in inspect.signature(kind).parameters}
-                )
-            output = next(value for value in values.values() if isinstance(value, Output))
-            if name not in TRAININGS and "TORCHELASTIC_RUN_ID" in os.environ:
-                if is_silent():
-                    return
-                Console(quiet=output.quiet).say(
-                    f"{name} runs in one process: the others that torchrun started have nothing to do"
-                )
-            _with_errors_shown(functools.partial(function, **values), debug=output.debug)
-
-        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
-        # After \b, click leaves a paragraph's lines as they are.
-        app.command(name, help=(inspect.getdoc(function) or "").replace("\n\nReads:", "\n\n\b\nReads:"))(run)
-        return function
-
-    return add
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
+    # After \b, click leaves a paragraph's lines as they are.
+    app.command(name, help=(inspect.getdoc(function) or "").replace("\n\nReads:", "\n\n\b\nReads:"))(run)
 
 
 def check_metric(value: str) -> str:
-    """Return the name here of a metric, or of a group of them, in any usual spelling."""
+    """Return this project's name of a metric, or of a group of metrics, given in any usual spelling."""
     from ris_pipeline.scoring.metrics import METRICS, find_metric
 
     found = find_metric(value)
@@ -200,13 +188,13 @@ def _with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
 
 
 def _is_repeated() -> bool:
-    """Return whether the first process of torchrun says the same: all do, until they work together."""
+    """Return whether the first process of torchrun prints the same error: all do, until they work together."""
     ranks = sys.modules.get("ris_pipeline.process.ranks")  # not imported for this: it brings torch
     return is_silent() and not (ranks is not None and ranks.has_joined())
 
 
 def _same_command() -> str:
-    """Return the command as typed, without --force: that would throw away what there is to go on with."""
+    """Return the command as typed but without --force, which would throw away what can be resumed."""
     if "RANK" in os.environ:
         return "the same torchrun command"
     return shlex.join(["ris", *(word for word in sys.argv[1:] if word != "--force")])

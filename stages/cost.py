@@ -51,7 +51,7 @@ def run(places: Places, compute: Compute, output: Output) -> None:
 
 
 def _resolve(context: Context) -> dict[str, Config]:
-    """Return the configurations of the stages; of the assignments, each takes the keys that it has."""
+    """Return the configurations of the stages; each takes the assignments whose keys it has."""
     keys = {stage: {field.name for field in fields(cls)} for stage, cls in STAGES.items()}
     known = set().union(*keys.values())
     for key in context.assignments:

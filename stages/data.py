@@ -39,12 +39,12 @@ def run_check(
     places: Places,
     compute: Compute,
     output: Output,
-    deep: Annotated[bool, typer.Option("--deep", help="Open every image and mask too.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also open every image and mask.")] = False,
     write_exclude: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write what cannot be used, for the card's exclude.")
+        Path | None, typer.Option(metavar="FILE", help="Write a list of what cannot be used, for the card's exclude.")
     ] = None,
 ) -> None:
-    """List all that is missing, faulty or odd in a data set.
+    """List everything that is missing, faulty or odd in a data set.
 
     Reads:    the card and its files; with --deep every image and mask
     Writes:   stdout: what is there of each split, and what is wrong
@@ -97,10 +97,10 @@ def _describe(name: str, check: Check) -> str:
 
 
 def _summarise(name: str, check: Check) -> str:
-    """Return the line with which a check ends that found faults."""
+    """Return the last line of a check that found faults."""
     faults = [fault for found in check.faults.values() for fault in found]
     line = f"{name}: " + ", ".join(f"{len(found):,} {kind}" for kind, found in check.faults.items())
     line = faults[0].text if len(faults) == 1 else line
     if any(fault.names for fault in faults):
-        line += "; mend or fetch again what is wrong, or leave it out: --write-exclude FILE writes the card's list"
+        line += "; mend it or fetch it again, or leave it out: --write-exclude FILE writes the list for the card"
     return line

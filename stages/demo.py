@@ -16,9 +16,9 @@ def run(
     compute: Compute,
     making: Making,
     output: Output,
-    host: Annotated[str, typer.Option(help="Address to listen on; others can reach 0.0.0.0.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
-    checkpoint: Annotated[Path | None, typer.Option(help="Instead of the latest Step-2.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    checkpoint: Annotated[Path | None, typer.Option(help="Use this instead of the latest Step-2.")] = None,
 ) -> None:
     """Serve a page: drop an image, write sentences, compare.
 
@@ -36,7 +36,7 @@ def run(
         return
     demo = build_demo(context, host, port, chosen)
     if not demo.is_local:
-        context.say("whoever reaches this computer can use the page: it asks for no password")
-    context.say("Ctrl-C stops it")
+        context.say("anyone who reaches this computer can use the page: it asks for no password")
+    context.say("Ctrl-C stops the demo")
     emit(output, demo.url, {"url": demo.url, "checkpoint": str(chosen) if chosen else None})
     demo.run()

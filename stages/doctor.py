@@ -1,4 +1,4 @@
-"""`ris doctor`: what the installation, the weights, the data and the machine are like, and what to do about it."""
+"""`ris doctor`: a diagnosis of installation, weights, data and machine."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def run(places: Places, compute: Compute, output: Output) -> None:
     emit(output, "\n".join(map(str, findings)), [asdict(finding) for finding in findings])
     broken = [finding.name for finding in findings if finding.state == "broken"]
     if broken:
-        raise RisError(f"broken: {', '.join(dict.fromkeys(broken))}; the remedy stands below each")
+        raise RisError(f"broken: {', '.join(dict.fromkeys(broken))}; the remedy is below each")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from stages.console import emit
-from stages.context import Compute, Making, Output, Places, Splits, choose_from, open_context
-
-KINDS = ("qualitative", "curves", "table")
+from stages.context import Compute, Making, Output, Places, Splits, open_context
 
 
 def run(
@@ -18,9 +16,7 @@ def run(
     compute: Compute,
     making: Making,
     output: Output,
-    kind: Annotated[
-        str, typer.Argument(metavar=f"<{'|'.join(KINDS)}>", callback=choose_from(lambda: KINDS), help="What to draw.")
-    ],
+    kind: Annotated[Literal["qualitative", "curves", "table"], typer.Argument(help="What to draw.")],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File to write, .png or .pdf.")],
     split: Splits = None,
     ref: Annotated[list[int] | None, typer.Option(metavar="<int>", help="Id of a ref to show; repeatable.")] = None,

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Literal
 
 import typer
 
 from stages.console import show
-from stages.context import Making, Output, Places, choose_from, open_context
-
-if TYPE_CHECKING:
-    from ris_pipeline.networks.weights.released import Kind
-
-KINDS = ("tris-step1", "tris-step2", "irn", "clip")
+from stages.context import Making, Output, Places, open_context
 
 
 def run(
     places: Places,
     making: Making,
     output: Output,
-    file: Annotated[Path, typer.Argument(help="A checkpoint of TRIS or IRNet, or a CLIP of OpenAI's.")],
+    file: Annotated[Path, typer.Argument(help="A checkpoint of TRIS or IRNet, or OpenAI's CLIP.")],
     kind: Annotated[
-        str | None,
-        typer.Option(
-            metavar=f"<{'|'.join(KINDS)}>",
-            callback=choose_from(lambda: KINDS),
-            help="What it is; its entries tell if left out.",
-        ),
+        Literal["tris-step1", "tris-step2", "irn", "clip"] | None,
+        typer.Option(help="What the file is; if left out, its entries tell."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder for it; if left out, it becomes the --dataset's in --runs.")
+        Path | None, typer.Option(help="New folder to write to; if left out, it becomes an artifact of --dataset.")
     ] = None,
 ) -> None:
     """Turn a released checkpoint into an artifact.
@@ -42,4 +33,4 @@ def run(
     from ris_pipeline.chain.imports import import_checkpoint
 
     context = open_context(places, making=making, output=output)
-    show(output, import_checkpoint(context, file, kind=cast("Kind | None", kind), out=out))
+    show(output, import_checkpoint(context, file, kind=kind, out=out))

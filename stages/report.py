@@ -1,4 +1,4 @@
-"""`ris report`: everything that the stages of a data set made → one HTML file that opens from a disk."""
+"""`ris report`: everything that the stages of a data set made → one HTML file that needs no server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(
     output: Output,
     split: Splits = None,
     samples: Annotated[int | None, typer.Option(min=0, help="Sentences in the gallery; 200 if left out.")] = None,
-    out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for a copy of it.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a copy to this file.")] = None,
 ) -> None:
     """Show in one HTML file what the stages made and scored.
 

@@ -1,4 +1,4 @@
-"""`ris runs`: all variants of a data set's artifacts; or of two: what differs, and how far apart they score."""
+"""`ris runs`: all variants of a data set's artifacts, or the differences between two of them and their scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(
     metric: Annotated[
         str, typer.Option(metavar=f"<{'|'.join(METRIC_WORDS)}>", callback=check_metric, help="What to compare.")
     ] = "all",
-    tensorboard: Annotated[Path | None, typer.Option(help="Write the training curves there instead.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Write the training curves to this folder instead.")] = None,
 ) -> None:
     """List all runs, or compare two: settings and scores.
 
@@ -110,7 +110,7 @@ def _compare(
         header = ["scored", "split", "refs", "metric", "a", "b", "b − a, points [95 % interval]"]
         lines += ["", align([header, *map(_cells, differences)])]
     else:
-        context.say("no score of the one has a counterpart of the other; `ris score` scores what is the latest")
+        context.say("the two have no scores to compare; `ris score` scores the latest artifacts")
     shown = {"a": f"{a.name} {a.digest}", "b": f"{b.name} {b.digest}", "differs": changes}
     emit(output, "\n".join(lines), {**shown, "scores": [asdict(difference) for difference in differences]})
 

@@ -49,7 +49,7 @@ def run(
         ),
     ] = None,
     min_box_area: Annotated[
-        float | None, typer.Option(help="Leave out targets whose box covers no more of the image: 0.05 on ReferIt.")
+        float | None, typer.Option(help="Leave out objects whose box covers at most this share: 0.05 on ReferIt.")
     ] = None,
 ) -> None:
     """Score what the stages made against boxes and masks.
@@ -81,7 +81,7 @@ def _choose(scores: Sequence[Score], metric: str) -> tuple[list[Score], list[str
     chosen = select_metrics(metric)
     shown = [score for score in scores if any(name in score.metrics for name in chosen)]
     if not shown and all(score.row.kind == "labels" for score in scores):
-        raise RisError(f"{metric}: a pseudo-label is a mask and points nowhere; choose miou, oiou, prec or box")
+        raise RisError(f"{metric}: a pseudo-label is a mask and has no point; choose miou, oiou, prec or box")
     if not shown:
         require_metric(scores[0].metrics, chosen[0])
     columns = [name for name in chosen if any(name in score.metrics for score in shown)]
@@ -94,7 +94,7 @@ def _choose(scores: Sequence[Score], metric: str) -> tuple[list[Score], list[str
 
 
 def _remarks(scores: Sequence[Score]) -> list[str]:
-    """Return lines below the table on rows that are not what they seem: parts of a split, and what is stale."""
+    """Return the footnotes of the table: rows of a part of their split, and stale rows."""
     parts = {score.split: score.partial for score in scores if score.partial}
     lines = [
         f"* partial: {part['sentences']:,} of the {part['expected']:,} sentences of {split}"
@@ -122,7 +122,7 @@ def render_scores(scores: Sequence[Score], columns: Sequence[str]) -> str:
 
 
 def _format(estimate: Estimate | None, n_sentences: int) -> str:
-    """Return the score with half of its interval, and what it was counted on where that is not all sentences."""
+    """Return the score, half of its interval, and the number of sentences where that is not all."""
     if estimate is None:
         return "–"
     part = f" (n={estimate.n_expressions:,})" if estimate.n_expressions < n_sentences else ""

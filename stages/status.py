@@ -22,7 +22,9 @@ def run(
     places: Places,
     output: Output,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare checksums.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Verify; take out what is damaged, to be resumed.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Verify; take out what is damaged, to make it again.")
+    ] = False,
 ) -> None:
     """Show what is fresh, stale and why, running or missing.
 
@@ -41,12 +43,12 @@ def run(
     emit(output, align(table), [asdict(row) for row in rows])
     damaged = [row.path for row in rows if row.state == "damaged"]
     if damaged:
-        remedy = "what can be mended is" if repair else "`ris status --repair` mends what can be"
+        remedy = "what could be mended has been" if repair else "`ris status --repair` mends what can be"
         raise RisError(f"damaged: {', '.join(damaged)}; {remedy}")
 
 
 def _cells(branch: str, row: Row) -> list[str]:
-    """Return the row as text behind the `branch` of the tree, with at most three reasons."""
+    """Return the row as cells, with the `branch` of the tree before its name and at most three reasons."""
     seconds = "" if row.seconds is None else format_duration(row.seconds)
     size = "" if row.bytes is None else format_size(row.bytes)
     more = [f"and {len(row.why) - 3} more"] if len(row.why) > 3 else []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run(
     output: Output,
-    number: Annotated[int, typer.Argument(min=1, max=7, metavar="N", help="Which one, 1 to 7.")],
+    number: Annotated[int, typer.Argument(min=1, max=7, metavar="N", help="Number of the table.")],
     runs: Annotated[Path, typer.Option(help="Folder that holds the artifacts.")] = Path("runs"),
 ) -> None:
     """Print a table of the paper, with our latest scores.
@@ -32,7 +32,7 @@ def run(
     table = build_table(number)
     here = [read_scores(runs, row, table.columns) for row in table.rows]
     if partial := list(dict.fromkeys(line for _, lines in here for line in lines)):
-        Console(quiet=output.quiet).say(f"left out, of a part of their split only: {', '.join(partial)}")
+        Console(quiet=output.quiet).say(f"left out, as only a part of the split is scored: {', '.join(partial)}")
     rows = [
         {"row": row.name, "paper": dict(row.paper), "here": found}
         for row, (found, _) in zip(table.rows, here, strict=True)

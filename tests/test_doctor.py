@@ -49,7 +49,7 @@ def test_a_healthy_installation(healthy, tiny_clip, capsys):
 
 
 def test_what_is_broken_ends_with_status_1_after_all_findings(healthy, capsys):
-    with pytest.raises(RisError, match="broken: device, speed; the remedy stands below each"):
+    with pytest.raises(RisError, match="broken: device, speed; the remedy is below each"):
         call(command.run, dataclasses.replace(healthy, device="gpu"))
     lines = capsys.readouterr().out.splitlines()
     assert "broken   device         --device gpu: not usable here; try --device cpu" in lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ris_pipeline.artifacts.files import fsync_tree, replace_folder, restore_folder, write_json
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.datasets.io.segmentations import encode_rle, extent_of
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.process.workers import map_processes
 from ris_pipeline.shapes.render import SHAPES, draw_background, render
 from ris_pipeline.shapes.scenes import VARIANTS, describe, sample_scene
@@ -72,7 +72,7 @@ def draw_item(item: Item) -> tuple[NDArray[np.uint8], list[Target]]:
 
 
 def _save_item(item: Item, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Draw and write one picture; the COCO image record, and one record per target."""
+    """Draw and write one picture; return its COCO record, and one record per target."""
     image, targets = draw_item(item)
     name = f"{item.image_id:06d}.jpg"
     if not cv2.imwrite(str(folder / name), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
@@ -108,52 +108,49 @@ def generate(
     workers: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Write the data set under folder: images/, refer/<variant>/refs(shapes).p and instances.json.
+    """Write the data set into folder: images/, refer/<variant>/refs(shapes).p and instances.json.
 
-    generated.json, which holds the settings, says that it is whole. The same seed gives the same pictures and
-    sentences, whatever the number of workers. Nothing is left under folder's name before all of it is whole.
+    generated.json, which holds the settings, marks it as whole. The same seed gives the same pictures and sentences,
+    whatever the number of workers. Nothing has folder's name before all of it is written.
     """
     if variant not in VARIANTS:
-        raise RisError(f"unknown variant {variant!r}: one of {', '.join(VARIANTS)}")
+        raise RisError(f"unknown variant {variant!r}{did_you_mean(variant, VARIANTS)}")
+    partial = folder.with_name(f"{folder.name}.partial")
     with hold(_lock_of(folder)):
-        _generate(folder, variant, n_images, seed, workers, advance)
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "images").mkdir(parents=True)
+        instances, refs = _draw(list(_list_items(n_images, variant, seed)), partial / "images", workers, advance)
+        layout = partial / "refer" / variant
+        layout.mkdir(parents=True)
+        (layout / "instances.json").write_text(json.dumps(instances))
+        (layout / "refs(shapes).p").write_bytes(pickle.dumps(refs, protocol=2))
+        write_json(partial / STAMP, {"variant": variant, "n_images": dict(n_images), "seed": seed})
+        fsync_tree(partial)
+        replace_folder(folder, partial)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clear up after a `generate` that was killed: what was under `folder`'s name is there again, or its successor."""
+    """Clear up after a `generate` that was killed: `folder` is what it was before, or whole and new."""
     lock = _lock_of(folder)
     if lock.exists():
         with suppress(RisError), hold(lock):  # not what a living process holds
             restore_folder(folder)
-            shutil.rmtree(_partial_of(folder), ignore_errors=True)
+            shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
 
 
 def _lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
-def _partial_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.partial")
-
-
-def _generate(
-    folder: Path,
-    variant: str,
-    n_images: Mapping[str, int],
-    seed: int,
-    workers: int,
-    advance: Callable[[int], None],
-) -> None:
-    items = list(_list_items(n_images, variant, seed))
-    partial = _partial_of(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "images").mkdir(parents=True)
+def _draw(
+    items: Sequence[Item], folder: Path, workers: int, advance: Callable[[int], None]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Draw and write the pictures; return the contents of instances.json and the refs."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     sent_ids = count(0)
-    calls = ((item, partial / "images") for item in items)
-    with closing(map_processes(_save_item, calls, workers)) as drawn:
+    with closing(map_processes(_save_item, ((item, folder) for item in items), workers)) as drawn:
         for item, (image, records) in zip(items, drawn, strict=True):
             images.append(image)
             for record in records:
@@ -178,11 +175,4 @@ def _generate(
                 )
             advance(1)
     categories = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
-    layout = partial / "refer" / variant
-    layout.mkdir(parents=True)
-    instances = {"images": images, "annotations": annotations, "categories": categories}
-    (layout / "instances.json").write_text(json.dumps(instances))
-    (layout / "refs(shapes).p").write_bytes(pickle.dumps(refs, protocol=2))
-    write_json(partial / STAMP, {"variant": variant, "n_images": dict(n_images), "seed": seed})
-    fsync_tree(partial)
-    replace_folder(folder, partial)
+    return {"images": images, "annotations": annotations, "categories": categories}, refs

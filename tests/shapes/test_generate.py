@@ -138,6 +138,6 @@ def test_nothing_is_left_under_its_name_when_it_breaks_off(tmp_path):
 
 
 def test_unknown_variant_is_an_error(tmp_path):
-    with pytest.raises(RisError, match=r"unknown variant 'shapes-': one of shapes, shapes\+, shapesg"):
+    with pytest.raises(RisError, match="unknown variant 'shapes-'"):
         generate(tmp_path / "x", "shapes-", {"val": 1}, seed=0, workers=1)
     assert not list(tmp_path.iterdir())

@@ -97,7 +97,7 @@ def test_without_scores_the_settings_are_compared(tiny, capsys):
     run_runs(tiny, [old.digest, "step1"], "all", None)
     output = capsys.readouterr()
     assert output.out.splitlines()[-1] == "  epochs: 1 → 2"
-    assert "no score of the one has a counterpart" in output.err
+    assert "the two have no scores to compare" in output.err
 
 
 def test_wrong_use(tiny, two):

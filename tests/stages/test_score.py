@@ -255,7 +255,7 @@ def test_metric_groups(options, capsys):
 
 def test_a_metric_that_no_row_has(options, tmp_path, capsys):
     make_labels(options, refine=True, label=LEFT)
-    with pytest.raises(RisError, match="a pseudo-label is a mask and points nowhere"):
+    with pytest.raises(RisError, match="a pseudo-label is a mask and has no point"):
         run_score(options, "pointit", ["train"], "pseudolabels")
     write_data(tmp_path, {"box": [0, 0, 2, 4]})
     with pytest.raises(RisError, match="miou needs masks, and this dataset has none"):
@@ -365,7 +365,8 @@ def test_a_part_of_a_split_is_marked_and_not_set_beside_the_paper(options, tmp_p
     call(table.run, options, number=1, runs=options.runs)
     output = capsys.readouterr()
     assert "here" not in output.out
-    assert f"left out, of a part of their split only: Step-1 on refcoco val ({n} of 10,834 sentences)" in output.err
+    line = f"left out, as only a part of the split is scored: Step-1 on refcoco val ({n} of 10,834 sentences)"
+    assert line in output.err
 
 
 def test_a_row_of_something_stale_is_marked(options, capsys):
