@@ -1,61 +1,72 @@
 """Dense CRF with two labels on a sparse permutohedral lattice.
 
-The model and its numbers are those with which IRNet (CVPR 2019) cleans its confident labels: mean field of
-Krähenbühl & Koltun (NeurIPS 2011) with Gaussian filtering by Adams et al. (Eurographics 2010). Splat, blur
-and slice are sparse matrices that depend on the image only, so any number of label problems of one image
-are the columns of one product.
+Mean field of Krähenbühl & Koltun (NeurIPS 2011) with Gaussian filtering by Adams et al. (Eurographics 2010), with the
+numbers of the methods that use it. Splat, blur and slice are sparse matrices that depend on the image only, so any
+number of label problems of one image are the columns of one product.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-GAUSSIAN_SIGMA_XY = 3.0  # pixels
-GAUSSIAN_WEIGHT = 3.0
-BILATERAL_SIGMA_XY = 50.0  # pixels
-BILATERAL_SIGMA_RGB = 5.0  # grey levels of 255
-BILATERAL_WEIGHT = 10.0
-LABEL_PROB = 0.7  # trust in the given hard label
-N_ITERATIONS = 10
+
+@dataclass(frozen=True, slots=True)
+class CrfSettings:
+    """The numbers of both kernels."""
+
+    gaussian_sigma_xy: float  # pixels
+    gaussian_weight: float
+    bilateral_sigma_xy: float  # pixels
+    bilateral_sigma_rgb: float  # grey levels of 255
+    bilateral_weight: float
+
+
+IRNET = CrfSettings(3.0, 3.0, 50.0, 5.0, 10.0)  # with which IRNet (CVPR 2019) cleans its confident labels
+CLIP_ES = CrfSettings(3.0, 3.0, 67.0, 3.0, 4.0)  # of CLIP-ES (CVPR 2023), and of CaR (CVPR 2024)
+LABEL_PROB = 0.7  # trust in a given hard label; IRNet
+MIN_PROB = 1e-5  # lower limit of both probabilities that a soft map gives; CLIP-ES
+N_ITERATIONS = 10  # of all three
 PROBLEMS_AT_ONCE = 16  # bounds the memory: an image of 480×640 takes 30 MB for two of them
 
 
 class DenseCrf:
     """Mean field of one image, uint8 (H, W, 3), for many two-label problems at once."""
 
-    def __init__(self, image: NDArray[np.uint8]) -> None:
+    def __init__(self, image: NDArray[np.uint8], settings: CrfSettings) -> None:
         self.hw = image.shape[:2]
         y, x = np.indices(self.hw, dtype=np.float32).reshape(2, -1)
         rgb = image.reshape(-1, 3).T.astype(np.float32)
         # The spatial kernel goes through a lattice too, though a separable filter would be exact: one code
         # for both kernels, as fast, and the approximation that the released labels were made with.
         self._kernels = (
-            NormalizedKernel(np.stack([x, y]) / GAUSSIAN_SIGMA_XY, GAUSSIAN_WEIGHT),
+            NormalizedKernel(np.stack([x, y]) / settings.gaussian_sigma_xy, settings.gaussian_weight),
             NormalizedKernel(
-                np.concatenate([np.stack([x, y]) / BILATERAL_SIGMA_XY, rgb / BILATERAL_SIGMA_RGB]),
-                BILATERAL_WEIGHT,
+                np.concatenate(
+                    [np.stack([x, y]) / settings.bilateral_sigma_xy, rgb / settings.bilateral_sigma_rgb],
+                ),
+                settings.bilateral_weight,
             ),
         )
 
-    def log_odds(self, hard_labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return ln Q(1)/Q(0) after the mean-field iterations, float32 (M, H, W), of labels {0, 1} (M, H, W).
+    def log_odds(self, unary: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ln Q(1)/Q(0) after the mean-field iterations, float32 (M, H, W), of those before, float32 (M, H, W).
 
         With two labels, Q(1) − Q(0) = tanh(log-odds / 2), and the Potts messages of both labels only enter
-        by their difference: l = ±ln(p / (1−p)) + Σ_k w_k K_k tanh(l / 2) is the whole update. A pixel's
+        by their difference: l = ln p(1)/p(0) + Σ_k w_k K_k tanh(l / 2) is the whole update. A pixel's
         message to itself is part of K, as in pydensecrf.
         """
-        odds = np.empty(hard_labels.shape, np.float32)
+        odds = np.empty(unary.shape, np.float32)
         for start in range(0, len(odds), PROBLEMS_AT_ONCE):
-            odds[start : start + PROBLEMS_AT_ONCE] = self._mean_field(hard_labels[start : start + PROBLEMS_AT_ONCE])
+            odds[start : start + PROBLEMS_AT_ONCE] = self._mean_field(unary[start : start + PROBLEMS_AT_ONCE])
         return odds
 
-    def _mean_field(self, hard_labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        n_problems = len(hard_labels)
-        unary_odds = np.float32(np.log(LABEL_PROB / (1 - LABEL_PROB)))
-        # (M, H, W) -> (HW, M): problems are columns
-        unary = np.where(hard_labels.reshape(n_problems, -1).T > 0, unary_odds, -unary_odds)
+    def _mean_field(self, unary: NDArray[np.float32]) -> NDArray[np.float32]:
+        n_problems = len(unary)
+        unary = unary.reshape(n_problems, -1).T  # (HW, M): problems are columns
         odds = unary
         for _ in range(N_ITERATIONS):
             difference = np.tanh(odds / 2)
@@ -63,12 +74,24 @@ class DenseCrf:
         return odds.T.reshape(n_problems, *self.hw)
 
 
+def odds_of_labels(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return ln p(1)/p(0) of hard labels {0, 1}, float32 of the same shape: each right with LABEL_PROB."""
+    odds = np.float32(np.log(LABEL_PROB / (1 - LABEL_PROB)))
+    return np.where(labels > 0, odds, -odds)
+
+
+def odds_of_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ln p(1)/p(0) of maps float32 in [0, 1], float32 of the same shape, neither below MIN_PROB."""
+    odds: NDArray[np.float32] = np.log(np.maximum(maps, MIN_PROB)) - np.log(np.maximum(1 - maps, MIN_PROB))
+    return odds.astype(np.float32)
+
+
 def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the most probable labels, uint8 {0, 1} (M, H, W), given hard labels {0, 1} (M, H, W).
+    """Return the most probable labels, uint8 {0, 1} (M, H, W), given hard labels {0, 1} (M, H, W), as IRNet.
 
     `image` is uint8 (H, W, 3) RGB. A tie goes to label 0.
     """
-    return (DenseCrf(image).log_odds(hard_labels) > 0).astype(np.uint8)
+    return (DenseCrf(image, IRNET).log_odds(odds_of_labels(hard_labels)) > 0).astype(np.uint8)
 
 
 class NormalizedKernel:

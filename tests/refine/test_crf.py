@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from ris_pipeline.refine.crf import DenseCrf, NormalizedKernel, build_lattice, refine_labels
+from ris_pipeline.refine.crf import (
+    CLIP_ES,
+    IRNET,
+    DenseCrf,
+    NormalizedKernel,
+    build_lattice,
+    odds_of_labels,
+    odds_of_maps,
+    refine_labels,
+)
 from ris_pipeline.refine.seeds import compute_seeds
 
 
@@ -22,19 +31,26 @@ def exact_kernel(features):
     return kernel / np.sqrt(row_sums[:, None] * row_sums[None])
 
 
-def exact_mean_field(image, hard):
-    """Probability of label 1, (H, W), by textbook mean field with dense kernels and two label channels."""
-    height, width = hard.shape
+def exact_mean_field(image, probability, sigma_xy, sigma_rgb, weight):
+    """Probability of label 1, (H, W), by textbook mean field with dense kernels and two label channels.
+
+    `probability` (H, W) of label 1 before; the others are of the bilateral kernel.
+    """
+    height, width = probability.shape
     yx = np.array([(y, x) for y in range(height) for x in range(width)], float)
     rgb = image.reshape(-1, 3).astype(float)
     spatial = exact_kernel(yx / 3)
-    bilateral = exact_kernel(np.hstack([yx / 50, rgb / 5]))
-    one_hot = np.eye(2)[hard.ravel()]
-    unary = -np.log(np.where(one_hot == 1, 0.7, 0.3))
+    bilateral = exact_kernel(np.hstack([yx / sigma_xy, rgb / sigma_rgb]))
+    unary = -np.log(np.stack([1 - probability.ravel(), probability.ravel()], axis=1))
     q = softmax(-unary, axis=1)
     for _ in range(10):
-        q = softmax(-unary + 3 * spatial @ q + 10 * bilateral @ q, axis=1)
+        q = softmax(-unary + 3 * spatial @ q + weight * bilateral @ q, axis=1)
     return q[:, 1].reshape(height, width)
+
+
+def exact_of_labels(image, hard):
+    """The same of hard labels {0, 1} (H, W), with IRNet's numbers."""
+    return exact_mean_field(image, np.where(hard == 1, 0.7, 0.3), 50, 5, 10)
 
 
 def test_mean_field_agrees_with_exact_kernels():
@@ -48,12 +64,28 @@ def test_mean_field_agrees_with_exact_kernels():
     a_corner[:4, :4] = 1
     hard = np.stack([noisy, a_corner, np.zeros_like(truth)])
 
-    exact = np.stack([exact_mean_field(image, labels) for labels in hard])
-    log_odds = DenseCrf(image).log_odds(hard)
+    exact = np.stack([exact_of_labels(image, labels) for labels in hard])
+    log_odds = DenseCrf(image, IRNET).log_odds(odds_of_labels(hard))
     np.testing.assert_array_equal(refine_labels(image, hard), exact > 0.5)
     np.testing.assert_allclose(expit(log_odds), exact, atol=0.002)
     # Probabilities near 0 and 1 hide the lattice's approximation: of log-odds up to ±15 it may take 1.
     np.testing.assert_allclose(log_odds, np.log(exact / (1 - exact)), atol=1.0)
+
+
+def test_a_soft_map_with_the_numbers_of_clip_es():
+    rng = np.random.default_rng(4)
+    image = two_colour_image(rng, (12, 12), left_columns=5)
+    soft = np.linspace(0.95, 0.05, 12, dtype=np.float32)[None, :] * np.ones((12, 1), np.float32)
+    exact = exact_mean_field(image, soft, 67, 3, 4)
+    found = expit(DenseCrf(image, CLIP_ES).log_odds(odds_of_maps(soft[None])))[0]
+    np.testing.assert_allclose(found, exact, atol=0.02)
+    assert (exact[:, :5] > 0.95).all()
+    assert (exact[:, 6:] < 0.05).all()
+
+
+def test_odds_of_maps_have_limits():
+    odds = odds_of_maps(np.array([0, 0.5, 0.9, 1], np.float32))
+    assert odds.tolist() == pytest.approx([np.log(1e-5), 0, np.log(9), -np.log(1e-5)], rel=1e-5)
 
 
 def test_refined_labels_follow_the_colour_edge():
@@ -73,8 +105,9 @@ def test_problems_do_not_touch_each_other():
     rng = np.random.default_rng(2)
     image = rng.integers(0, 255, (9, 14, 3), dtype=np.uint8)
     hard = rng.integers(0, 2, (3, 9, 14), dtype=np.uint8)
-    together = DenseCrf(image).log_odds(hard)
-    alone = np.concatenate([DenseCrf(image).log_odds(hard[i : i + 1]) for i in range(3)])
+    unary = odds_of_labels(hard)
+    together = DenseCrf(image, IRNET).log_odds(unary)
+    alone = np.concatenate([DenseCrf(image, IRNET).log_odds(unary[i : i + 1]) for i in range(3)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -169,8 +202,8 @@ def test_seeds_equal_those_of_exact_kernels():
     maps = (maps / maps.max(axis=(1, 2), keepdims=True)).astype(np.float32)
     labels = compute_seeds(maps, image, 0.3, 0.1)
     for response, label in zip(maps, labels, strict=True):
-        foreground = exact_mean_field(image, (response > 0.30).astype(np.uint8)) > 0.5
-        possible = exact_mean_field(image, (response > 0.10).astype(np.uint8)) > 0.5
+        foreground = exact_of_labels(image, (response > 0.30).astype(np.uint8)) > 0.5
+        possible = exact_of_labels(image, (response > 0.10).astype(np.uint8)) > 0.5
         expected = np.full(hw, 255)
         expected[~possible & ~foreground] = 0
         expected[foreground] = 1

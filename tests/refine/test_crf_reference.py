@@ -16,7 +16,7 @@ from scipy.special import expit
 from ris_pipeline.datasets.card import load_card
 from ris_pipeline.datasets.io.images import load_image
 from ris_pipeline.datasets.load import load_dataset
-from ris_pipeline.refine.crf import DenseCrf, refine_labels
+from ris_pipeline.refine.crf import IRNET, DenseCrf, odds_of_labels, refine_labels
 from ris_pipeline.shapes.generate import Item, draw_item
 
 SAMPLE = Path(__file__).parents[2].parent / "shared" / "real-sample"
@@ -63,7 +63,7 @@ def test_labels_are_those_of_pydensecrf(read):
     n_changed = 0
     for number, (image, hard) in enumerate(read()):
         theirs = infer(image, hard)
-        ours = expit(DenseCrf(image).log_odds(hard[None])[0])
+        ours = expit(DenseCrf(image, IRNET).log_odds(odds_of_labels(hard[None]))[0])
         apart = refine_labels(image, hard[None])[0] != (theirs > 0.5)
         n_changed += (hard != (theirs > 0.5)).sum()
         print(f"{number}: {image.shape}, {apart.sum()} pixels apart, marginals {np.abs(ours - theirs).max():.5f}")
