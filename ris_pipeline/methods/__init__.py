@@ -31,6 +31,7 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import METHOD
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError, did_you_mean
+from ris_pipeline.methods import configs
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,17 @@ class Method:
 
 
 TRIS = "tris"
-METHODS = {method.name: method for method in (Method(TRIS, "TRIS", "ris_pipeline.methods.tris", Step1Config, 1, True),)}
+METHODS = {
+    method.name: method
+    for method in (
+        Method(TRIS, "TRIS", "ris_pipeline.methods.tris", Step1Config, 1, trained=True),
+        Method("maskclip", "MaskCLIP, untrained", "ris_pipeline.methods.maskclip", configs.MaskClipConfig, 1),
+        Method(
+            "maskclip-trained", "MaskCLIP", "ris_pipeline.methods.maskclip_trained", configs.SupervisedConfig, 1,
+            trained=True, teacher="maskclip",
+        ),
+    )
+}  # fmt: skip
 
 
 def list_compared() -> Iterable[Method]:

@@ -15,12 +15,6 @@ from torch import Tensor
 
 from ris_pipeline.networks.dense import OpenedImage
 
-# CLIP-ES's list for COCO. Without it the softmax over a single sentence is constant, and its gradient is zero.
-BACKGROUND = (
-    "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway",
-    "railroad", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley", "bridge",
-)  # fmt: skip
-TEMPLATE = "a clean origami {}."  # around every text of CLIP-ES
 N_SINKHORN = 3  # rounds of column and row normalisation; CLIP-ES's code
 
 

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic.dataclasses import dataclass
+from typing import Annotated
 
-from ris_pipeline.config import STRICT, Count, Natural, Select, Side
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from ris_pipeline.config import (
+    STRICT,
+    Count,
+    Flag,
+    Levels,
+    Natural,
+    Rate,
+    Select,
+    Share,
+    Side,
+    Source,
+    Weight,
+)
 
 
 @dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
@@ -17,3 +33,64 @@ class TrainedConfig:
     validate: str = ""  # as Step1Config.validate
     validate_refs: Natural = 0  # as Step1Config.validate_refs
     select: Select = "last"  # as Step1Config.select
+
+
+# CLIP-ES's list for COCO. A sentence has to compete with something: alone it has probability 1 everywhere.
+COCO_BACKGROUND = (
+    "ground, land, grass, tree, building, wall, sky, lake, water, river, sea, railway, railroad, helmet, cloud, house, "
+    "mountain, ocean, road, rock, street, valley, bridge"
+)
+
+
+def _check_template(value: str) -> str:
+    if not value.count("{}") == value.count("{") == value.count("}") == 1:
+        raise PydanticCustomError("template", "should have {braces} once, where the sentence goes", {"braces": "{}"})
+    return value
+
+
+def _check_words(value: str) -> str:
+    if not all(word.strip() for word in value.split(",")):
+        raise PydanticCustomError("words", "should be words with commas between them")
+    return value
+
+
+Template = Annotated[str, AfterValidator(_check_template)]
+Words = Annotated[str, AfterValidator(_check_words)]
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class FrozenClipConfig:
+    """What the training-free methods have in common: which CLIP, and how it is asked."""
+
+    clip: str = "ViT-B-16-quickgelu"  # open_clip model name, a folder, or "shapes"; CLIP-ES, CaR
+    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
+    input_size: Side = 512  # pixels a side; MaskCLIP's short side, about what CLIP-ES and CaR read of COCO
+    template: Template = "a clean origami {}."  # around sentences and background alike; CLIP-ES
+    background: Words = COCO_BACKGROUND  # what else there may be, with commas; CLIP-ES
+    threshold: Share = 0.5  # map above: the object
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class MaskClipConfig(FrozenClipConfig):
+    """MaskCLIP: "Extract Free Dense Labels from CLIP" (ECCV 2022)."""
+
+    clip: str = "RN50-quickgelu"  # MaskCLIP has it and ViT-B/16; TRIS's Step-1, which learns from it, is one
+    template: Template = "{}"  # MaskCLIP averages 85 templates, made for names of classes
+    denoising: Share = 0.0  # a text that is nowhere as probable is dropped; MaskCLIP 0.5, off by default
+    smoothing: Share = 0.0  # a place where no text is as probable takes over from like ones; MaskCLIP 1, off by default
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class SupervisedConfig(TrainedConfig):
+    """TRIS's Step-1 network that learns the masks of a teacher by cross-entropy (TRIS Table 1, †)."""
+
+    clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
+    clip_weights: Source = "openai"  # as Step1Config.clip_weights
+    hidden: Count = 1024  # as Step1Config.hidden; TRIS
+    lr: Rate = 5e-5  # AdamW, everything but the CLIP; TRIS
+    backbone_lr: Weight = 5e-6  # AdamW, the CLIP; TRIS
+    weight_decay: Weight = 0.01  # AdamW; TRIS
+    poly_power: Weight = 0.9  # as Step1Config.poly_power; TRIS
+    refs_per_image: Count = 1  # as Step1Config.refs_per_image; TRIS
+    frozen_levels: Levels = 0  # as Step1Config.frozen_levels; TRIS
+    project_from_clip: Flag = False  # as Step1Config.project_from_clip; TRIS

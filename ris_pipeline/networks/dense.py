@@ -16,6 +16,14 @@ from ris_pipeline.networks.parts.pooling import attention_pool, resize_positions
 N_ATTENTION_MAPS = 8  # last blocks of a ViT whose attention is the affinity; CLIP-ES (CVPR 2023), §3.3
 
 
+def find_grid(clip: Clip, image_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the grid (h, w) of places of an image of that height and width. Raises RisError where a ViT has none."""
+    if clip.is_resnet:
+        return clip.grid_side(image_hw[0]), clip.grid_side(image_hw[1])
+    vit.check_vit(clip.model.visual)
+    return vit.grid_of(clip.model.visual, image_hw)
+
+
 def dense_features(clip: Clip, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return features float (B, E, h, w) and keys float (B, C, h, w), not normalised, of `pixels` float (B, 3, H, W).
 
