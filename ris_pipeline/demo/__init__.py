@@ -1,4 +1,4 @@
-"""The demo: a page in the browser: drop an image, write sentences, see and compare their masks and maps."""
+"""The demo, a page in the browser: drop an image, write sentences, compare their masks and maps."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # as browsers write it into a request
 MAX_BYTES = 50_000_000
 MAX_SENTENCES = 20
-LONGEST_SIDE = 1024  # pixels; larger images are scaled down, what is shown has no use for more
-# The page loads its own two files and shows pictures that it was sent; nothing comes from elsewhere.
+LONGEST_SIDE = 1024  # pixels; larger images are scaled down, the page shows no more
+# The page loads its own two files and shows the pictures it is sent; nothing comes from elsewhere.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data: blob:"
 
 
@@ -75,9 +75,9 @@ def build_demo(context: Context, host: str, port: int, checkpoint: Path | None) 
 
 
 def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starlette:
-    """The web application: the page, and POST /segment?sentence=…&sentence=… with an image as its body.
+    """Return the web application: the page, and POST /segment?sentence=…&sentence=… with an image as its body.
 
-    A request that names another host than `hosts` is refused: a foreign page must not reach it by a name of its own.
+    A request to any other host than `hosts` is refused, so that a foreign page cannot reach it by a name of its own.
     """
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -109,12 +109,8 @@ def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starl
             return JSONResponse({"error": str(error)}, 400)
 
     def serve(name: str, media_type: str) -> Route:
-        text = (
-            resources.files("ris_pipeline.demo")
-            .joinpath(name)
-            .read_text(encoding="utf-8")
-            .replace("{{network}}", html.escape(network))
-        )
+        text = resources.files("ris_pipeline.demo").joinpath(name).read_text(encoding="utf-8")
+        text = text.replace("{{network}}", html.escape(network))
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
 
         async def answer(request: HttpRequest) -> Response:
@@ -130,7 +126,7 @@ def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starl
 async def _read_body(request: HttpRequest) -> bytes:
     # A form of a foreign page can send a body, but not of this type.
     if request.headers.get("content-type") != "application/octet-stream":
-        raise RisError("the image has to come as application/octet-stream")
+        raise RisError("send the image as application/octet-stream")
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
@@ -140,7 +136,7 @@ async def _read_body(request: HttpRequest) -> bytes:
 
 
 def check_sentences(sentences: list[str]) -> list[str]:
-    """The sentences, stripped; RisError where there are none or too many, or one is empty."""
+    """Return the sentences, stripped. Raises RisError for an empty one, for none, and for too many."""
     stripped = [sentence.strip() for sentence in sentences]
     if not all(stripped) or not 0 < len(stripped) <= MAX_SENTENCES:
         raise RisError(f"write one to {MAX_SENTENCES} sentences, none of them empty")
@@ -148,7 +144,7 @@ def check_sentences(sentences: list[str]) -> list[str]:
 
 
 def read_upright(data: bytes) -> NDArray[np.uint8]:
-    """The image in the bytes of a file, uint8 (H, W, 3) RGB, turned as browsers turn it, no side over 1,024 pixels."""
+    """Return the image in a file's bytes, uint8 (H, W, 3) RGB, turned as browsers do, at most 1,024 pixels a side."""
     import numpy as np
     import PIL.Image
 
@@ -166,7 +162,7 @@ def read_upright(data: bytes) -> NDArray[np.uint8]:
 
 
 def describe(sentence: str, prediction: Prediction) -> dict[str, Any]:
-    """What the page is told of a prediction: mask (opaque where it is) and map as data URLs, the mask's share."""
+    """Return what the page shows of a prediction: mask (opaque on the object) and map as data URLs, its share."""
     import numpy as np
     from PIL import Image
 

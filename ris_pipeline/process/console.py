@@ -1,4 +1,4 @@
-"""How a run speaks: remarks and progress, on stderr. What it makes is its caller's to print."""
+"""Remarks and progress of a run, on stderr. Its caller prints the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def is_silent() -> bool:
-    """Return whether this is one of torchrun's processes but the first, which speaks for them all."""
+    """Return whether this is a process of torchrun other than the first, which prints for all."""
     return os.environ.get("RANK", "0") != "0"
 
 
@@ -31,10 +31,10 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """Yield `advance(n=1, step=None, **values)`, which shows `n` more of `total` steps done, and the values.
+        """Yield `advance(n=1, step=None, **values)`, which shows `n` more of `total` steps, and the values.
 
-        `done` steps are of an earlier run and do not count in the rate; where that comes out only later, `step` tells
-        how many were done before this one. A bar in a terminal, elsewhere a line every ten seconds.
+        `done`: steps of an earlier run, which do not count in the rate; if that number is known only later, pass the
+        number of steps done before this one as `step`. A terminal gets a bar, anything else a line every ten seconds.
         """
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

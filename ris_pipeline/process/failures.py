@@ -1,4 +1,4 @@
-"""What a machine does to a long run, in one line each: which it is, and what to do about it."""
+"""Faults of the machine in a long run, each explained by one line: what it is, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ris_pipeline.errors import RisError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
-# torch, safetensors and OpenCV tell by their text alone.
+# torch, safetensors and OpenCV tell only by the text of the error.
 _MEMORY_WORDS = ("can't allocate memory", "out of memory", "Insufficient memory", "Failed to allocate", "bad alloc")
 _SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
 _SHARED_WORDS = ("shared memory",)  # before _SPACE_WORDS, which its error holds as well
@@ -22,7 +22,10 @@ _PEER_WORDS = ("/gloo/", "NCCL")
 
 @contextmanager
 def explained(folder: Path, lower: str) -> Iterator[None]:
-    """Raise RisError in place of an error of the machine. `folder` is written to; `lower` names what takes memory."""
+    """Turn an error of the machine (disk full, out of memory, killed worker) in the block into a RisError.
+
+    `folder`: named if the error has no path. `lower`: the settings to reduce when memory runs out.
+    """
     try:
         yield
     except Exception as error:
@@ -33,37 +36,31 @@ def explained(folder: Path, lower: str) -> Iterator[None]:
 
 
 def explain_failure(error: Exception, folder: Path | None = None, lower: str = "--workers") -> str | None:
-    """Return one line on an error of the machine, None for any other error.
-
-    `folder`: where was written, for errors that do not say; `lower`: the settings that take memory.
-    """
+    """Return one line on an error of the machine, None for any other error. Arguments as in `explained`."""
     text = str(error)
     if isinstance(error, ImportError) and "libGL" in text:
         return (
-            "OpenCV needs the system's libGL, which is not here: install it (Debian: apt-get install libgl1), or take "
+            "OpenCV needs the system's libGL, which is missing: install it (Debian: apt-get install libgl1), or take "
             "the build without it: pip uninstall opencv-python && pip install opencv-python-headless"
         )
     again = "then run the same command to go on"
     if isinstance(error, MemoryError) or _has(text, _MEMORY_WORDS) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory ({_first_line(error)}); lower {lower}"
-    if isinstance(error, BrokenProcessPool):
-        return f"a worker process was killed, most likely for want of memory; lower --workers or free memory, {again}"
     if _has(text, _SHARED_WORDS):
         return (
-            "shared memory (/dev/shm) is full, through which readers hand over their batches; start the container with "
+            "shared memory (/dev/shm), through which readers pass their batches, is full; start the container with "
             f"more (docker: --shm-size=1g) or read without other processes (--workers 0), {again}"
         )
-    if _has(text, _LOADER_WORDS):
-        cause = "most likely for want of memory"
-        return f"a process that reads images was killed, {cause}; lower --workers or free memory, {again}"
+    if isinstance(error, BrokenProcessPool) or _has(text, _LOADER_WORDS):
+        return f"a worker process was killed, probably for lack of memory; lower --workers or free memory, {again}"
     if _has(text, _PEER_WORDS):
         return f"another process of this training ended; if nothing above says why, look for what killed it, {again}"
     if _has(text, _SPACE_WORDS) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
         return f"{_place(error, folder)}: the disk is full; free some space, {again}"
     if isinstance(error, OSError) and error.errno in _NO_ACCESS:
-        return f"{_place(error, folder)}: {error.strerror}; see who may read and write there, {again}"
+        return f"{_place(error, folder)}: {error.strerror}; check its permissions, {again}"
     if isinstance(error, OSError) and error.errno == errno.EIO:
-        return f"{_place(error, folder)}: the disk reports an error; look after the disk, {again}"
+        return f"{_place(error, folder)}: the disk reports an error; check the disk, {again}"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return f"too many open files; raise the limit (ulimit -n) or lower --workers, {again}"
     return None

@@ -1,4 +1,4 @@
-"""Several processes on one training, as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
+"""Several processes for one training, as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _has_joined = False
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which of n_ranks processes this one is; rank 0 writes."""
+    """The place of this process among n_ranks; rank 0 writes."""
 
     rank: int
     n_ranks: int
-    local_rank: int  # on this machine: which GPU is its own
+    local_rank: int  # the number of its GPU on this machine
 
     def choose_device(self, device: torch.device) -> torch.device:
         """Return the device of this process: of several on GPUs, each has its own."""
@@ -37,25 +37,23 @@ ALONE = Ranks(0, 1, 0)
 
 
 def find_ranks() -> Ranks:
-    """Return what torchrun says of this process; alone where there is no torchrun.
+    """Return the place that torchrun gives this process; ALONE without torchrun.
 
-    Raises RisError where the environment holds a part of what torchrun sets.
+    Raises RisError where only a part of torchrun's variables is set.
     """
-    environment = os.environ
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
-    if int(environment.get("WORLD_SIZE", 1)) > 1 and missing:
+    n_ranks = int(os.environ.get("WORLD_SIZE", 1))
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if n_ranks > 1 and missing:
         raise RisError(
             f"WORLD_SIZE is set, but not {', '.join(missing)}: start several processes by torchrun "
             "(torchrun --nproc-per-node 2 -m stages.cli train-step1), or unset WORLD_SIZE"
         )
-    return Ranks(
-        int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1)), int(environment.get("LOCAL_RANK", 0))
-    )
+    return Ranks(int(os.environ.get("RANK", 0)), n_ranks, int(os.environ.get("LOCAL_RANK", 0)))
 
 
 @contextmanager
 def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Let the processes talk to each other inside the block; nothing happens for one alone."""
+    """Connect the processes in the block; nothing happens for a process alone."""
     if ranks.n_ranks == 1:
         yield
         return
@@ -69,12 +67,12 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
 
 
 def has_joined() -> bool:
-    """Return whether this process has begun to work with others: until then all of them do, and say, the same."""
+    """Return whether this process has begun to work with others; until then all do the same, and print the same."""
     return _has_joined
 
 
 def wait() -> None:
-    """Return when all processes are here."""
+    """Wait until all processes have come here."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
@@ -85,20 +83,21 @@ def is_orphaned() -> bool:
 
 
 def any_rank(value: bool) -> bool:
-    """Return whether the value is true in any of the processes; each of them has to ask."""
-    if not torch.distributed.is_initialized():
-        return value
-    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    flag = torch.tensor(int(value), device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag.item())
+    """Return whether the value is true in any of the processes; all of them must call it."""
+    return bool(_find_largest(int(value))[0])
 
 
 def is_same_everywhere(value: int) -> bool:
-    """Return whether all processes have the same value, which is not negative; each of them has to ask."""
+    """Return whether all processes have the same value; all of them must call it."""
+    largest, smallest_negated = _find_largest(value, -value)
+    return largest == -smallest_negated
+
+
+def _find_largest(*values: int) -> list[int]:
+    """Return the largest of each value over the processes."""
     if not torch.distributed.is_initialized():
-        return True
+        return list(values)
     device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    extremes = torch.tensor([value, -value], device=device)
-    torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
-    return bool(extremes[0] == -extremes[1])
+    largest = torch.tensor(values, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return [int(value) for value in largest]

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first ends a run where the next one can go on, a second one kills it."""
+"""SIGINT and SIGTERM: the first signal stops a run so that it can be resumed, a second one kills it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def watch_signals() -> Iterator[None]:
-    """Raise Stopped in the block at SIGINT and SIGTERM: at once or, inside `deferred`, when the block asks for it."""
+    """Raise Stopped in the block at SIGINT and SIGTERM: at once, or at the end of `deferred`."""
     global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -41,7 +41,7 @@ def watch_signals() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let a signal wait for the block, which looks at `asked` after each of its steps, or for its end."""
+    """Defer signals to the end of the block, which may look at `asked` after each of its steps."""
     global _is_deferred
     _is_deferred = True
     try:
@@ -54,7 +54,7 @@ def deferred() -> Iterator[None]:
 def check() -> None:
     """Raise Stopped if somebody asked this process to stop, except inside `deferred`.
 
-    To be called now and then: what a signal raises in the middle of __del__ and the like, Python drops.
+    To be called now and then, because Python drops what a signal raises in the middle of __del__.
     """
     if _asked is not None and not _is_deferred:
         raise Stopped(_asked)
@@ -68,8 +68,8 @@ def asked() -> int | None:
 def _ask(number: int, _: FrameType | None) -> None:
     global _asked
     _asked = number
-    # Files are whole or absent at any time. Under torchrun every signal may come twice, from a batch system and passed
-    # on by torchrun, which itself kills who is too slow.
+    # A second signal kills: files are whole or absent at any time. Under torchrun it is ignored: the batch system and
+    # torchrun may both send the first, and torchrun kills a process that is too slow.
     is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
     for each in SIGNALS:
         signal.signal(each, signal.SIG_DFL if is_alone else signal.SIG_IGN)

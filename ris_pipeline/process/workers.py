@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, however that ends.
+"""Worker processes that end with their parent, however it ends.
 
 Nothing here imports torch: a worker process starts in a fraction of a second.
 """
@@ -22,18 +22,18 @@ R = TypeVar("R")
 
 
 def map_processes(function: Callable[..., R], calls: Iterable[tuple[Any, ...]], workers: int) -> Generator[R]:
-    """Yield function(*arguments) of all `calls`, in their order, computed by `workers` processes; 0: by this one.
+    """Yield function(*arguments) for all `calls`, in their order, computed by `workers` processes; 0: by this process.
 
-    `calls` is read a few at a time: the memory in use does not grow with their number. Close the generator
-    (`contextlib.closing`): that ends the processes at once, as the death of this process does. An error in a worker is
-    raised here.
+    `calls` is read a few at a time, so memory does not grow with their number. Close the generator
+    (`contextlib.closing`) to end the processes at once; the death of this process does the same. An error in a worker
+    is raised here.
     """
     if workers == 0:
         yield from starmap(function, calls)
         return
     context = get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
-    # A new process reads it when it loads NumPy; with a thread per core in each, the workers would fight over them.
+    # Read by a new process when it loads NumPy: with a thread per core in each, the workers would fight over the cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_watch, initargs=(theirs,))
     waiting: deque[Future[R]] = deque()
@@ -51,7 +51,7 @@ def map_processes(function: Callable[..., R], calls: Iterable[tuple[Any, ...]], 
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[..., R], arguments: tuple[Any, ...]) -> Future[R]:
-    # Starts processes, which keep signals blocked: a terminal sends its Ctrl-C to them too, and they end by the pipe.
+    # May start processes. They inherit blocked signals, as a terminal sends Ctrl-C to them too: the pipe ends them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return pool.submit(function, *arguments)

@@ -133,7 +133,7 @@ def test_a_sentence_that_is_cut_is_named(address):
         (b"no image", ["a dog"], "application/octet-stream", "not a readable image"),
         (png(4, 4), [], "application/octet-stream", "write one to 20 sentences"),
         (png(4, 4), [" "], "application/octet-stream", "write one to 20 sentences"),
-        (png(4, 4), ["a dog"], "text/plain", "has to come as application/octet-stream"),
+        (png(4, 4), ["a dog"], "text/plain", "as application/octet-stream"),
     ],
     ids=["data", "no sentence", "empty sentence", "type"],
 )

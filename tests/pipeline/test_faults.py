@@ -224,7 +224,7 @@ def test_a_folder_without_permission(stand):
     one.forget()
     with faulty(one.root / "runs") as disk:
         disk.forbidden = lambda path, writing: (writing and path.endswith((".png", ".json"))) or ".png" in path
-        assert "Permission denied; see who may read and write there" in one.fails()
+        assert "Permission denied; check its permissions" in one.fails()
     one.recovers(contents)
 
 

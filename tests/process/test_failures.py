@@ -77,13 +77,13 @@ def test_a_full_disk(write):
     [
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
         (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "disk is full"),
-        (OSError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: Permission denied; see who may read and write"),
+        (OSError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: Permission denied; check its permissions"),
         (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b: Read-only file system"),
         (OSError(errno.EIO, "Input/output error", "/a/b"), "/a/b: the disk reports an error"),
         (OSError(errno.EMFILE, "Too many open files"), r"too many open files; raise the limit \(ulimit -n\)"),
         (RuntimeError("[/x/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [::1]:2: Connection reset by "
                       "peer. This is typically caused by a remote worker hanging"), "another process of this training"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "that reads images was killed"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a worker process was killed"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "lower --workers or free memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
                       "workers are out of shared memory. Please try to raise your shared memory limit."), "/dev/shm"),

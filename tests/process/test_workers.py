@@ -72,6 +72,6 @@ def test_a_killed_worker_is_told_in_one_line():
     with pytest.raises(BrokenProcessPool) as error:
         list(map_processes(signal.raise_signal, [(signal.SIGKILL,)], 1))
     assert explain_failure(error.value) == (
-        "a worker process was killed, most likely for want of memory; lower --workers or free memory, "
+        "a worker process was killed, probably for lack of memory; lower --workers or free memory, "
         "then run the same command to go on"
     )

@@ -264,7 +264,7 @@ def test_a_killed_reader_is_told_in_one_line(plan, tmp_path):
         run(Sum(), plan, tmp_path / "run", report=kill_reader, workers=1)
     line = explain_failure(caught.value)
     assert line is not None
-    assert line.startswith("a process that reads images was killed")
+    assert line.startswith("a worker process was killed")
 
 
 def test_one_ref_alone_can_be_learned_from(dataset, tmp_path):
