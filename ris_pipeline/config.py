@@ -30,17 +30,17 @@ def _read_number(value: object) -> object:
         return value
 
 
-# `--set` brings text: "none" stands for None, "true", "7" and "1e-3" for a bool and for numbers.
+# `--set` gives text: "none" means None; "true", "7" and "1e-3" mean a bool and numbers.
 _NUMBER = BeforeValidator(_read_number)
 Flag = Annotated[bool, _NUMBER]
 Count = Annotated[int, _NUMBER, Field(ge=1)]
-Side = Annotated[int, _NUMBER, Field(ge=64)]  # pixels: two cells of the coarsest grid; one alone cannot be compared
+Side = Annotated[int, _NUMBER, Field(ge=64)]  # pixels: two cells of the coarsest grid; a single cell cannot be compared
 Natural = Annotated[int, _NUMBER, Field(ge=0)]
 Rate = Annotated[float, _NUMBER, Field(ge=1e-12)]  # strictly positive
 Weight = Annotated[float, _NUMBER, Field(ge=0)]
 Share = Annotated[float, _NUMBER, Field(ge=0, le=1)]
 Levels = Annotated[int, _NUMBER, Field(ge=0, le=4)]
-Reach = Annotated[int, _NUMBER, Field(ge=2)]  # cells: two pixels less than that apart are a pair
+Reach = Annotated[int, _NUMBER, Field(ge=2)]  # cells: pixels nearer than that to each other are a pair
 Source = Annotated[str | None, BeforeValidator(_read_none)]  # a name, a file or a folder
 
 
@@ -78,21 +78,21 @@ class Step1Config:
     weight_pos: Weight = 1.0  # of the calibration loss with the own sentence; TRIS
     weight_neg: Weight = 2.0  # of the calibration loss with the others' sentences; TRIS
     n_negatives: Count = 3  # sentences of other refs of the image; TRIS
-    refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
-    frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
+    refs_per_image: Count = 1  # refs of an image in a batch, which share its encoding; TRIS: 1
+    frozen_levels: Levels = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
     project_from_clip: Flag = False  # start both projections at CLIP's own instead of random values; TRIS: False
-    validate: str = ""  # split whose true boxes and masks score every epoch; "": none, no masks are looked at
+    validate: str = ""  # split whose true boxes and masks score every epoch; "": none, no truth is read
     validate_refs: Natural = 0  # refs of that split, the first ones; 0: all
     select: Select = "last"  # the epoch whose weights count; TRIS takes the best by mIoU or PointIt
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class ResponsesConfig:
-    """Response dump: the score grid of every sentence, and the one that PRMS selects for each ref."""
+    """Response dump: the score grid of every sentence, and for each ref the grid that PRMS selects."""
 
     prms: Flag = True  # select one map per ref; TRIS, positive response map selection
     prms_mask: Literal["relu", "sigmoid", "normalised"] = "relu"  # of the image; TRIS released relu
-    batch_size: Count = 48  # images encoded at once; changes the speed only
+    batch_size: Count = 48  # images encoded at once; changes only the speed
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -138,8 +138,8 @@ class Step2Config:
     backbone_lr: Weight = 5e-6  # AdamW, the CLIP; TRIS
     weight_decay: Weight = 0.01  # AdamW; TRIS
     poly_power: Weight = 0.9  # lr · (1 − iteration/total)^power; TRIS
-    refs_per_image: Count = 1  # refs that share one encoded image in a batch; TRIS draws refs alone: 1
-    frozen_levels: Levels = 0  # lowest image-encoder levels that stay as loaded; TRIS trains all: 0
+    refs_per_image: Count = 1  # refs of an image in a batch, which share its encoding; TRIS: 1
+    frozen_levels: Levels = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
     validate: str = ""  # as Step1Config.validate
     validate_refs: Natural = 0  # as Step1Config.validate_refs
     select: Select = "last"  # as Step1Config.select
@@ -150,12 +150,12 @@ class ScoreConfig:
     """Scores and their confidence intervals."""
 
     bootstrap: Count = 1000  # resamplings of the refs behind the 95 % interval
-    skip_small_boxes: Share = 0.0  # of the image, up to it left out; TRIS's evaluation on ReferIt: 0.05
+    skip_small_boxes: Share = 0.0  # share of the image; smaller boxes are left out; TRIS's evaluation on ReferIt: 0.05
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class ReportConfig:
-    """The report on what the stages made."""
+    """The report on all that the stages made."""
 
     samples: Natural = 200  # sentences in the gallery, equally many of each split
     side: Annotated[int, _NUMBER, Field(ge=32)] = 240  # pixels, the longer side; 200 samples stay under 15 MB
@@ -202,9 +202,9 @@ def resolve(cls: type[C], *layers: Mapping[str, Any]) -> C:
 
 
 def explain_invalid(error: ValidationError, cls: type[Any]) -> str:
-    """Return one line on the first thing wrong with the values of a `cls`: the key, the value and what it has to be."""
+    """Return a line on the first invalid value of a `cls`: its key, the value and what it should be."""
     unknown = "unexpected_keyword_argument"
-    # A mistyped key is also a missing one: the former says more.
+    # A mistyped key is reported as unknown, not the other as missing.
     wrong = min(error.errors(), key=lambda single: single["type"] != unknown)
     key = ".".join(map(str, wrong["loc"]))
     if wrong["type"] == unknown:

@@ -107,7 +107,7 @@ def check_device(context: Context) -> Iterator[Finding]:
         yield Finding("device", "ok", f"{properties.name}, {memory:.0f} GB, CUDA {torch.version.cuda}, {half}")
     elif device.type == "cpu" and context.device_name == "auto" and shutil.which("nvidia-smi"):
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
-        remedy = "update the driver, or install a torch that fits it (pytorch.org lists them), torchvision with it"
+        remedy = "update the driver, or install the torch and torchvision that fit it (pytorch.org lists them)"
         yield Finding("device", "warning", f"cpu, though an NVIDIA driver is here; torch is {build}", remedy)
     else:
         yield Finding("device", "ok", f"{device}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
@@ -155,7 +155,7 @@ def check_weights(context: Context) -> Iterator[Finding]:
         try:
             yield _look_at_weights(name, weights, label)
         except DownloadError:
-            remedy = 'comes at first use; without a network name a local file: README.md, "Weights"'
+            remedy = 'downloaded at first use; without a network, name a local file: README.md, "Weights"'
             yield Finding("weights", "warning", f"{label}: not on this machine yet", remedy)
         except RisError as error:
             yield Finding("weights", "broken", f"{label}: {error}", 'README.md, "Weights"')
@@ -175,8 +175,8 @@ def _look_at_weights(name: str, weights: str | None, label: str) -> Finding:
     found = f"{label}: activation {'QuickGELU' if quick else 'GELU'}"
     file = Path(weights) if weights else None
     if file and file.is_file() and quick and not read_weights(file).is_openai:
-        remedy = "right for OpenAI's values; if these are of another training, use the name without -quickgelu"
-        return Finding("weights", "warning", f"{found}, by the name alone: the file does not show whose it is", remedy)
+        remedy = "right for OpenAI's values; for those of another training use the name without -quickgelu"
+        return Finding("weights", "warning", f"{found}, by the name alone: the file does not say who made it", remedy)
     return Finding("weights", "ok", found)
 
 
@@ -221,7 +221,7 @@ def check_shared_memory(context: Context) -> Iterator[Finding]:
     free = shutil.disk_usage(SHARED_MEMORY).free
     found = f"{free / 1e6:,.0f} MB free in {SHARED_MEMORY}; {context.workers} readers of step1 take {needed / 1e6:,.0f}"
     if free < needed:
-        yield Finding("shared memory", "warning", found, "docker: --shm-size=1g; or fewer --workers, 0 takes none")
+        yield Finding("shared memory", "warning", found, "docker: --shm-size=1g; or lower --workers (0 needs none)")
     else:
         yield Finding("shared memory", "ok", found)
 

@@ -25,10 +25,10 @@ def run_list(output: Output) -> None:
     Writes:   stdout: a line per data set
     Example:  ris data list
     """
-    from ris_pipeline.datasets.card import list_cards, load_card
+    from ris_pipeline.datasets.card import list_cards
 
     lines, rows = [], []
-    for card in map(load_card, list_cards()):
+    for card in list_cards():
         splits = ", ".join(f"{split} {count:,}" if count else split for split, count in card.splits.items())
         lines.append(f"{card.name:<16} {card.format:<8} {splits}")
         rows.append({"name": card.name, "format": card.format, "splits": dict(card.splits)})

@@ -1,1 +1,1 @@
-"""The chain: each stage as a function from its data set and what lies on the disk to the artifact it leaves."""
+"""The chain: each stage as a function that reads a data set and earlier artifacts, and leaves an artifact."""

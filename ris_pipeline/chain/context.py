@@ -1,4 +1,4 @@
-"""What a stage works with: one data set, one folder of runs, the settings of one call; each found out once."""
+"""What a stage works with: a data set, a folder of runs and the settings of a call, each looked up once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 Settings = Mapping[str, Any]
-MANY_FILES = 1000  # that take a while to read
+MANY_FILES = 1000  # so many take a while to read
 
 
 def list_tables() -> list[str]:
@@ -40,11 +40,11 @@ def list_tables() -> list[str]:
 
 
 class Places(TypedDict, total=False):
-    """Where a function of the chain reads and writes, and how it computes; as the options of the commands.
+    """Where a function of the chain reads and writes, and how it computes: the options of the commands.
 
     `data_root`, `runs`: folders of the data sets and of the artifacts, "data" and "runs" if left out. `seed`: of all
     random numbers, 0. `device`: "auto", "cpu", "cuda", "cuda:1", "mps". `precision`: "fp32", "bf16", "fp16".
-    `workers`: processes that read images, 2. `force`: make it again, even where nothing changed. `quiet`: no progress.
+    `workers`: processes that read images, 2. `force`: make it again, even if nothing changed. `quiet`: no progress.
     """
 
     data_root: Path | str
@@ -80,7 +80,7 @@ class Context:
         self.console.say(text)
 
     def command(self, command: str) -> str:
-        """Return a command as it has to be typed for these data and places; what is the default is left out."""
+        """Return a command with the options for these data and places, except defaults."""
         places = (
             ("--dataset", self.card_name, "shapes"),
             ("--data-root", self.data_root, Path("data")),
@@ -124,9 +124,9 @@ class Context:
         return resolve(cls, self.card.config.get(table, {}), chosen, settings or {}, flags)
 
     def open_dataset(self, split: str, *, with_images: bool = False) -> Dataset:
-        """Return one split of the data set; say what is left out of it or looks odd.
+        """Return a split of the data set; say what is left out of it or looks odd.
 
-        `with_images`: RisError where any of its image files is missing or empty, before any work.
+        `with_images`: also raise RisError where any of its image files is missing or empty.
         """
         from ris_pipeline.datasets import load_dataset
 
@@ -139,9 +139,9 @@ class Context:
         return self._datasets[split]
 
     def find_splits(self, chosen: Sequence[str] | None) -> list[str]:
-        """Return the `chosen` splits, or all that have refs; RisError naming the known ones for another.
+        """Return the `chosen` splits, or all that have refs. Raises RisError for an unknown split, naming the nearest.
 
-        Only a split of no expected size, as own pairs have, is opened to see whether it is empty.
+        Only a split without an expected size, as in own pairs, is opened to see whether it is empty.
         """
         for split in chosen or ():
             self.card.check_split(split)
@@ -157,14 +157,14 @@ class Context:
 
     @cached_property
     def inventory(self) -> Inventory:
-        """The files of the data set, and what earlier calls found of them."""
+        """The files of the data set, and what earlier calls found out about them."""
         from ris_pipeline.datasets.inventory import Inventory
 
         return Inventory(self.card, self.data_root, self.runs / self.card.name / "data.json")
 
     @cached_property
     def data_digest(self) -> str:
-        """A digest of the annotation files and of the list of what is left out. RisError naming missing files."""
+        """The digest of the annotation files and of the card's exclude list. Raises RisError naming missing files."""
         return digest(self.inventory.annotations())
 
     @cached_property
@@ -172,7 +172,7 @@ class Context:
         return {}
 
     def digest_images(self, split: str) -> str:
-        """Return a digest of the images of a split, and of its mask files. RisError where its records are faulty."""
+        """Return the digest of a split's images and mask files. Raises RisError where its records are faulty."""
         if split not in self._images:
 
             def report(n: int) -> None:
@@ -188,7 +188,7 @@ class Context:
 
     @cached_property
     def device(self) -> torch.device:
-        """The device to compute on. RisError where it is not usable, or not with the precision."""
+        """The device to compute on. Raises RisError where it is not usable, or not with the precision."""
         from ris_pipeline.process.device import find_device
 
         device = find_device(self.device_name)
@@ -198,11 +198,11 @@ class Context:
 
     @cached_property
     def freshness(self) -> Freshness:
-        """What judges the artifacts of the data set."""
+        """The judge of which artifacts of the data set are stale."""
         return Freshness(self.runs, self.card.name, self._look, self._configure)
 
     def _look(self, name: str, manifest: Mapping[str, Any]) -> str:
-        """Return what an input that is no artifact is now."""
+        """Return the present digest of an input that is no artifact."""
         if name == METHOD:
             method = METHODS.get(str(manifest["flags"].get(METHOD)))
             return method.version if method else "missing"
@@ -218,7 +218,7 @@ class Context:
         if stage not in CONFIGS:
             return None
         own = {key: value for key, value in flags.items() if key in manifest["configuration"]}
-        # Settings of a file or assignment of then are no reason; those of now are compared.
+        # Settings that were given when it was made make nothing stale; those given now are compared.
         chosen = {} if self.config_file or self.assignments else manifest.get("chosen", {})
         method = METHODS.get(str(flags.get(METHOD)))
         if method and stage == "step1":
@@ -231,14 +231,14 @@ class Context:
         return configuration
 
     def find_input(self, stage: str, **flags: str | bool) -> Artifact:
-        """Return the latest artifact of `stage` with these flags; RisError with the command to run if there is none."""
+        """Return the latest artifact of `stage` with these flags. Raises RisError with the command that makes it."""
         artifact = find_latest(self.runs, self.card.name, stage, **flags)
         if artifact is None:
             words = [STAGES[stage].command]
             for name, value in flags.items():
                 words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
             what = f"{stage} ({label_of(flags)})" if flags else stage
-            # Before the command, which ends the line so that it can be copied.
+            # Before the command, which stands at the end so that it can be copied.
             hint = suggest_path(self.runs)
             command = self.command(" ".join(words))
             raise RisError(f"{self.runs / self.card.name}: no finished {what} yet{hint}; run: {command}")
@@ -246,9 +246,9 @@ class Context:
         return artifact
 
     def _check_lineage(self, artifact: Artifact) -> None:
-        """Raise RisError where an artifact, or one behind it, may be of other sentences, objects or images by now.
+        """Raise RisError where the annotations or images behind an artifact have changed since it was made.
 
-        An artifact knows sentences and objects by their ids. After a change of the annotations they may be others.
+        An artifact knows sentences and objects by their ids, which may mean others after a change.
         """
         line = describe_other_data(artifact, self.runs, self.card.name, self._look)
         if line is None:
@@ -307,15 +307,15 @@ class Context:
     def is_due(self, request: Request, why: str = "") -> bool:
         """Return whether the stage has to run; say why, or why not, and with which configuration.
 
-        `why`: a reason to run although nothing of the request has changed. RisError where an artifact that it reads is
-        damaged.
+        `why`: a reason to run even though the request has not changed. Raises RisError where an artifact that it reads
+        is damaged.
         """
         name = " ".join([request.stage, *(label_of({flag: value}) for flag, value in request.flags.items())])
         if not (self.dry_run or is_silent()):
-            # Runs that are up to date may lie where nobody may write.
+            # Runs that are up to date may be read-only.
             with suppress(OSError):
                 remove_leftovers(request)
-        # Beside a finished artifact lies what was begun with --force and broke off: to be finished as well.
+        # A broken run with --force beside a finished artifact is to be finished as well.
         found = None if self.force or why or request.partial.exists() else find(request)
         if found is not None:
             self.say(f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
@@ -327,7 +327,7 @@ class Context:
         self.say(f"{name}: {'would run' if self.dry_run else 'runs'} ({reason})")
         self.say("  " + " ".join(f"{key}={value}" for key, value in request.configuration.items()))
         if not self.dry_run:
-            # A flipped bit in weights or labels raises no error anywhere: it only makes another result.
+            # A flipped bit in weights or labels raises no error anywhere; it only changes the result.
             for source, its_digest in request.inputs.items():
                 if source not in NO_ARTIFACTS:
                     check_whole(request.runs / request.dataset / source.partition("/")[0] / its_digest)
@@ -335,7 +335,7 @@ class Context:
 
 
 def open_context(data: Context | Card | Path | str, **places: Unpack[Places]) -> Context:
-    """Return the context of a call: of a data set by its card, the card's name or file; a context is itself."""
+    """Return the context of a call for a data set, given by card, name or file; a context is returned as it is."""
     if isinstance(data, Context):
         return data
     card = data if isinstance(data, Card) else load_card(data)

@@ -17,9 +17,9 @@ N_TOKENS = 20  # of a sentence that CLIP reads here, start and end included
 
 
 def check_data(context: Context, *, deep: bool) -> Check:
-    """Return what is there of each split, and all that cannot be used or looks odd.
+    """Return the size of each split, and everything that cannot be used or looks odd.
 
-    `deep` opens every image and mask too. Raises RisError where files or folders are missing altogether.
+    `deep`: also open every image and mask. Raises RisError where annotation files or the image folder are missing.
     """
     card = context.card
     check = check_dataset(card, context.data_root)
@@ -35,7 +35,7 @@ def check_data(context: Context, *, deep: bool) -> Check:
 
 
 def write_faults(context: Context, check: Check, file: Path) -> None:
-    """Write what cannot be used into a file below the data root, for the card's `exclude`."""
+    """Write the list of what cannot be used to a file below the data root, for the card's `exclude`."""
     card = context.card
     before = read_exclude(context.data_root / card.exclude) if card.exclude else ()
     n = write_exclude(context.data_root / file, check, before)
@@ -43,7 +43,7 @@ def write_faults(context: Context, check: Check, file: Path) -> None:
 
 
 def _find_cut(sentences: list[str]) -> list[str]:
-    # A token is a byte at least: where no sentence can be too long, torch need not be imported.
+    # A token is at least a byte: if no sentence can be too long, torch need not be imported.
     if not any(len(sentence.encode("utf-8", "replace")) > N_TOKENS - 2 for sentence in sentences):
         return []
     from ris_pipeline.networks.clip import find_cut
@@ -52,9 +52,9 @@ def _find_cut(sentences: list[str]) -> list[str]:
 
 
 def make_shapes(context: Context) -> Path | None:
-    """Generate the data set as its card says, unless that is done, and return its folder; None where nothing was made.
+    """Generate the data set as its card says, unless that is done, and return its folder; None if nothing was made.
 
-    Raises RisError for a card without a [generate] table, or one that looks for the files elsewhere, and where the
+    Raises RisError for a card without a [generate] table, for one that expects the files elsewhere, and where the
     folder holds something else.
     """
     card = context.card
@@ -70,9 +70,9 @@ def make_shapes(context: Context) -> Path | None:
     if stamp == card.generate and not context.force:
         context.say(f"{card.name}: up to date in {folder}, same settings")
         return None
-    # Generating clears the folder: never one that somebody else filled.
+    # Generating replaces the folder; never one that somebody else filled.
     if folder.exists() and stamp is None and not context.force:
-        raise RisError(f"{folder}: exists, but was not generated here; --force replaces it")
+        raise RisError(f"{folder}: exists but was not generated here; --force replaces it")
     changed = "; ".join(differences(stamp, card.generate)) if stamp else "not there yet"
     context.say(f"{card.name}: {'would generate' if context.dry_run else 'generating'} {folder} ({changed})")
     if context.dry_run:
@@ -84,7 +84,7 @@ def make_shapes(context: Context) -> Path | None:
 
 
 def _check_places(card: Card) -> None:
-    """Raise RisError where the card looks for the generated files elsewhere than they are written."""
+    """Raise RisError where the card expects the generated files elsewhere than they are written."""
     folder = card.images.parent
     right = {
         "partition": ("shapes", card.partition),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _STAGES = {"tris-step1": "step1", "tris-step2": "step2", "irn": "irnet", "clip": "clip"}
 _FLAGS = {"tris-step2": {"labels": "pseudo"}}
-# What the file tells, and what it leaves to the configuration: of the trained network, not of its training.
+# What the file shows of the trained network, and what it leaves to the configuration.
 _TOLD = {"step1": ("clip", "image_encoder", "hidden"), "step2": ("clip", "image_encoder", "decoder_width")}
 _CHOSEN = {"step1": ("input_size", "aux_clip", "aux_weights"), "step2": ("input_size",)}
 
@@ -32,8 +32,8 @@ def import_checkpoint(
 ) -> Artifact | None:
     """Write the artifact into the new folder `out`, or as the latest of the data set's stage, and return it.
 
-    `kind`: what the file is; by default its entries tell. None is returned only where nothing is to be made
-    (--dry-run). Raises RisError where the file is no such checkpoint.
+    `kind`: what the file is; by default its entries tell. Only a dry run returns None. Raises RisError where the file
+    is no such checkpoint.
     """
     from ris_pipeline.networks.weights.released import read_released
 
@@ -61,7 +61,7 @@ def import_checkpoint(
 def _check_home(context: Context, file: Path, kind: Kind) -> None:
     if kind in ("irn", "clip"):
         use = "make-pseudolabels --set irnet=DIR" if kind == "irn" else "train-step1 --set clip=DIR"
-        raise RisError(f"{file}: a checkpoint of kind {kind} is of no data set; give --out DIR, then: ris {use}")
+        raise RisError(f"{file}: a checkpoint of kind {kind} belongs to no data set; give --out DIR, then: ris {use}")
     if context.card.generate:
         raise RisError(
             f"{file}: was not trained on {context.card.name}; name its data set by --dataset, or a folder by --out"
@@ -69,7 +69,7 @@ def _check_home(context: Context, file: Path, kind: Kind) -> None:
 
 
 def _configure(context: Context, stage: str, released: Released, *, with_card: bool) -> dict[str, Any]:
-    """Return the configuration of the network: what the file tells, and what it leaves to card, --config and --set."""
+    """Return the configuration of the network: what the file shows, the rest from card, --config and --set."""
     chosen = _CHOSEN.get(stage, ())
     for key in context.assignments:
         if key not in chosen:
@@ -85,7 +85,7 @@ def _configure(context: Context, stage: str, released: Released, *, with_card: b
 
 
 def _write_folder(context: Context, request: Request, file: Path, released: Released, out: Path) -> None:
-    """Write the artifact as the folder `out`, beside which it is made first."""
+    """Write the artifact beside `out`, then rename it."""
     if _is_same(out, request) and not context.force:
         context.say(f"{out}: up to date, made of the same file")
     elif out.exists() and not ((out / MANIFEST).is_file() and context.force):
@@ -113,7 +113,7 @@ def _is_same(out: Path, request: Request) -> bool:
 
 
 def _write(work: Work, file: Path, released: Released) -> None:
-    """Write the weights, and where they come from."""
+    """Write the weights, and the name of the file they come from."""
     from ris_pipeline.training.checkpoints import save_weights
 
     # Cloned: tensors of a checkpoint may share their memory, which safetensors refuses.

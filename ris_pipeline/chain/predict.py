@@ -32,7 +32,7 @@ SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", "
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What was written: a record of each image and sentence, the files, and what is wrong with images left out."""
+    """What was written: a record of each image and sentence, the files, and why images were left out."""
 
     records: Sequence[Mapping[str, Any]]
     files: Sequence[str]
@@ -50,7 +50,7 @@ def predict_files(
     save_map: Path | None = None,
     upright: bool = True,
 ) -> Predictions:
-    """Segment what each sentence says in each image, write it below `out`, and return what was written.
+    """Segment what each sentence names in each image, write it below `out`, and return what was written.
 
     `images`: files and folders. `checkpoint`: by default the latest Step-2, or Step-1 where there is none; of a
     compared method what it has trained in Step-1's place, or nothing where it needs no training. `save_map`: a .npy
@@ -75,16 +75,16 @@ def predict_files(
 
 
 def split_arguments(arguments: Sequence[str], n_least: int) -> tuple[list[Path], list[str]]:
-    """Return the images and folders with which the arguments begin, `n_least` or more, and the sentences behind them.
+    """Return the images and folders at the beginning of the arguments, `n_least` or more, and the sentences after them.
 
-    So a shell's `photos/*.jpg` works. Raises RisError where one of the two is missing, a sentence is empty, or an image
-    stands among the sentences.
+    So a shell's `photos/*.jpg` works. Raises RisError where images or sentences are missing, a sentence is empty, or an
+    image is among the sentences.
     """
     is_image = [Path(word).suffix.lower() in SUFFIXES or Path(word).is_dir() for word in arguments]
     n_images = next((k for k, image in enumerate(is_image) if not image and k >= n_least), len(arguments))
     paths, texts = [Path(word) for word in arguments[:n_images]], list(arguments[n_images:])
     if not texts:
-        raise RisError("no sentence to segment by; write what to segment behind the images, in quotes")
+        raise RisError("no sentence to segment by; write what to segment after the images, in quotes")
     for number, (text, image) in enumerate(zip(texts, is_image[n_images:], strict=True), start=1):
         if not text.strip():
             raise RisError(f"sentence {number} is empty; write what to segment, in quotes")
@@ -107,7 +107,7 @@ def choose_checkpoint(context: Context, chosen: Path | None, method: str = TRIS)
         artifact = load_artifact(checkpoint)
         if method != TRIS and artifact is not None and method_of(artifact).name != method:
             raise RisError(f"{checkpoint}: trained by {method_of(artifact).name}, not by {method}")
-        check_whole(checkpoint)  # a flipped bit in weights raises no error: it only makes another mask
+        check_whole(checkpoint)  # a flipped bit in weights raises no error; it only changes the mask
     return checkpoint
 
 
@@ -115,15 +115,15 @@ def _find_latest(context: Context, method: Method) -> Path | None:
     if not method.is_tris:
         return context.find_input("step1", **method.flags).path if method.trained else None
     dataset = context.card.name
-    # Not the oracle, whose labels are what the method does without.
+    # Not the oracle, which learned from the true masks that the method does without.
     step2 = find_latest(context.runs, dataset, "step2", labels="pseudo")
     if step2 is not None:
         return step2.path
     if find_latest(context.runs, dataset, "step1") is None and _step1_config(context).project_from_clip:
         line = f"{context.runs / dataset}: nothing is trained yet; `ris train-step1` and what follows do better"
-        print(line, file=sys.stderr)  # also with --quiet: the masks are another thing than asked for
+        print(line, file=sys.stderr)  # even with --quiet: these are not the masks of a trained network
         return None
-    # Not input_of alone: of the data set nothing is needed but its card.
+    # find_input also compares annotations, and of the data set only the card is needed here.
     step1 = find_latest(context.runs, dataset, "step1") or context.find_input("step1")
     context.say(f"{context.runs / dataset}: no finished step2 yet; by the coarser maps of step1")
     return step1.path
@@ -147,7 +147,7 @@ def load_segmenter(context: Context, checkpoint: Path | None, method: str = TRIS
 
 
 def _find_images(context: Context, paths: Sequence[Path]) -> list[Path]:
-    """The files, and the images of the folders in order of their names. RisError where one is not there."""
+    """Return the files, and the images of the folders sorted by name. Raises RisError where one is missing."""
     found = []
     for path in paths:
         if path.is_dir():
@@ -156,7 +156,7 @@ def _find_images(context: Context, paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise RisError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
             if len(inside) < len(files):
-                context.say(f"{path}: {len(files) - len(inside)} other files and folders are passed over")
+                context.say(f"{path}: {len(files) - len(inside)} other files and folders are ignored")
             found += inside
         elif path.is_file():
             found.append(path)
@@ -166,7 +166,7 @@ def _find_images(context: Context, paths: Sequence[Path]) -> list[Path]:
 
 
 class _Written:
-    """What <out>/ holds of this call and of those before it: predictions.json, and which names are taken."""
+    """The predictions in <out>/, of this call and of earlier ones: predictions.json, and the names in use."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.path = out, out / PREDICTIONS
@@ -176,14 +176,14 @@ class _Written:
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
                 raise RisError(f"{self.path}: not written by `ris predict`; choose another --out")
             self.records = records
-        # {what the files of a sentence begin with: its image and itself}
+        # {beginning of the file names: (image, sentence)}
         self.owner = {
             Path(str(record.get("mask"))).name.removesuffix("-mask.png"): (record.get("image"), record.get("sentence"))
             for record in self.records
         }
 
     def name(self, image: Path, sentence: str) -> str:
-        """Return what the files of an image and sentence begin with: never that of another one's."""
+        """Return the beginning of the file names of an image and sentence, different from that of any other."""
         own = (str(image), sentence)
         images = {stem.rpartition("-")[0]: owner[0] for stem, owner in self.owner.items()}
         prefix = next(name for name in _names_of(image) if images.get(name, own[0]) == own[0])
@@ -192,14 +192,14 @@ class _Written:
         return f"{prefix}-{k}"
 
     def add(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """Write predictions.json: the records of before, those of the same image and sentence replaced, and these."""
+        """Add the results to predictions.json, in place of earlier records of the same image and sentence."""
         new = {(record["image"], record["sentence"]) for record in results}
         kept = [record for record in self.records if (record.get("image"), record.get("sentence")) not in new]
         write_json(self.path, [*kept, *results])
 
 
 def _names_of(image: Path) -> Iterator[str]:
-    """Names for an image's files, the shortest first: stem, name, and numbered ones."""
+    """Yield names for an image's files, the shortest first: its stem, its name, and numbered names."""
     yield image.stem
     yield image.name
     yield from (f"{image.name}-{n}" for n in itertools.count(2))
@@ -216,7 +216,7 @@ def _predict(
     *,
     upright: bool,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Write the files; return a record of each image and sentence, and what is wrong with the images left out."""
+    """Write the files; return a record of each image and sentence, and why images were left out."""
     from ris_pipeline.datasets.io.files import read_remark
     from ris_pipeline.datasets.io.images import load_image
     from ris_pipeline.predict import describe_cut
@@ -228,7 +228,7 @@ def _predict(
         context.say(describe_cut(cut, segmenter.responder.n_tokens))
     only_one = len(images) * len(texts) == 1
     failures: list[str] = []
-    waiting: deque[tuple[Path, Pixels]] = deque()  # read, but not yet segmented: a batch at most
+    waiting: deque[tuple[Path, Pixels]] = deque()  # read but not yet segmented: at most a batch
 
     def read() -> Iterator[Pixels]:
         for path in images:
@@ -269,7 +269,7 @@ def _describe(prediction: Prediction) -> dict[str, Any]:
 
 
 def _save_pictures(out: Path, stem: str, pixels: Pixels, prediction: Prediction) -> dict[str, str]:
-    """Writes <stem>-mask.png, <stem>-overlay.png and <stem>-map.png; {kind: path}."""
+    """Write <stem>-mask.png, <stem>-overlay.png and <stem>-map.png; return {kind: path}."""
     import numpy as np
     from PIL import Image
 
@@ -287,7 +287,7 @@ def _save_pictures(out: Path, stem: str, pixels: Pixels, prediction: Prediction)
 
 
 def _save_map(path: Path, prediction: Prediction) -> str:
-    """Writes the map, float32 (H, W), in NumPy's format."""
+    """Write the map, float32 (H, W), in NumPy's format, and return the path."""
     import numpy as np
 
     _write(path, lambda file: np.save(file, prediction.map))
@@ -295,7 +295,7 @@ def _save_map(path: Path, prediction: Prediction) -> str:
 
 
 def _write(path: Path, save: Callable[[Any], None]) -> None:
-    """Writes a file, whole or not at all."""
+    """Write a file, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, fsync=False) as file:

@@ -54,17 +54,17 @@ def make_pseudolabels(
 
 
 def describe_labels(counts: Mapping[str, int]) -> str:
-    """Return a line on how many pseudo-labels hold no object, a warning where half of them do."""
+    """Return a line on how many pseudo-labels hold no object; a warning if at least half of them do."""
     refs, empty = counts["refs"], counts["empty"]
     ignored = f", {counts['ignored_per_mille'] / 10:.1f} % of the pixels ignored" if counts["ignored_per_mille"] else ""
     line = f"{refs:,} pseudo-labels: {empty:,} empty, {counts['tiny']:,} tiny{ignored}"
     if 2 * empty >= refs:
-        return f"warning: {line}; at least half of them teach nothing: look at the responses (ris report)"
+        return f"warning: {line}; at least half of them teach nothing; look at the responses (ris report)"
     return line
 
 
 def _fill(context: Context, work: Work, dataset: Dataset, store: ResponseStore, config: PseudolabelConfig) -> None:
-    """Write the pseudo-labels that are missing in the work folder, and the contact sheet."""
+    """Write the pseudo-labels that the work folder lacks, and the contact sheet."""
     from ris_pipeline.datasets.records import group_by_image
     from ris_pipeline.refine.pseudolabels import count_labels, save_thresholded
 
@@ -95,7 +95,7 @@ def _refine(
     store: ResponseStore,
     groups: Sequence[ImageGroup],
 ) -> None:
-    """Train IRNet unless it is given, then walk; each goes on where an earlier run broke off."""
+    """Train IRNet unless it is given, then walk; both resume a broken run."""
     import torch
 
     from ris_pipeline.networks.load import build_irnet
@@ -119,7 +119,7 @@ def _train_irnet(
     groups: Sequence[ImageGroup],
     net: IRNet,
 ) -> None:
-    """Make the confident labels of the images, then train IRNet on them."""
+    """Make the seeds of the images, the pixels that are certain, then train IRNet on them."""
     from ris_pipeline.refine.pseudolabels import save_seeds
     from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
 
@@ -140,7 +140,7 @@ def _train_irnet(
 
 
 def _save_sheet(work: Work, dataset: Dataset, groups: Sequence[ImageGroup]) -> None:
-    """Write the first pseudo-labels over their images into one picture."""
+    """Draw the first pseudo-labels over their images, in a single picture."""
     from PIL import Image
 
     from ris_pipeline.arrays import FOREGROUND

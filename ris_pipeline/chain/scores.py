@@ -32,7 +32,7 @@ BATCH_SIZE = 16  # images that Step-2 segments at once
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One score to be: what is scored on which split, read from which artifact."""
+    """A score to compute: what is scored on which split, read from which artifact."""
 
     row: Row
     split: str
@@ -48,7 +48,7 @@ def score(
     stage: str | None = None,
     **places: Unpack[Places],
 ) -> list[Score]:
-    """Score all that has been made, or one stage of it, unless that is done; return the scores, split by split.
+    """Score everything that has been made, or a single stage, unless that is done; return the scores, split by split.
 
     `splits`: all of the card if None. `stage`: as `scoring.rows` names them: "step1", "prms", "pseudolabels", "step2",
     … The others and errors as in `train_step1`.
@@ -66,7 +66,7 @@ def score(
         except EmptySplitError:
             if splits:
                 raise
-            context.say(f"{context.card.name} {job.split}: nothing of this split is in the data")
+            context.say(f"{context.card.name} {job.split}: the data hold nothing of this split")
             continue
         if context.is_due(job.request):
             _make(context, job, resolved)
@@ -79,20 +79,20 @@ def score(
             f"{context.card.name} {', '.join(sorted(without_truth))}: no ref has a box or a mask, so there is no "
             "ground truth and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes"
         )
-    # The card's figures are of its own settings.
+    # The card's figures hold for its own settings only.
     own = not (context.config_file or context.assignments or config)
     return add_stored_oracle(scores, context.card.oracle) if own else scores
 
 
 def _drop_settings(reasons: Sequence[str]) -> list[str]:
-    """Leave out that a source has other settings, which is no fault of a row, and what has been deleted since."""
+    """Drop the reasons that make no score wrong: another configuration now, or inputs deleted since."""
     return [line for line in reasons if not (line.startswith("configuration.") or line.endswith("→ missing"))]
 
 
 def _plan(
     context: Context, config: ScoreConfig, settings: Any, splits: Sequence[str] | None, stage: str | None
 ) -> list[_Job]:
-    """Return what is to be scored; say what cannot be for want of an artifact, RisError where `stage` asks for it."""
+    """Return what to score; say what lacks its artifact, or raise RisError if `stage` asks for it."""
     jobs: list[_Job] = []
     missing: dict[str, list[str]] = {}
     for split in context.find_splits(splits):

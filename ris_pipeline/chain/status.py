@@ -1,4 +1,4 @@
-"""The artifacts of a data set: which are fresh, stale, damaged, running or missing; and the mending of damaged ones."""
+"""The state of a data set's artifacts: fresh, stale, damaged, running or missing; and the repair of damaged ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ris_pipeline.artifacts.verify import SURPLUS, Damage, find_damage
 from ris_pipeline.chain.context import Context
 from ris_pipeline.errors import RisError
 
-READ_FROM = {"responses": "step1", "pseudolabels": "responses", "step2": "pseudolabels"}  # where no manifest says it
-RESUMABLE = ("responses", "pseudolabels", "scores")  # stages that go on from files that are not damaged
+READ_FROM = {"responses": "step1", "pseudolabels": "responses", "step2": "pseudolabels"}  # if no manifest says so
+RESUMABLE = ("responses", "pseudolabels", "scores")  # stages that resume from the files that are whole
 Damages = dict[Path, list[Damage]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the tree."""
+    """A line of the tree."""
 
     artifact: str  # stage, or stage/label
     state: str  # fresh, stale, damaged, running, partial or missing
@@ -49,7 +49,7 @@ class Row:
 def list_status(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> list[Row]:
     """Return a row per latest artifact, damaged one, running or broken run and missing stage, in the stages' order.
 
-    `damages`: as `find_damages` returns them, or {} where nothing has been looked at.
+    `damages`: as `find_damages` returns them, or {} if nothing has been verified.
     """
     return [row for stage in STAGES for row in _list_stage(context, stage, damages)]
 
@@ -118,14 +118,14 @@ def arrange(rows: Sequence[Row]) -> list[tuple[str, Row]]:
 def _find_parent(row: Row, rows: Sequence[Row]) -> Row | None:
     order = list(STAGES)
     read = [other for other in rows if other.artifact in row.reads and other is not row]
-    if not read and not row.reads:  # without a manifest: where the stage usually stands
+    if not read and not row.reads:  # without a manifest: below the stage that it usually reads
         usual = [other for other in rows if other.stage == READ_FROM.get(row.stage)]
         read = [other for other in usual if other.artifact in ("responses/train", "pseudolabels/refine")] or usual[:1]
     return max(read, key=lambda other: order.index(other.stage), default=None)
 
 
 def find_damages(context: Context) -> Damages:
-    """Return {folder: what is damaged} of all damaged artifacts of the data set, in the order of the stages."""
+    """Return {folder: damages} of the damaged artifacts of the data set, in the order of the stages."""
     folders = [path for stage in STAGES for path in list_artifacts(context.runs, context.card.name, stage)]
     damages = {}
     with context.console.progress("verify", len(folders)) as advance:
@@ -136,7 +136,7 @@ def find_damages(context: Context) -> Damages:
 
 
 def repair(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> Damages:
-    """Mend what can be, say how, and return what is still damaged.
+    """Mend what can be mended, say how, and return what is still damaged.
 
     An artifact whose stage can go on is taken out of publication: its damaged files are removed, and its command,
     which is named, makes them again. A training cannot be repeated in part: it stays, and is named with its command.
@@ -153,7 +153,7 @@ def repair(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> Damage
 
 
 def _mend(context: Context, folder: Path) -> str:
-    """Return what was done to the artifact, in words; RisError where that is not for a machine to do."""
+    """Mend the artifact and return what was done, in words. Raises RisError where only the user can."""
     damages = find_damage(folder)
     files = [damage.file for damage in damages if damage.fault != SURPLUS]
     if not files:

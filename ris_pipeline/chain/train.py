@@ -1,4 +1,4 @@
-"""The two trainings: images and sentences → Step-1; those and pseudo-labels → Step-2. Alone, or under torchrun."""
+"""The two trainings, alone or under torchrun: images and sentences → Step-1; with pseudo-labels → Step-2."""
 
 from __future__ import annotations
 

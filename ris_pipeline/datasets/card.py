@@ -1,4 +1,4 @@
-"""Data set cards: the TOML files that say how a data set is called, where it lies and what it holds."""
+"""Data set cards: the TOML files that say what a data set is called, where it is and what it holds."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ CARD_FOLDERS = (Path("data"), Path(__file__).resolve().parents[1] / "cards")
 class Card:
     """One data set, as its card describes it.
 
-    annotations, images: folders, relative to the data root (or absolute). exclude: a file there, one image name or
-    ref id a line, of what is left out of the data set; `ris data check --write-exclude` writes it.
-    splits: the expected number of sentences of each split; None where the card says "any".
-    config: per stage, what replaces the defaults of its configuration. generate: the generator's settings,
-    empty for data that are downloaded. oracle: of a split, the measured scores of Step-2 trained on true masks,
-    each metric's [value, low, high] in percent, to be shown where that was not trained.
+    annotations, images: folders, relative to the data root (or absolute). exclude: a file there that lists what is
+    left out, one image name or ref id a line; `ris data check --write-exclude` writes it. splits: the expected number
+    of sentences of each split; None where the card says "any". config: per stage, what replaces the defaults of its
+    configuration. generate: the generator's settings, empty for data that are downloaded. oracle: the measured scores
+    of a Step-2 trained on true masks, each metric's [value, low, high] in percent by split, shown until one is trained.
     """
 
     name: str
@@ -48,9 +47,9 @@ class Card:
     oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:
-        """Raise RisError where the card lacks the split, naming the nearest, or other partitions that have it."""
+        """Raise RisError if the card lacks the split, naming the nearest, or other partitions that have it."""
         if split not in self.splits:
-            others = [card.name for card in _read_cards() if card._base == self._base and split in card.splits]
+            others = [card.name for card in list_cards() if card._base == self._base and split in card.splits]
             hint = f"; {' and '.join(others)} has it" if others else did_you_mean(split, self.splits)
             raise RisError(f"{self.name} has no split {split!r}{hint}")
 
@@ -69,14 +68,13 @@ class Card:
 def load_card(name_or_path: str | Path) -> Card:
     """Return the card of that name, or in that TOML file.
 
-    Data set and partition may be written as they come in papers and programs: refcocog-umd, refcocog@umd,
-    refcocog_umd, RefCOCOg (UMD).
-    Raises RisError, naming the nearest known name or the data set's partitions, where there is none.
+    Data set and partition may be written as in papers and programs: refcocog-umd, refcocog@umd, refcocog_umd,
+    RefCOCOg (UMD). Raises RisError, naming the nearest known name or the data set's partitions, where there is none.
     """
     name = str(name_or_path)
     if name.endswith(".toml"):
         return read_card(Path(name))
-    cards = _read_cards()
+    cards = list_cards()
     for card in cards:
         if _fold(name) in map(_fold, card.aliases):
             return card
@@ -87,11 +85,6 @@ def load_card(name_or_path: str | Path) -> Card:
     if related:
         raise RisError(f"there is no data set {name!r}; use {' or '.join(related)}")
     raise RisError(f"there is no data set {name!r}{did_you_mean(name, [card.name for card in cards])}")
-
-
-def list_cards() -> list[str]:
-    """Return the names of all cards, sorted."""
-    return [card.name for card in _read_cards()]
 
 
 def read_card(path: Path) -> Card:
@@ -110,7 +103,7 @@ def read_card(path: Path) -> Card:
         raise RisError(f"{path}: the name {card.name!r} must be the file's, {path.stem!r}")
     for split in card.oracle:
         if split not in card.splits:
-            raise RisError(f"{path}: [oracle.{split}] is of no split{did_you_mean(split, card.splits)}")
+            raise RisError(f"{path}: [oracle.{split}] names no split{did_you_mean(split, card.splits)}")
     return card
 
 
@@ -119,7 +112,7 @@ def _fold(name: str) -> str:
     return re.sub(r"[-_/@( ]+", "@", name.casefold()).removesuffix(")")
 
 
-def _read_cards() -> list[Card]:
-    """Return all cards, sorted by name; one in ./data hides the shipped one of the same name."""
+def list_cards() -> list[Card]:
+    """Return all cards, sorted by name; a card in ./data hides the shipped card of the same name."""
     paths = {path.name: path for folder in reversed(CARD_FOLDERS) for path in folder.glob("*.toml")}
     return [read_card(path) for _, path in sorted(paths.items())]

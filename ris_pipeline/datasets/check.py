@@ -1,4 +1,4 @@
-"""The check of a whole data set: all that is missing, faulty or odd, at once.
+"""The check of a whole data set: everything that is missing, faulty or odd, at once.
 
 Worker processes decode the images and masks; nothing here imports torch.
 """
@@ -27,12 +27,12 @@ Advance = Callable[[int], None]
 MISSING, EMPTY = "missing files", "empty files"
 UNREADABLE, RECORDS = "unreadable annotation files", "records that cannot be used"
 COUNTS = "splits of another size than the card says"
-_BATCH = 32  # what a worker process is given at once
+_BATCH = 32  # items that a worker process is given at once
 
 
 @dataclass(frozen=True, slots=True)
 class SplitCheck:
-    """What is there of one split; n_expected is the card's number of sentences, None for any."""
+    """The size of a split; n_expected: the card's number of sentences, None for any."""
 
     split: str
     n_images: int
@@ -43,17 +43,17 @@ class SplitCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the number of sentences is the expected one; what the card leaves out may lack."""
+        """Whether the number of sentences is the expected one, or smaller because the card leaves some out."""
         expected = self.n_expected
         return expected in (None, self.n_expressions) or (self.n_excluded > 0 and self.n_expressions < (expected or 0))
 
 
 @dataclass
 class Check:
-    """All that is wrong with a data set, and what is odd, by kind.
+    """Everything that is wrong or odd in a data set, by kind.
 
-    absent: annotation files and folders that are not there; the rest is empty then. faults: what no stage can use.
-    remarks: the names of what is used all the same, by what a user should know of it.
+    absent: annotation files and folders that are missing; the rest is then empty. faults: what no stage can use.
+    remarks: what is used but looks odd: {remark: names}.
     """
 
     splits: list[SplitCheck] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Check:
 
 
 def check_dataset(card: Card, data_root: Path) -> Check:
-    """Return what is there of each split, in the card's order, and all that is wrong but for the content of images."""
+    """Return the size of each split, in the card's order, and all that is wrong except for the content of images."""
     check = Check(absent=missing_paths(card, data_root))
     if check.absent:
         return check
@@ -143,9 +143,9 @@ def check_contents(check: Check, folder: Path, workers: int, advance: Advance) -
 
 
 def write_exclude(path: Path, check: Check, before: Iterable[str]) -> int:
-    """Write the list of what a card is to leave out: what it did `before`, and all that cannot be used.
+    """Write the list of what a card leaves out: what it left out `before`, and all that cannot be used.
 
-    Returns the number of names. Faults that only mending helps are not in it.
+    Return the number of names. Faults that can only be mended are not in the list.
     """
     faults = [fault for faults in check.faults.values() for fault in faults if fault.names]
     lines = {name: name for name in sorted(before)}
@@ -156,7 +156,7 @@ def write_exclude(path: Path, check: Check, before: Iterable[str]) -> int:
 
 
 def _check_files(check: Check, folder: Path) -> None:
-    """Look whether each image and mask PNG is there and holds anything."""
+    """Look for images and mask PNGs that are missing or empty."""
     needed: list[tuple[Path, str]] = [(image.path, _name(image.path, folder)) for image in check.images]
     for dataset in check.datasets:
         needed += [(ref.segmentation, str(ref.ref_id)) for ref in dataset.refs if isinstance(ref.segmentation, Path)]
@@ -173,7 +173,7 @@ def _check_files(check: Check, folder: Path) -> None:
 
 
 def _only(dataset: Dataset, ref: Ref) -> Dataset:
-    """Return the data set with one of its refs alone, as a worker process needs it."""
+    """Return the data set with a single ref, small enough for a worker process."""
     return Dataset(dataset.name, dataset.split, {ref.image_id: dataset.images[ref.image_id]}, (ref,))
 
 

@@ -1,4 +1,4 @@
-"""The contents of a data set's files, remembered by size and time of change: each file is hashed once."""
+"""The digests of a data set's files, kept with size and time of change: each file is hashed once."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _N_NAMED = 10
 class Inventory:
     """The files of one data set and the digests of their contents.
 
-    memory: the JSON file that keeps them between commands; where it cannot be written, or its folder is not there yet,
-    they are hashed again. A file counts as unchanged while its size and its time of change are.
+    memory: the JSON file that keeps them between commands; while it cannot be written, or its folder does not exist,
+    all files are hashed again. A file with the same size and time of change counts as unchanged.
     """
 
     def __init__(self, card: Card, data_root: Path, memory: Path) -> None:
@@ -35,7 +35,7 @@ class Inventory:
         self.memory = memory
         self._files: dict[str, list[Any]] = {}  # name: [bytes, time of change in ns, sha256]
         self._splits: dict[str, list[Any]] = {}  # split: [digest of the annotations, names of images and mask PNGs]
-        with suppress(RisError, TypeError, ValueError, KeyError):  # not there yet, or damaged: look again
+        with suppress(RisError, TypeError, ValueError, KeyError):  # not there yet, or damaged: hash again
             kept = load_json(memory)
             files, splits = dict(kept["files"]), dict(kept["splits"])
             if all(len(entry) == 3 for entry in files.values()) and all(len(entry) == 2 for entry in splits.values()):
@@ -53,11 +53,11 @@ class Inventory:
     def images(self, split: str, report: Callable[[int], None] = lambda n: None) -> str:
         """Return a digest of the images and mask PNGs of one split.
 
-        A file that is gone counts with what it last held: what was made of it is no other for that. report: called
-        with the number of files that have to be read, where there are any. Raises RisError where a record of the
-        split cannot be used: whoever asks learns it before any work.
+        A file that is gone counts with its last contents, since what was made from it has not changed. report: called
+        with the number of files that have to be read, if any. Raises RisError where a record of the split cannot be
+        used, so that this is known before any work.
         """
-        # In the order of the annotations, which have the names: so a data set may lie elsewhere.
+        # In the order of the annotations, without names: a data set may be moved.
         return hashlib.sha256("".join(self._hash(self.files(split), report)).encode()).hexdigest()
 
     def check_files(self, split: str) -> None:
@@ -76,7 +76,7 @@ class Inventory:
     def files(self, split: str) -> list[str]:
         """Return the names of a split's image files and mask PNGs, none where the card has no such split.
 
-        A name is below the data root, where the file is, so that data and runs may be copied elsewhere together.
+        Names of files below the data root are relative to it, so that data and runs may be copied elsewhere together.
         Raises RisError where a record of it cannot be used.
         """
         of = hashlib.sha256(json.dumps(self.annotations(), sort_keys=True).encode()).hexdigest()
@@ -90,7 +90,7 @@ class Inventory:
         return [str(name) for name in known[1]]
 
     def _hash(self, names: Sequence[str], report: Callable[[int], None] = lambda n: None) -> list[str]:
-        """Return the sha256 of each file, from memory where size and time of change are the same, or it is gone."""
+        """Return the sha256 of each file, from memory if size and time of change are the same, or if it is gone."""
         stamps = {name: self._stamp(name) for name in names}
         unknown = [name for name, stamp in stamps.items() if stamp and self._files.get(name, [])[:2] != stamp]
         if unknown:
@@ -114,14 +114,14 @@ class Inventory:
 
     def _save(self) -> None:
         if self.memory.parent.is_dir():
-            with suppress(OSError):  # runs may lie where nobody may write
+            with suppress(OSError):  # runs may be read-only
                 write_json(self.memory, {"files": self._files, "splits": self._splits})
 
 
 def _hash_file(path: Path) -> str:
     try:
         file = path.open("rb")
-    except OSError:  # it went, or may not be read: whoever needs it says so
+    except OSError:  # gone, or not readable: reported when it is needed
         return "unreadable"
     with file:
         return hashlib.file_digest(file, "sha256").hexdigest()

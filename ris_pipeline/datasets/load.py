@@ -1,4 +1,4 @@
-"""Loading of any data set by its card: its files, and one split with all of its records checked."""
+"""Loading of any data set by its card: its files, and a split with all of its records checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
 
 
 def read_whole(card: Card, data_root: Path, split: str) -> Reading:
-    """Return the records of one split, none where it has none. Raises RisError where any of them cannot be used."""
+    """Return the records of a split. Raises RisError where any of them cannot be used."""
     reading = read_split(card, data_root, split)
     if reading.faults:
         n = len(reading.faults)
@@ -46,7 +46,7 @@ def read_whole(card: Card, data_root: Path, split: str) -> Reading:
 
 
 def read_split(card: Card, data_root: Path, split: str) -> Reading:
-    """Return the records of one split that can be used, and the faults of the others, without those excluded.
+    """Return the usable records of a split and the faults of the others, without those that the card excludes.
 
     Raises RisError where an annotation file cannot be read at all.
     """
@@ -94,7 +94,7 @@ def describe(card: Card, reading: Reading) -> tuple[str, ...]:
 def list_files(card: Card, data_root: Path) -> list[Path]:
     """Return the files that hold the annotations, and the card's list of what is left out.
 
-    Raises RisError naming each that is missing, and the image folder.
+    Raises RisError naming those that are missing; the image folder must exist too.
     """
     missing = missing_paths(card, data_root)
     if missing:
@@ -110,7 +110,7 @@ def missing_paths(card: Card, data_root: Path) -> list[Path]:
 
 
 def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
-    """Return one line that names the missing files or folders, ten at most, and where they come from."""
+    """Return a line that names the missing files or folders, ten at most, and says where they come from."""
     names = ", ".join(str(path) for path in paths[:10])
     more = f" and {len(paths) - 10:,} more" if len(paths) > 10 else ""
     if card.generate:
@@ -126,7 +126,7 @@ def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
 
 
 def find_near(missing: Path) -> Path | None:
-    """Return a file that may be the missing one under another name: an archive, a copy, a longer name or Unicode form.
+    """Return a file that may be the missing one under another name: an archive, a copy, another Unicode form.
 
     For refs(unc).p: refs(unc) (1).p beside it, or refcoco.zip beside or above the folder refcoco.
     """

@@ -40,8 +40,8 @@ class Expression:
 class Image:
     """One image file.
 
-    hw: (height, width), None where only opening the file would tell. upright: whether boxes and masks are those
-    of the picture as its EXIF orientation displays it; those of the benchmarks are of the pixels as stored.
+    hw: (height, width), None if only the file has it. upright: whether boxes and masks are of the picture as its EXIF
+    orientation displays it; those of the benchmarks are of the pixels as stored.
     """
 
     image_id: int
@@ -58,9 +58,9 @@ class Ref:
     box_xyxy: left, top, right, bottom in pixels, as annotated; right and bottom are the last pixels inside where
     box_is_inclusive (ReferIt), else one past them. segmentation: COCO polygons, one RLE or
     several, or the path of a mask PNG; decoded by Dataset.load_mask only when asked for.
-    n_same_kind: annotated objects of the ref's category in its image, itself counted; None where the
-    annotations have no categories. Reports break scores down by it; nothing learns from it.
-    name: what its file calls it, None where that is only the number.
+    n_same_kind: annotated objects of the ref's category in its image, including it; None where the annotations
+    have no categories. Reports break scores down by it; nothing learns from it.
+    name: what its file calls it, None if that is only the number.
     """
 
     ref_id: int
@@ -75,7 +75,7 @@ class Ref:
 
     @property
     def label(self) -> str:
-        """The ref in a message: its name, or its number."""
+        """The ref's name for messages, or its number."""
         return self.name or str(self.ref_id)
 
     @property
@@ -91,7 +91,7 @@ class Ref:
 class Dataset:
     """One split of a data set.
 
-    remarks: what a user should hear of records that were left out or look odd, one line each.
+    remarks: a line for each kind of record that was left out or looks odd.
     """
 
     name: str
@@ -111,13 +111,13 @@ class Dataset:
         return any(ref.box_xyxy is not None or ref.segmentation is not None for ref in self.refs)
 
     def first_refs(self, n: int) -> Dataset:
-        """Return the data set with its first n refs alone; with all of them for 0."""
+        """Return the data set with its first n refs only; 0: with all."""
         return replace(self, refs=self.refs[: n or None])
 
     def load_mask(self, ref: Ref) -> NDArray[np.bool_]:
         """Return the object's mask, bool (H, W), True on the object.
 
-        Raises RisError where the ref has no mask, one that cannot be decoded, that is empty or not of its box.
+        Raises RisError where the ref has no mask, or one that cannot be decoded, is empty or does not fit its box.
         """
         image = self.images[ref.image_id]
         where = f"{self.name} {self.split}: ref {ref.label}, image {image.path.name}"
@@ -187,7 +187,7 @@ class Fault:
 
 @dataclass
 class Reading:
-    """What a format's reader found of one split: usable records, and all that cannot be used.
+    """What a format's reader found of a split: usable records, and all that cannot be used.
 
     other_splits: how many refs are of splits that the card does not have. n_excluded: records that the card leaves
     out. n_absent: sentences left out because they are marked as being about nothing in the image. n_other_kind: refs
@@ -217,7 +217,7 @@ class Reading:
 
 
 def drop_repeated(refs: Iterable[Ref], path: Path, faults: list[Fault]) -> tuple[Ref, ...]:
-    """Return the refs whose ids, and those of their sentences, no ref before them has; the others are faults."""
+    """Return the refs without those that repeat an id of a ref or sentence before them; these become faults."""
     kept: list[Ref] = []
     ref_ids: set[int] = set()
     owner_of: dict[int, int] = {}  # sent_id: ref_id
@@ -246,8 +246,8 @@ def drop_repeated(refs: Iterable[Ref], path: Path, faults: list[Fault]) -> tuple
 def check_ref(ref: Ref, image: Image, where: str) -> None:
     """Raise RisError, beginning with `where`, for a ref that no stage can use, whatever its format.
 
-    Blank sentences; a mask that is empty or does not fit the image; a box without area, one in shares of the image
-    instead of pixels, one that is not that of the mask.
+    Such are blank sentences, a mask that is empty or does not fit the image, and a box without area, in shares of the
+    image instead of pixels, or far from that of the mask.
     """
     for expression in ref.expressions:
         if not expression.sentence.strip():

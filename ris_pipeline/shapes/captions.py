@@ -62,9 +62,9 @@ def _sample_things(rng: np.random.Generator, n: int, zoom: float) -> list[Thing]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a caption says of a scene: there are things of these looks, at a place or in a relation.
+    """What a caption claims of a scene: there are things of these looks, at a place or in a relation.
 
-    looks: a thing and the attributes of it that are named. place: of the only look, a key of PLACES. relation: of
+    looks: a thing and those of its attributes that are named. place: of the only look, a key of PLACES. relation: of
     the first look to the second, a key of RELATIONS.
     """
 
@@ -73,7 +73,7 @@ class Claim:
     relation: str | None = None
 
     def is_clearly_false_of(self, things: list[Thing]) -> bool:
-        """Return whether nobody would say it of these things."""
+        """Return whether nobody would claim this of these things."""
         fitting = [[thing for thing in things if is_described(thing, *look)] for look in self.looks]
         if self.place is not None:
             return all(is_placed(thing, self.place) is False for thing in fitting[0])
@@ -125,7 +125,7 @@ def _caption(things: list[Thing], rng: np.random.Generator, p: float) -> tuple[s
 def _swap_looks(
     things: list[Thing], text: str, claim: Claim, attribute: str, rng: np.random.Generator
 ) -> tuple[list[Thing], str]:
-    """Return the scene and caption after the first thing spoken of takes on another's colour or texture."""
+    """Return scene and caption after the first thing named has swapped its colour or texture with another's."""
     old = getattr(claim.looks[0][0], attribute)
     others = [getattr(thing, attribute) for thing in things if getattr(thing, attribute) != old]
     if not others:
@@ -139,10 +139,10 @@ def _swap_looks(
 
 
 def _sibling(things: list[Thing], text: str, claim: Claim, rng: np.random.Generator) -> tuple[list[Thing], str] | None:
-    """Return a scene that differs in one respect, and the caption with the words that it makes different.
+    """Return a scene that differs in a single respect, and its caption, the same but for the words concerned.
 
-    Met in one batch, the two are each other's hardest negatives: word order and place words must be understood.
-    None where each such scene would leave the caption true, as a mirror image leaves "star at the top".
+    In one batch the two are each other's hardest negatives: word order and place words must be understood.
+    None if every such scene leaves the caption true, as a mirror image leaves "star at the top".
     """
     kinds = (
         lambda: ([thing.mirrored() for thing in things], _swap_words(text, _MIRROR)),
@@ -158,10 +158,10 @@ def _sibling(things: list[Thing], text: str, claim: Claim, rng: np.random.Genera
 
 
 def _draw(things: list[Thing], behind: list[Thing], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return the picture of the things; what stands behind them, and a quarter of all backgrounds, is faded."""
+    """Return the picture of the things; those behind, and a quarter of all backgrounds, are faded."""
     background = draw_background((side, side), rng)
     if behind or rng.random() < 0.25:
-        # As a picture looks behind a mask: the rest of it goes to mean grey.
+        # As a masked picture: all else goes to mean grey.
         grey = np.array((124, 116, 104), np.float32)
         rest = render(behind, background)[0] if behind else background
         background = grey + (rest - grey) * np.float32(rng.uniform(0, 0.5))
@@ -173,8 +173,8 @@ def generate_pairs(
 ) -> Iterator[Pair]:
     """Yield endless pairs of side × side pictures with n_range things each; a sibling follows its scene.
 
-    with_faded: in 60 % of the pictures some things, drawn by lot before the caption is, fade with the background,
-    and the caption is about those in front.
+    with_faded: in 60 % of the pictures some things, drawn before the caption, fade with the background, and the
+    caption is about those in front.
     """
     zoom = SCENE_SIDE / side
     while True:

@@ -1,4 +1,4 @@
-"""The generated data set, written in the REFER layout and read like any other of that layout."""
+"""The generated data set, written in the REFER layout and read like any data set of that layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ris_pipeline.process.workers import map_processes
 from ris_pipeline.shapes.render import SHAPES, draw_background, render
 from ris_pipeline.shapes.scenes import VARIANTS, describe, sample_scene
 
-STAMP = "generated.json"  # in the folder: what it was generated from
+STAMP = "generated.json"  # the settings that the folder was generated with
 IMAGE_SIZES_HW = ((160, 160), (144, 176), (176, 144))
 # testA: roomy pictures, testB: crowded ones; as RefCOCO's test splits differ in what they show.
 THINGS_IN = {"train": (3, 6), "val": (3, 6), "testA": (3, 4), "testB": (5, 6)}
@@ -34,7 +34,7 @@ MIN_VISIBLE = 0.6  # share of an object that must be seen for a sentence to refe
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture of the data set to be drawn."""
+    """A picture of the data set to draw."""
 
     image_id: int
     split: str

@@ -128,7 +128,7 @@ def _second_colour(colour: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def draw_thing(image: NDArray[np.float32], thing: Thing) -> NDArray[np.uint8]:
-    """Paint the thing into image, float32 (H, W, 3) in [0, 255], in place; returns its alpha, uint8 (H, W)."""
+    """Paint the thing into image, float32 (H, W, 3) in [0, 255], in place; return its alpha, uint8 (H, W)."""
     h, w = image.shape[:2]
     alpha = compute_alpha(thing, (h, w))
     half = 0.5 * thing.side * min(h, w)
@@ -171,7 +171,7 @@ def render(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float64]]:
     """Return the picture, each thing's visible mask, and the share of it that is visible.
 
-    Later things lie on top of earlier ones. Returns uint8 (H, W, 3) RGB, bool (n, H, W), float64 (n,) in [0, 1].
+    Later things cover earlier ones. Their types: uint8 (H, W, 3) RGB, bool (n, H, W), float64 (n,) in [0, 1].
     """
     image = background.copy()
     alphas = [draw_thing(image, thing) for thing in things]

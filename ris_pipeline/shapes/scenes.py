@@ -1,4 +1,4 @@
-"""What can be said of a generated scene, and of which object it is true."""
+"""Sentences about a generated scene, each true of one of its objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ris_pipeline.shapes.render import COLOURS, SHAPES, SIZES, TEXTURES, Thing
 
-# True, False, or None where people would argue: a sentence is only used where nobody would.
+# True, False, or None where people would disagree; a sentence is used only where nobody would.
 Verdict = bool | None
 
 SIZE_RANGE = {"small": (0.24, 0.31), "big": (0.42, 0.52)}
@@ -34,7 +34,7 @@ ATTRIBUTES = ("size", "texture", "colour")
 
 
 def sample_thing(rng: np.random.Generator, shape: str | None = None, zoom: float = 1.0) -> Thing:
-    """Return a random thing that lies inside the picture; zoom > 1 enlarges it, as a crop of the picture would."""
+    """Return a random thing inside the picture; zoom > 1 enlarges it, as a crop of the picture would."""
     size = SIZES[rng.integers(len(SIZES))]
     side = zoom * float(rng.uniform(*SIZE_RANGE[size]))
     margin = 0.5 * side
@@ -67,7 +67,7 @@ def has_room(thing: Thing, others: Sequence[Thing]) -> bool:
 
 
 def sample_scene(rng: np.random.Generator, n_range: tuple[int, int] = (3, 6)) -> list[Thing]:
-    """Return things for one picture, two or three of one shape among them (where there are three in all).
+    """Return things for a picture, two or three of them of the same shape.
 
     Several of a kind are what makes a sentence necessary: "the star" alone would not do.
     """

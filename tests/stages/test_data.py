@@ -132,7 +132,7 @@ def test_shapes_never_replace_what_somebody_else_put_there(few):
     folder = few.data_root / "few"
     folder.mkdir(parents=True)
     (folder / "thesis.txt").touch()
-    with pytest.raises(RisError, match="few: exists, but was not generated here"):
+    with pytest.raises(RisError, match="few: exists but was not generated here"):
         call(data.run_make_shapes, few)
     assert (folder / "thesis.txt").exists()
 

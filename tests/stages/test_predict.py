@@ -277,7 +277,7 @@ def test_what_a_user_should_know(options, image, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "longer than the 5 tokens that are read" in errors
     assert "deep.png: grey values of more than 8 bits" in errors
-    assert "1 other files and folders are passed over" in errors
+    assert "1 other files and folders are ignored" in errors
     (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert record["network"] == str(step2.resolve())
     overlay = read(record["overlay"])

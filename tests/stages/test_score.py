@@ -401,7 +401,7 @@ def test_a_split_of_the_card_that_the_data_lack_is_passed_over(options, capsys):
     card.write_text(card.read_text().replace("[splits]\n", "[splits]\ntestA = 5\n"))
     run_score(options, "miou", None, "chance")
     output = capsys.readouterr()
-    assert "tiny testA: nothing of this split is in the data" in output.err
+    assert "tiny testA: the data hold nothing of this split" in output.err
     rows = [line.split()[:2] for line in output.out.splitlines()[3:] if line.strip()]
     assert rows == [["chance", "train"], ["chance", "val"]]
     with pytest.raises(RisError, match="no refs in the split 'testA'"):

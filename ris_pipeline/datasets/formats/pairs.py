@@ -4,7 +4,7 @@
 
 Lines with the same image and ref are sentences of one object. "split" may be left out and is then "train".
 With "box": [left, top, right, bottom] or "mask": "masks/a.png" on a ref's first line, results can be scored; both
-are of the picture as it is displayed, turned by its EXIF orientation.
+are of the picture as displayed, turned by its EXIF orientation.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Draft:
         self.mask = None if mask is None else resolve_inside(folder, mask, where)
 
     def conflict(self, record: dict[str, Any]) -> str | None:
-        """Return the first of split, box and mask in which a further line of the ref contradicts its first one."""
+        """Return the first of split, box and mask in which another line of the ref contradicts its first line."""
         for key in ("split", "box", "mask"):
             if record.get(key) is not None and record[key] != self.record.get(key):
                 return key
@@ -101,7 +101,7 @@ class _Draft:
 
 
 def _read_hw(record: dict[str, Any], path: Path) -> tuple[int, int] | None:
-    """Return the image's height and width where a box or mask has to fit it; None for a bad file, to be told later."""
+    """Return the image's height and width if a box or mask has to fit it; None for a bad file, reported later."""
     if record.get("box") is None and record.get("mask") is None:
         return None
     try:

@@ -1,11 +1,10 @@
-"""Reader of ReferIt, in both forms that are about: pickles with masks, JSON with boxes only.
+"""Reader of ReferIt in both forms in circulation: pickles with masks, and JSON with boxes only.
 
-The pickles lie in `annotations/` below the card's folder, the JSON files in the folder itself; where there
+The pickles are in `annotations/` below the card's folder, the JSON files in the folder itself; where there
 is an `annotations/`, it is taken.
 
-Ids are made from the image's number and count within it, so that they depend on no reading order:
-ref_id = 100·image + crop (JSON), or the object's place in the image's list (pickle); sent_id = 100·ref_id +
-the sentence's place in the ref's list.
+Ids depend on no reading order: ref_id = 100·image + crop (JSON) or + the object's place in the image's list (pickle);
+sent_id = 100·ref_id + the sentence's place in the ref's list.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading of single files at the border: JSON and pictures, each fault told in one line."""
+"""Reading of single files from outside: JSON and pictures, each fault explained by one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 2**30
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of grey with more than 8 bits
 
-# How files begin that a download leaves in the place of annotations.
+# The beginnings of files that a failed download leaves in the place of annotations.
 _OTHER_KINDS = {
     b"<": "a web page, as a dead link gives it",
     b"PK\x03\x04": "a zip archive: unpack it",
@@ -46,7 +46,7 @@ def load_json(path: Path) -> Any:
 
 
 def check_kind(path: Path, data: bytes) -> None:
-    """Raise RisError where the content of an annotation file is none: empty, a web page, an archive, a pointer."""
+    """Raise RisError where a file holds no annotations but nothing, a web page, an archive or a pointer."""
     if not data[:1000].strip():
         raise RisError(f"{path} is empty; fetch it again")
     for start, kind in _OTHER_KINDS.items():
@@ -61,7 +61,7 @@ def read_limited(path: Path) -> bytes:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise RisError where the file has more than MAX_BYTES, and OSError where it cannot be asked."""
+    """Raise RisError where the file has more than MAX_BYTES, OSError where its size cannot be read."""
     if path.stat().st_size > MAX_BYTES:
         raise RisError(f"{path} is larger than {MAX_BYTES >> 20} MiB; no known annotation file is")
 
@@ -69,7 +69,7 @@ def check_bytes(path: Path) -> None:
 def load_picture(path: Path, mode: str | None, *, upright: bool = False) -> NDArray[Any]:
     """Return the picture as an array (H, W) or (H, W, C), converted to PIL's `mode`, or as stored for None.
 
-    To "RGB" deep pictures are converted as `to_rgb` says. `upright`: turned as its EXIF orientation says.
+    `mode` "RGB" converts as `to_rgb` does. `upright`: turned as its EXIF orientation says.
     Raises RisError where the file is missing, unreadable or has more than MAX_PIXELS pixels.
     """
     with _open_picture(path) as picture:
@@ -81,9 +81,8 @@ def load_picture(path: Path, mode: str | None, *, upright: bool = False) -> NDAr
 def to_rgb(picture: PIL.Image.Image, *, upright: bool) -> NDArray[np.uint8]:
     """Return an opened picture of any mode as uint8 (H, W, 3) RGB.
 
-    16-bit grey is scaled by its type's range; 32-bit and float grey, which have no usual range, by their own smallest
-    and largest value, but float values in [0, 1] by that range. Pillow itself would cut all of them at 255. `upright`:
-    turned as EXIF says, as browsers do.
+    16-bit grey is scaled by the range of its type, float grey in [0, 1] by that range, and other 32-bit and float grey
+    by its own smallest and largest value; Pillow would cut all of them at 255. `upright`: turned as EXIF says.
     """
     if upright:
         picture = PIL.ImageOps.exif_transpose(picture)
@@ -104,7 +103,7 @@ def to_rgb(picture: PIL.Image.Image, *, upright: bool) -> NDArray[np.uint8]:
 
 
 def read_remark(path: Path) -> str | None:
-    """Return what a user should know of how the picture is read, None for nothing. Raises RisError as load_picture."""
+    """Return a remark on how the picture is read, None for an ordinary one. Raises RisError as load_picture."""
     with _open_picture(path) as picture:
         if picture.mode in _DEEP_MODES:
             return f"{path}: grey values of more than 8 bits ({picture.mode}), scaled to 0 to 255"
@@ -112,13 +111,13 @@ def read_remark(path: Path) -> str | None:
 
 
 def is_turned(path: Path) -> bool:
-    """Return whether EXIF has the picture displayed otherwise than stored. Raises RisError as load_picture."""
+    """Return whether EXIF turns or mirrors the picture for display. Raises RisError as load_picture."""
     with _open_picture(path) as picture:
         return bool(picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1)
 
 
 def read_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
-    """Return height and width of the picture, by its header alone; `upright`: turned as its EXIF orientation says.
+    """Return height and width of the picture from its header; `upright`: turned as its EXIF orientation says.
 
     Raises RisError as load_picture.
     """
@@ -129,7 +128,7 @@ def read_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
 
 @contextmanager
 def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
-    """Open the picture for the block; what goes wrong inside it is a RisError too."""
+    """Open the picture for the block; turn errors of reading it, also in the block, into a RisError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)

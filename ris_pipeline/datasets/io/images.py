@@ -21,8 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def load_image(source: Image | Path, *, upright: bool = False) -> NDArray[np.uint8]:
     """Return an image, uint8 (H, W, 3) RGB: of a record, or of a file.
 
-    A record says itself whether its picture is turned as its EXIF orientation displays it; for a file `upright` does.
-    Raises RisError where the file is missing, unreadable, too large or of another size than its record.
+    `upright`: for a file, whether to turn it as its EXIF orientation says; a record says so itself. Raises RisError
+    where the file is missing, unreadable, too large or of another size than its record.
     """
     if isinstance(source, Path):
         return load_picture(source, "RGB", upright=upright)
@@ -32,12 +32,12 @@ def load_image(source: Image | Path, *, upright: bool = False) -> NDArray[np.uin
 
 
 def size_of(image: Image) -> tuple[int, int]:
-    """Return height and width of an image in pixels; the file's header is read only where its record does not tell."""
+    """Return height and width of an image in pixels, from the file's header if its record lacks them."""
     return image.hw or read_size(image.path, upright=image.upright)
 
 
 def limit_size(hw: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return height and width with no side over `longest` pixels, in the same proportion; hw itself where none is."""
+    """Return height and width scaled so that no side is over `longest` pixels; hw itself if none is."""
     if max(hw) <= longest:
         return hw
     height, width = (max(round(side * longest / max(hw)), 1) for side in hw)
@@ -45,7 +45,7 @@ def limit_size(hw: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def resize_image(image: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the image uint8 (H, W, 3) at the size hw, bicubic with antialiasing; itself where it has that size."""
+    """Return the image uint8 (H, W, 3) at the size hw, bicubic with antialiasing; itself if it has that size."""
     if image.shape[:2] == hw:
         return image
     return np.array(PIL.Image.fromarray(image).resize(hw[::-1], PIL.Image.Resampling.BICUBIC))

@@ -14,7 +14,7 @@ from ris_pipeline.artifacts.files import replacing
 from ris_pipeline.datasets.io.files import load_picture
 from ris_pipeline.errors import RisError
 
-_PNG = b"\x89PNG\r\n\x1a\n"  # a PNG begins so; parts follow: length, kind, contents, checksum
+_PNG = b"\x89PNG\r\n\x1a\n"  # a PNG begins so; chunks follow: length, kind, contents, checksum
 
 
 def save_label(path: Path, label: Pixels) -> None:
@@ -38,7 +38,7 @@ def load_label(path: Path) -> Pixels:
 
 
 def resize_labels(labels: Pixels, hw: tuple[int, int]) -> Pixels:
-    """Return labels uint8 (R, h, w) at the size hw, each pixel that of the nearest centre."""
+    """Return labels uint8 (R, h, w) at the size hw, by nearest neighbour."""
     h, w = labels.shape[1:]
     y = ((np.arange(hw[0]) + 0.5) * h / hw[0]).astype(int)
     x = ((np.arange(hw[1]) + 0.5) * w / hw[1]).astype(int)
@@ -46,7 +46,7 @@ def resize_labels(labels: Pixels, hw: tuple[int, int]) -> Pixels:
 
 
 def has_right_checksums(path: Path) -> bool:
-    """Return whether the file is a PNG whose every part has its checksum: decoders pass over that of the pixels."""
+    """Return whether the file is a PNG whose chunks all have their checksums; decoders skip that of the pixels."""
     data = path.read_bytes()
     at, kind = len(_PNG), b""
     while kind != b"IEND":

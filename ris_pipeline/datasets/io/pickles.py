@@ -1,4 +1,4 @@
-"""Reading of pickled annotations from the internet without executing anything that they name."""
+"""Reading of pickled annotations from the internet without executing anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         # Sets before protocol 4, and bytes before protocol 3, are stored as calls; nothing else plain is.
-        # The functions are made anew each time: a pickle may set attributes on what it is given.
+        # A new function each time: a pickle may set attributes on what it is given.
         if module == "__builtin__":  # Python 2's name, which Python 3 writes too in old protocols
             module = "builtins"
         if (module, name) == ("builtins", "set"):

@@ -1,4 +1,4 @@
-"""Masks from the ways in which data sets store them: COCO polygons, run lengths, PNG files."""
+"""Masks as data sets store them: COCO polygons, run lengths, PNG files."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> BoolMask
     """
     if isinstance(segmentation, Path):
         return _load_png(segmentation, hw)
-    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
-    if not isinstance(parts, list) or not parts:
-        raise ValueError(f"expected polygons, run lengths or a PNG, not {_shorten(segmentation)}")
+    parts = _list_parts(segmentation)
     if all(isinstance(part, dict) for part in parts):
         masks = [_decode_rle(part, hw) for part in parts]
     else:
@@ -52,14 +50,12 @@ def load_segmentation(segmentation: Any, hw: tuple[int, int] | None) -> BoolMask
 
 
 def find_extent(segmentation: Any, hw: tuple[int, int]) -> Box:
-    """Return left, top, right, bottom of the mask in pixels, without decoding it; right and bottom lie outside.
+    """Return left, top, right, bottom of the mask in pixels, without decoding it; right and bottom are one past it.
 
-    segmentation: polygons or run lengths, as in load_segmentation. Of polygons it is that of their corners.
+    segmentation: polygons or run lengths, as in load_segmentation; the extent of polygons is that of their corners.
     Raises ValueError where they are broken or enclose nothing.
     """
-    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
-    if not isinstance(parts, list) or not parts:
-        raise ValueError(f"expected polygons, run lengths or a PNG, not {_shorten(segmentation)}")
+    parts = _list_parts(segmentation)
     if all(isinstance(part, dict) for part in parts):
         extents = [_extent_of_runs(_parse_runs(part, hw), hw) for part in parts]
         found = [extent for extent in extents if extent is not None]
@@ -81,11 +77,18 @@ def encode_rle(mask: BoolMask) -> Rle:
 
 
 def extent_of(mask: BoolMask) -> Box | None:
-    """Return left, top, right, bottom of a mask (H, W); right and bottom lie outside. None where it is empty."""
+    """Return left, top, right, bottom of a mask (H, W), right and bottom one past it; None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
     return float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1
+
+
+def _list_parts(segmentation: Any) -> list[Any]:
+    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"expected polygons, run lengths or a PNG, not {_shorten(segmentation)}")
+    return parts
 
 
 def _extent_of_runs(runs: list[int], hw: tuple[int, int]) -> Box | None:
@@ -125,7 +128,7 @@ def _decode_polygons(polygons: list[Any], hw: tuple[int, int] | None) -> list[Bo
 def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list[float], Box]]:
     """Return the polygons of three corners and more, checked, and the extent of each.
 
-    Of plain numbers, without NumPy: a data set has hundred thousands, all looked at when it is read.
+    Without NumPy, which is slower on a few numbers: a data set has a hundred thousand, all read at once.
     """
     height, width = hw
     kept = []
@@ -137,7 +140,7 @@ def _parse_polygons(polygons: list[Any], hw: tuple[int, int]) -> list[tuple[list
         xs, ys = polygon[0::2], polygon[1::2]
         edges = min(xs), min(ys), max(xs), max(ys)
         is_near = -width <= edges[0] and -height <= edges[1] and edges[2] <= 2 * width and edges[3] <= 2 * height
-        # pycocotools walks along every edge, so one that ends far away would take all memory. A NaN makes the sum one.
+        # pycocotools walks along every edge: one that ends far away would take all memory. With a NaN the sum is NaN.
         if not is_near or math.isnan(sum(polygon)):
             raise ValueError(f"a polygon lies far outside the image: {_shorten(polygon)}")
         kept.append((polygon, edges))
@@ -159,7 +162,7 @@ def _decode_rle(rle: dict[Any, Any], hw: tuple[int, int] | None) -> BoolMask:
 def _parse_runs(rle: dict[Any, Any], hw: tuple[int, int] | None) -> list[int]:
     """Return the run lengths of one RLE, checked.
 
-    Not by pycocotools, which does not check that the runs fill the mask: the rest would be stray memory.
+    Not by pycocotools, which does not check that the runs fill the mask and leaves stray memory in the rest.
     """
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(v) is int and v > 0 for v in size):
@@ -205,7 +208,7 @@ def _unpack_counts(packed: bytes) -> list[int]:
 
 
 def is_coordinate(value: Any) -> bool:
-    """Return whether the value is a number that a place in an image can have; JSON knows larger ones, and NaN."""
+    """Return whether the value can be a coordinate in an image; JSON knows larger numbers, and NaN."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST_COORDINATE
 
 
