@@ -18,6 +18,7 @@ from ris_pipeline.errors import RisError
 
 READ_FROM = {"responses": "step1", "pseudolabels": "responses", "step2": "pseudolabels"}  # if no manifest says so
 RESUMABLE = ("responses", "pseudolabels", "scores")  # stages that resume from the files that are whole
+OPTIONAL = ("clip", "irnet")  # no stage waits for them: the small CLIP is shipped, and IRNet is trained by its stage
 Damages = dict[Path, list[Damage]]
 
 
@@ -82,10 +83,7 @@ def _list_stage(context: Context, stage: str, damages: Mapping[Path, Sequence[Da
         holder = holder_of(partial.with_suffix(".lock"))
         reason = f"by {holder}" if holder else f"broken off; {command} resumes it"
         rows.append(Row(stage, "running" if holder else "partial", path=str(partial), why=(reason,)))
-    if rows or stage in (
-        "clip",
-        "irnet",
-    ):  # nothing waits for them: the small CLIP is shipped, an IRNet imported or not
+    if rows or stage in OPTIONAL:
         return rows
     return [Row(stage, "missing", why=(f"run: {command}",))]
 

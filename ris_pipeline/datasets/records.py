@@ -11,10 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ris_pipeline.arrays import Box
+from ris_pipeline.arrays import BoolMask, Box
 from ris_pipeline.datasets.io.files import MAX_PIXELS, is_turned
 from ris_pipeline.datasets.io.segmentations import extent_of, find_extent, is_coordinate, load_segmentation
 from ris_pipeline.errors import RisError
@@ -114,7 +111,7 @@ class Dataset:
         """Return the data set with its first n refs only; 0: with all."""
         return replace(self, refs=self.refs[: n or None])
 
-    def load_mask(self, ref: Ref) -> NDArray[np.bool_]:
+    def load_mask(self, ref: Ref) -> BoolMask:
         """Return the object's mask, bool (H, W), True on the object.
 
         Raises RisError where the ref has no mask, or one that cannot be decoded, is empty or does not fit its box.

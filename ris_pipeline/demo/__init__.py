@@ -16,14 +16,13 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ris_pipeline.arrays import Pixels
 from ris_pipeline.chain.context import Context
 from ris_pipeline.chain.predict import load_segmenter
 from ris_pipeline.errors import RisError
 
 if TYPE_CHECKING:
-    import numpy as np
     import uvicorn
-    from numpy.typing import NDArray
     from starlette.applications import Starlette
     from starlette.requests import Request as HttpRequest
 
@@ -143,7 +142,7 @@ def check_sentences(sentences: list[str]) -> list[str]:
     return stripped
 
 
-def read_upright(data: bytes) -> NDArray[np.uint8]:
+def read_upright(data: bytes) -> Pixels:
     """Return the image in a file's bytes, uint8 (H, W, 3) RGB, turned as browsers do, at most 1,024 pixels a side."""
     import numpy as np
     import PIL.Image

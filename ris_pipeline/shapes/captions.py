@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ris_pipeline.arrays import Pixels
 from ris_pipeline.shapes.render import TEXTURES, Thing, draw_background, render
 from ris_pipeline.shapes.scenes import (
     PLACES,
@@ -39,7 +39,7 @@ _FLIP = {
 class Pair:
     """A picture, uint8 (S, S, 3) RGB, and a caption that is true of it."""
 
-    picture: NDArray[np.uint8]
+    picture: Pixels
     caption: str
 
 
@@ -157,7 +157,7 @@ def _sibling(things: list[Thing], text: str, claim: Claim, rng: np.random.Genera
     return None
 
 
-def _draw(things: list[Thing], behind: list[Thing], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _draw(things: list[Thing], behind: list[Thing], side: int, rng: np.random.Generator) -> Pixels:
     """Return the picture of the things; those behind, and a quarter of all backgrounds, are faded."""
     background = draw_background((side, side), rng)
     if behind or rng.random() < 0.25:

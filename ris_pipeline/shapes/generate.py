@@ -14,8 +14,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from ris_pipeline.arrays import BoolMask, Pixels
 from ris_pipeline.artifacts.files import fsync_tree, replace_folder, restore_folder, write_json
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.datasets.io.segmentations import encode_rle, extent_of
@@ -46,12 +46,12 @@ class Item:
 class Target:
     """An object that sentences refer to: its visible mask bool (H, W), its shape, three sentences."""
 
-    mask: NDArray[np.bool_]
+    mask: BoolMask
     shape: str
     sentences: list[str]
 
 
-def draw_item(item: Item) -> tuple[NDArray[np.uint8], list[Target]]:
+def draw_item(item: Item) -> tuple[Pixels, list[Target]]:
     """Return the picture, uint8 (H, W, 3) RGB, and one to three objects to refer to, the repeated kind first."""
     rng = np.random.default_rng(item.seed)
     while True:

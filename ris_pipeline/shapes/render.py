@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ris_pipeline.arrays import Pixels
+
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond")
 COLOURS = {
     "red": (205, 45, 40),
@@ -87,7 +89,7 @@ def _outline(shape: str) -> list[NDArray[np.float64]]:
 _OUTLINES = {shape: _outline(shape) for shape in SHAPES}
 
 
-def compute_alpha(thing: Thing, hw: tuple[int, int]) -> NDArray[np.uint8]:
+def compute_alpha(thing: Thing, hw: tuple[int, int]) -> Pixels:
     """Return the thing's coverage of each pixel, uint8 (H, W), 255 inside, edges between."""
     h, w = hw
     half = 0.5 * thing.side * min(h, w)
@@ -127,7 +129,7 @@ def _second_colour(colour: NDArray[np.float32]) -> NDArray[np.float32]:
     return 0.45 * colour + (110 if is_dark else 0)
 
 
-def draw_thing(image: NDArray[np.float32], thing: Thing) -> NDArray[np.uint8]:
+def draw_thing(image: NDArray[np.float32], thing: Thing) -> Pixels:
     """Paint the thing into image, float32 (H, W, 3) in [0, 255], in place; return its alpha, uint8 (H, W)."""
     h, w = image.shape[:2]
     alpha = compute_alpha(thing, (h, w))
@@ -168,7 +170,7 @@ def draw_background(hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np
 def render(
     things: list[Thing] | tuple[Thing, ...],
     background: NDArray[np.float32],
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float64]]:
+) -> tuple[Pixels, NDArray[np.bool_], NDArray[np.float64]]:
     """Return the picture, each thing's visible mask, and the share of it that is visible.
 
     Later things cover earlier ones. Their types: uint8 (H, W, 3) RGB, bool (n, H, W), float64 (n,) in [0, 1].

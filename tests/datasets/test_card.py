@@ -58,7 +58,7 @@ def test_card(tmp_path):
         ("train = 12", "train = true", r"splits\.train.* = (0|True): "),
         ('train = 12\nval = "any"', "", "splits = {}: .*at least 1"),
         ("[config.step1]\nepochs = 3", "[config]\nstep1 = 3", "config.step1 = 3: .*dictionary"),
-        ("[config.step1]", "[oracle.test]\nmiou = [1, 0, 2]\n[config.step1]", r"\[oracle.test\] is of no split"),
+        ("[config.step1]", "[oracle.test]\nmiou = [1, 0, 2]\n[config.step1]", r"\[oracle.test\] names no split"),
         ("[config.step1]", "[oracle.val]\nmiou = [1, 0]\n[config.step1]", r"oracle\.val\.miou\.2' must be given"),
         ("train = 12", "train = ", "not valid TOML"),
     ],

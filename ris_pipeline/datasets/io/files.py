@@ -15,6 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
 
+from ris_pipeline.arrays import Pixels
 from ris_pipeline.errors import RisError
 
 # Far above any photograph of the known data sets, and 192 MB once it is an RGB array.
@@ -78,7 +79,7 @@ def load_picture(path: Path, mode: str | None, *, upright: bool = False) -> NDAr
         return np.array(picture if mode is None else picture.convert(mode))
 
 
-def to_rgb(picture: PIL.Image.Image, *, upright: bool) -> NDArray[np.uint8]:
+def to_rgb(picture: PIL.Image.Image, *, upright: bool) -> Pixels:
     """Return an opened picture of any mode as uint8 (H, W, 3) RGB.
 
     16-bit grey is scaled by the range of its type, float grey in [0, 1] by that range, and other 32-bit and float grey

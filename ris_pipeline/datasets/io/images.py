@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ris_pipeline.arrays import Pixels
 from ris_pipeline.datasets.io.files import load_picture, read_size
 from ris_pipeline.datasets.records import Image, check_size
 
@@ -18,7 +18,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def load_image(source: Image | Path, *, upright: bool = False) -> NDArray[np.uint8]:
+def load_image(source: Image | Path, *, upright: bool = False) -> Pixels:
     """Return an image, uint8 (H, W, 3) RGB: of a record, or of a file.
 
     `upright`: for a file, whether to turn it as its EXIF orientation says; a record says so itself. Raises RisError
@@ -44,14 +44,14 @@ def limit_size(hw: tuple[int, int], longest: int) -> tuple[int, int]:
     return height, width
 
 
-def resize_image(image: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_image(image: Pixels, hw: tuple[int, int]) -> Pixels:
     """Return the image uint8 (H, W, 3) at the size hw, bicubic with antialiasing; itself if it has that size."""
     if image.shape[:2] == hw:
         return image
     return np.array(PIL.Image.fromarray(image).resize(hw[::-1], PIL.Image.Resampling.BICUBIC))
 
 
-def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:
+def to_pixels(image: Pixels, size: int) -> Tensor:
     """Return the network input, float32 (3, size, size): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation.
 
     image: uint8 (H, W, 3) RGB. The resize is bilinear with antialiasing and does not keep the aspect ratio
@@ -61,7 +61,7 @@ def to_pixels(image: NDArray[np.uint8], size: int) -> Tensor:
     return normalise(np.array(picture))
 
 
-def normalise(image: NDArray[np.uint8]) -> Tensor:
+def normalise(image: Pixels) -> Tensor:
     """Return the image as float32 (3, H, W): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation."""
     pixels = torch.from_numpy(image).permute(2, 0, 1) / 255
     mean, std = _columns(IMAGENET_MEAN, IMAGENET_STD, pixels)
