@@ -12,7 +12,7 @@ OPTIONS   = --dataset "$(DATASET)" --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all install docs data oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
+.PHONY: all install docs data compare oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
 
 # The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
@@ -30,6 +30,17 @@ ifneq ($(filter shapes%,$(DATASET)),)
 	$(RIS) data make-shapes $(OPTIONS)
 endif
 	$(RIS) data check $(OPTIONS)
+
+# The methods that the paper compares TRIS with, after `make all`: their maps on every split, the scores, the report.
+FREE    = maskclip clip-es car
+TRAINED = maskclip-trained clip-es-trained groupvit amr gbs wwbl
+
+compare: $(READY)
+	for method in $(FREE); do $(RIS) dump-responses --method $$method $(OPTIONS) || exit; done
+	for method in $(TRAINED); do \
+	  $(RIS) train-step1 --method $$method $(OPTIONS) && $(RIS) dump-responses --method $$method $(OPTIONS) || exit; done
+	$(RIS) score $(OPTIONS)
+	$(RIS) report $(OPTIONS)
 
 # The upper bound: Step-2 on true masks, and its scores.
 oracle: data

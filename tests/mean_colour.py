@@ -1,17 +1,17 @@
 """A method of a few lines: cells whose colour is far from the picture's mean, whatever the sentence says."""
 
-from dataclasses import dataclass
-
 import torch
+from pydantic.dataclasses import dataclass
 
+from ris_pipeline.config import STRICT, Count
 from ris_pipeline.maps.rule import Rule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MeanColourConfig:
     """Its one setting."""
 
-    cells: int = 8  # along a side of the grid
+    cells: Count = 8  # along a side of the grid
 
 
 class MeanColour:

@@ -14,6 +14,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,3 +78,18 @@ STAGES = {
     "irnet": Stage("ris import-checkpoint --kind irn", 1),
     "report": Stage("ris report", 7),
 }
+
+
+def command_of(stage: str, flags: Mapping[str, str | bool]) -> str:
+    """Return the command that makes a stage's artifact with these flags: "ris train-step1 --method amr"."""
+    words = [STAGES[stage].command]
+    for name, value in flags.items():
+        if name == "scored":  # all rows are made by one command
+            continue
+        if name == "labels":
+            words += ["--oracle"] if value == "true" else []
+        elif isinstance(value, str):
+            words.append(f"--{name} {value.removeprefix('first-')}")
+        else:
+            words.append(f"--{'' if value else 'no-'}{name}")
+    return " ".join(words)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import Freshness, describe_other_data, split_of
 from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
-from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, VALIDATION
+from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, VALIDATION, command_of
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, load_config_file, resolve
@@ -234,13 +234,10 @@ class Context:
         """Return the latest artifact of `stage` with these flags. Raises RisError with the command that makes it."""
         artifact = find_latest(self.runs, self.card.name, stage, **flags)
         if artifact is None:
-            words = [STAGES[stage].command]
-            for name, value in flags.items():
-                words.append(f"--{name} {value}" if isinstance(value, str) else f"--{label_of({name: value})}")
             what = f"{stage} ({label_of(flags)})" if flags else stage
             # Before the command, which stands at the end so that it can be copied.
             hint = suggest_path(self.runs)
-            command = self.command(" ".join(words))
+            command = self.command(command_of(stage, flags))
             raise RisError(f"{self.runs / self.card.name}: no finished {what} yet{hint}; run: {command}")
         self._check_lineage(artifact)
         return artifact
@@ -325,7 +322,12 @@ class Context:
             return False
         reason = "--force" if self.force else why or explain(request)
         self.say(f"{name}: {'would run' if self.dry_run else 'runs'} ({reason})")
-        self.say("  " + " ".join(f"{key}={value}" for key, value in request.configuration.items()))
+        settings = [
+            f"{key}.{name}={part}" if isinstance(value, dict) else f"{key}={value}"
+            for key, value in request.configuration.items()
+            for name, part in (value.items() if isinstance(value, dict) else [("", value)])
+        ]
+        self.say(f"  {' '.join(settings)}")
         if not self.dry_run:
             # A flipped bit in weights or labels raises no error anywhere; it only changes the result.
             for source, its_digest in request.inputs.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from ris_pipeline.artifacts.find import list_artifacts, list_latest, load_artifact
 from ris_pipeline.artifacts.identity import parse_manifest
-from ris_pipeline.artifacts.layout import CHECKPOINT, MANIFEST, NO_ARTIFACTS, STAGES
+from ris_pipeline.artifacts.layout import CHECKPOINT, MANIFEST, NO_ARTIFACTS, STAGES, command_of
 from ris_pipeline.artifacts.locks import hold, holder_of
 from ris_pipeline.artifacts.publish import withdraw
 from ris_pipeline.artifacts.verify import SURPLUS, Damage, find_damage
@@ -173,14 +173,11 @@ def _describe_again(context: Context, folder: Path) -> str:
         return f"with the settings that it had, run: {context.command(STAGES[stage].command)}"
     if CHECKPOINT in manifest["inputs"]:
         return "import it again: ris import-checkpoint FILE --force"
-    words = [STAGES[stage].command]
-    for name, value in manifest["flags"].items():
-        if stage == "step2":  # its flag is --oracle
-            words += ["--oracle"] if value == "true" else []
-        elif stage != "scores":  # all its rows are made by one command
-            words.append(f"--{name} {value}" if isinstance(value, str) else f"--{'' if value else 'no-'}{name}")
+    words = [command_of(stage, manifest["flags"])]
     words += [f"--seed {manifest['seed']}"] if manifest["seed"] else []
     words += [f"--precision {manifest['precision']}"] if manifest["precision"] != "fp32" else []
-    words += [f"--set {key}={value}" for key, value in manifest.get("chosen", {}).items()]
+    for key, value in manifest.get("chosen", {}).items():
+        own = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+        words += [f"--set {name}={part}" for name, part in own.items()]
     words += ["--force"] if stage not in RESUMABLE else []
     return f"run: {context.command(' '.join(words))}"

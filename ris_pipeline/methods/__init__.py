@@ -44,12 +44,13 @@ class Method:
     """A method, described without importing it."""
 
     name: str  # in flags, in the score table and as the column of the gallery
-    title: str  # as the paper's tables have it
+    title: str  # in tables and above its column
     module: str
     config: type[Any]  # a frozen dataclass; a card's [config.<table>] changes its values
     code_version: int  # raise it with every change after which its maps or weights would be others
     trained: bool = False
     teacher: str = ""  # the method whose maps of the train split it learns from
+    paper: str = ""  # its name in the paper's tables, where it has a row there
 
     @property
     def is_tris(self) -> bool:

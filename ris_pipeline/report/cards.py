@@ -10,7 +10,7 @@ from ris_pipeline.report.panels import Panel, Strip
 from ris_pipeline.report.samples import quality_of, traits_of
 from ris_pipeline.report.tiles import encode_panel, encode_photo
 from ris_pipeline.scoring.metrics import Outcome
-from ris_pipeline.scoring.rows import find_improvement
+from ris_pipeline.scoring.rows import find_improvement, is_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Tile:
     point: tuple[float, ...] | None  # left, top in percent of the image
     hit: bool | None  # whether the point lies in the box; None without a box
     box: tuple[float, ...] | None  # left, top, width, height in percent of the image
+    aside: bool  # shown on demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _make_tile(strip: Strip, panel: Panel, side: int) -> Tile:
         x1, y1, x2, y2 = strip.sample.ref.edges_xyxy
         box = _percent(x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)
     uri = encode_panel(panel, (height, width), side)
-    return Tile(panel.key, panel.title, uri, alt, panel.note, figures, point, hit, box)
+    return Tile(panel.key, panel.title, uri, alt, panel.note, figures, point, hit, box, is_aside(panel.key))
 
 
 def _percent(*shares: float) -> tuple[float, ...]:

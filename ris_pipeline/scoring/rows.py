@@ -13,7 +13,7 @@ from typing import Literal
 
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.methods import list_compared
+from ris_pipeline.methods import Method, list_compared
 
 RED, AMBER = (255, 64, 64), (255, 176, 0)
 LABELS_SPLIT = "train"  # the only split that has pseudo-labels
@@ -38,6 +38,7 @@ class Row:
     optional: bool = False  # nothing is said where it has not been made
     paper: str = ""  # its name in the paper's tables
     tile: str = ""  # title of its column in the gallery; a row without one is a yardstick and not broken down
+    aside: bool = False  # its column in the gallery is shown on demand
     colour: tuple[int, int, int] = RED  # of its masks, RGB
     improves: tuple[str, ...] = ()  # rows it is compared with, the first that has been scored
     training: str = ""  # the artifact of what is trained for it
@@ -112,28 +113,34 @@ STORED_ORACLE = Row(
 
 def list_rows() -> list[Row]:
     """Return all rows in the order of the table: the chain's, then those of compared methods."""
-    return [*ROWS.values(), *(row for method in list_compared() for row in _rows_of_method(method.name, method.title))]
+    return [*ROWS.values(), *(row for method in list_compared() for row in _rows_of_method(method))]
 
 
 def find_row(name: str) -> Row:
     """Return the row of that name; for a method that is not here, one that is called by its name."""
     known = {row.name: row for row in (*list_rows(), STORED_ORACLE)}
-    return known.get(name) or _rows_of_method(name, name)[0]
+    return known.get(name) or _rows_of_method(Method(name, name, "", object, 0))[0]
 
 
-def _rows_of_method(name: str, title: str) -> tuple[Row, ...]:
-    """Return the rows of a method's maps, and of Step-2 trained on them, which the paper has not."""
-    flags = {"method": name}
+def is_aside(name: str) -> bool:
+    """Return whether a column of the gallery is shown on demand."""
+    return any(row.aside for row in list_rows() if row.name == name)
+
+
+def _rows_of_method(method: Method) -> tuple[Row, ...]:
+    """Return the rows of a method's maps, and of Step-2 trained on them, which the paper does not have."""
+    name, title, flags = method.name, method.title, method.flags
     step2 = f"{title} → Step-2"
     return (
         Row(
             name=name, title=title, label=title, stage=name, kind="maps", source="responses", flags=flags,
-            command=f"{_DUMP} --method {name}", optional=True, paper=title, tile=title,
+            command=f"{_DUMP} --method {name}", optional=True, paper=method.paper,
+            tile=title, aside=name != "wwbl",  # the one in the paper's Fig. 2
         ),
         Row(
             name=f"{name}-step2", title=step2, label=step2, stage=name, kind="network", source="step2",
             flags={"labels": "pseudo", **flags}, command=f"ris train-step2 --method {name}", optional=True,
-            tile=step2, improves=(name,),
+            tile=step2, aside=True, improves=(name,),
         ),
     )  # fmt: skip
 

@@ -50,7 +50,47 @@ def test_a_method_is_dumped_scored_and_shown(ris, tmp_path, capsys):
     assert ris("report", "--out", tmp_path / "report.html", "--quiet") == 0
     page = (tmp_path / "report.html").read_text()
     assert re.search(r"<th[^>]*>Mean colour</th>", page)  # its row of the score table
-    assert page.count('<span class="title">Mean colour') >= 3  # and its column of the gallery
+    columns = re.findall(r'<li class="aside">.*?<span class="title">([^<]*)', page, flags=re.DOTALL)
+    assert columns.count("Mean colour ") >= 3  # and its column of the gallery, which is shown on demand
+    assert "as in the paper's Fig. 2" in page
+
+
+def test_its_settings_are_changed_by_the_table_and_a_dot(ris, tmp_path, capsys):
+    dump = ("dump-responses", "--method", "mean-colour", "--split", "val", "--set")
+    assert ris(*dump, "mean-colour.cells=4") == 0
+    artifact = find_latest(tmp_path / "runs", "tiny", "responses", method="mean-colour", split="val")
+    assert artifact.manifest["configuration"]["mean-colour"] == {"cells": 4}
+    capsys.readouterr()
+    assert ris("status", "--json") == 0
+    states = {row["artifact"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states["responses/mean-colour-val"] == "fresh"  # as it was asked for
+    assert ris(*dump, "mean-color.cells=4") == 1
+    assert "--set mean-color.cells: there is no stage or method 'mean-color'; did you mean 'mean-colour'?" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_method_without_training_is_not_trained(ris, capsys):
+    assert ris("train-step1", "--method", "mean-colour") == 1
+    assert "mean-colour needs no training; run: ris dump-responses --method mean-colour" in capsys.readouterr().err
+
+
+def test_a_method_segments_ones_own_image(ris, tmp_path, capsys):
+    image = next((tmp_path / "data" / "tiny" / "images").glob("*.jpg"))
+    assert ris("predict", image, "the red square", "--method", "mean-colour", "--out", tmp_path / "out") == 0
+    (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert record["network"] == "mean-colour of tiny alone, untrained"
+
+
+def test_step2_learns_from_a_methods_maps(ris, tmp_path):
+    assert ris("dump-responses", "--method", "mean-colour", "--split", "train") == 0
+    assert ris("make-pseudolabels", "--method", "mean-colour") == 0
+    assert ris("train-step2", "--method", "mean-colour") == 0
+    runs = tmp_path / "runs"
+    labels = find_latest(runs, "tiny", "pseudolabels", method="mean-colour", refine=True)
+    step2 = find_latest(runs, "tiny", "step2", method="mean-colour", labels="pseudo")
+    assert step2.manifest["inputs"]["pseudolabels/mean-colour-refine"] == labels.digest
+    assert find_latest(runs, "tiny", "step2", labels="pseudo") is None
 
 
 def test_its_responses_are_made_again_where_its_code_or_settings_changed(ris, tmp_path, capsys, monkeypatch):
