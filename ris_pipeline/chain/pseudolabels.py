@@ -76,14 +76,7 @@ def _fill(context: Context, work: Work, dataset: Dataset, store: ResponseStore, 
             save_thresholded(dataset, store, groups, work.path, config.threshold, advance)
     _save_sheet(work, dataset, groups)
     with context.console.progress("count", len(dataset.refs)) as advance:
-        counts = count_labels(work.path, dataset.refs, advance)
-    work.counts |= {
-        "refs": len(dataset.refs),
-        "images": len(groups),
-        "empty": counts.n_empty,
-        "tiny": counts.n_tiny,
-        "ignored_per_mille": round(1000 * counts.ignored_share),
-    }
+        work.counts |= {"images": len(groups), **count_labels(work.path, dataset.refs, advance)}
     context.say(describe_labels(work.counts))
 
 

@@ -63,7 +63,7 @@ class ResponseStore:
         self.rule = RESPONSE if self.attributes["schema"] == 1 else parse_rule(self.attributes.get("rule"), str(path))
         self._rows = find_rows(path, self.ref_id)
         self._last_read: tuple[int, Grids] | None = None
-        self._selected: npt.NDArray[np.bool_] = group["selected"][:]
+        self.selected_rows: npt.NDArray[np.bool_] = group["selected"][:]  # all False before `select_maps`
 
     @classmethod
     def create(
@@ -136,7 +136,7 @@ class ResponseStore:
 
     @property
     def n_blocks(self) -> int:
-        """Return how many blocks hold the N sentences."""
+        """How many blocks hold the N sentences."""
         return -(-len(self) // self.block_rows)
 
     def rows_of_block(self, block: int) -> range:
@@ -176,7 +176,7 @@ class ResponseStore:
     def missing_blocks(self, *, scored: bool = False) -> list[int]:
         """Return the blocks still to be written, ascending; one that cannot be decoded counts as missing.
 
-        scored: so does one without PRMS scores.
+        `scored`: so does a block without PRMS scores.
         """
         arrays = [self._logits, self._group["prms_score"]] if scored else [self._logits]
 
@@ -223,7 +223,7 @@ class ResponseStore:
 
     @property
     def prms_score(self) -> Grids:
-        """Return the PRMS score of each sentence's map, float32 (N,); NaN where it was not computed."""
+        """The PRMS score of each sentence's map, float32 (N,); NaN where it was not computed."""
         scores: Grids = self._group["prms_score"][:]
         return scores
 
@@ -240,22 +240,17 @@ class ResponseStore:
         for rows in self._rows.values():
             chosen[rows.start + int(np.argmax(scores[rows.start : rows.stop]))] = True
         self._group["selected"][:] = chosen
-        self._selected = chosen
-
-    @property
-    def selected_rows(self) -> npt.NDArray[np.bool_]:
-        """Return bool (N,): True at the row of each ref's chosen map; all False before `select_maps`."""
-        return self._selected
+        self.selected_rows = chosen
 
     @property
     def has_selection(self) -> bool:
-        """Return whether `select_maps` has run."""
+        """Whether `select_maps` has run."""
         return bool(self.selected_rows.any())
 
     def selected(self, ref_id: int) -> int:
         """Return which of a ref's K maps PRMS chose, 0..K−1 as in `rows_of_ref`; RisError if none yet."""
         rows = self.rows_of_ref(ref_id)
-        chosen = np.flatnonzero(self._selected[rows.start : rows.stop])
+        chosen = np.flatnonzero(self.selected_rows[rows.start : rows.stop])
         if not len(chosen):
             raise RisError(f"{self.path}: ref {ref_id} has no selected map; dump the responses with PRMS")
         return int(chosen[0])

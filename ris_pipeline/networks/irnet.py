@@ -5,6 +5,8 @@ released res50_irn.pth maps by translating `resnet50.` to `backbone.resnet.` and
 names (backbone.*, stage*, edge_layers.*, dp_layers.*, fc_dp7.4).
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ class ResNetStages(StageBackbone):
                 module.stride = (1, 1)
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
+        """Return the stem's map and those of layer1..4, as `StageBackbone`."""
         net = self.resnet
         maps = [net.maxpool(net.act1(net.bn1(net.conv1(pixels))))]
         for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
@@ -60,6 +63,7 @@ class ClipStages(StageBackbone):
         self.stage_channels = (self.visual.conv3.out_channels, *clip.level_channels)
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
+        """Return the stem's map and those of layer1..4, as `StageBackbone`."""
         # The average pools round sizes down, so the last row and column would get no feature.
         height, width = pixels.shape[-2:]
         padded = F.pad(pixels, (0, -width % 32, 0, -height % 32))
@@ -83,6 +87,7 @@ class MeanShift(nn.Module):
         self.register_buffer("running_mean", torch.zeros(2))
 
     def forward(self, displacement: Tensor) -> Tensor:
+        """Return the displacement float (B, 2, h, w) less the mean."""
         return displacement - self.running_mean[:, None, None]
 
 
@@ -93,8 +98,7 @@ class IRNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         c1, c2, c3, c4, c5 = backbone.stage_channels
-        # Upsampling factors: every boundary branch to stride 4; the deep displacement branches to stride 8
-        # first.
+        # Upsampling factors: every boundary branch to stride 4; the deep displacement branches to stride 8 first.
         _, _, s3, s4, s5 = backbone.stage_strides
         self.fc_edge1 = _branch(c1, 32, n_groups=4)
         self.fc_edge2 = _branch(c2, 32, n_groups=4)
@@ -111,7 +115,8 @@ class IRNet(nn.Module):
         self.fc_dp7 = nn.Sequential(*_branch(448, 256, n_groups=16), nn.Conv2d(256, 2, 1, bias=False))
         self.mean_shift = MeanShift()
 
-    def train(self, mode: bool = True) -> "IRNet":
+    def train(self, mode: bool = True) -> IRNet:
+        """Return self in training (or evaluation) mode; the backbone stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -127,8 +132,7 @@ class IRNet(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return boundary logits (B, 1, h, w) and displacements (B, 2, h, w) of pixels (B, 3, H, W).
 
-        h = ceil(H / 4). Displacements are (dy, dx) in grid cells, before the mean is taken off: the form
-        that is trained.
+        h = ⌈H/4⌉. Displacements are (dy, dx) in grid cells, before the mean is taken off: the form that is trained.
         """
         with torch.no_grad():
             stages = self.backbone.stages(pixels)
@@ -161,8 +165,7 @@ class IRNet(nn.Module):
     def edge_displacement(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return boundary probabilities (B, 1, h, w), centred displacements (B, 2, h, w) of (B, 3, H, W).
 
-        h = ceil(H / 4). Boundary logits are averaged over the image and its mirror; displacements are the
-        image's.
+        h = ⌈H/4⌉. Boundary logits are averaged over the image and its mirror; displacements are the image's.
         """
         stages = self.backbone.stages(torch.cat([pixels, pixels.flip(-1)]))
         straight, mirrored = self._edge_logits(stages).chunk(2)

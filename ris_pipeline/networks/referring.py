@@ -42,7 +42,7 @@ class ReferringNetwork(nn.Module):
         return (self.clip if self.image_encoder is None else self.image_encoder).grid_side(side)
 
     def freeze_levels(self, n: int) -> None:
-        """Fix the first `n` parts of the image encoder: the stem, then the stages that give c1, c2, …
+        """Fix the first `n` parts of the image encoder: the stem, then the stages that give c1, c2 and so on.
 
         A fixed part gets no gradient, and its BatchNorm keeps the statistics that it has. Call it before
         `parameter_groups`. Raises RisError for an encoder without such stages.

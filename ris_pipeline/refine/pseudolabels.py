@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +123,12 @@ def _is_whole(path: Path, hw: tuple[int, int]) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class LabelCounts:
-    """What pseudo-labels hold, without a look at the truth."""
+def count_labels(folder: Path, refs: Sequence[Ref], advance: Advance) -> dict[str, int]:
+    """Return what the refs' labels in the folder hold, without a look at the truth. Raises RisError for a missing one.
 
-    n_labels: int
-    n_empty: int  # without foreground
-    n_tiny: int  # foreground in less than TINY_SHARE of the image
-    ignored_share: float  # of all pixels, those that no stage learns from
-
-
-def count_labels(folder: Path, refs: Sequence[Ref], advance: Advance) -> LabelCounts:
-    """Return what the refs' labels in the folder hold. Raises RisError where one is missing."""
+    empty: labels without foreground. tiny: with foreground in less than TINY_SHARE of the image. ignored_per_mille: of
+    all pixels, those that no stage learns from.
+    """
     n_empty = n_tiny = n_ignored = n_pixels = 0
     for ref in refs:
         label = load_label(label_path(folder, ref.ref_id))
@@ -145,4 +138,5 @@ def count_labels(folder: Path, refs: Sequence[Ref], advance: Advance) -> LabelCo
         n_ignored += int(np.count_nonzero(label == IGNORE))
         n_pixels += label.size
         advance(1)
-    return LabelCounts(len(refs), n_empty, n_tiny, n_ignored / max(n_pixels, 1))
+    ignored = round(1000 * n_ignored / max(n_pixels, 1))
+    return {"refs": len(refs), "empty": n_empty, "tiny": n_tiny, "ignored_per_mille": ignored}

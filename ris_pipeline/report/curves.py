@@ -16,7 +16,7 @@ Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # {name:
 
 
 def load_curves(path: Path) -> Curves:
-    """{name: (steps float64 (S,), values float64 (S,))} of a metrics.jsonl, in the order of its first line.
+    """Return {name: (steps float64 (S,), values float64 (S,))} of a metrics.jsonl, in the order of its first line.
 
     A step that occurs twice, because a run was resumed before it, counts as last written. What is no finite number
     is left out. Raises RisError, naming the line, where one is not a JSON object with a step.
@@ -41,7 +41,7 @@ def load_curves(path: Path) -> Curves:
 
 
 def summarise_curves(curves: Curves) -> str:
-    """In words: each curve at the beginning and at the end, as the mean of the first and the last tenth."""
+    """Return in words where each curve begins and ends: the means of its first and its last tenth."""
     parts = []
     for name, (_, values) in curves.items():
         tenth = max(1, len(values) // 10)

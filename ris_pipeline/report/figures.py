@@ -44,7 +44,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def check_format(path: Path) -> None:
-    """RisError where the file's name does not end in one of FORMATS."""
+    """Raise RisError where the file's name does not end in one of FORMATS."""
     if path.suffix.lower() not in FORMATS:
         raise RisError(
             f"{path}: a figure is written as {' or '.join(FORMATS)}; name it {path.with_suffix('.pdf').name}"

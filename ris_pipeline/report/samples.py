@@ -23,18 +23,17 @@ PLACE_WORDS = frozenset(
         *("furthest", "background", "foreground", "first", "second", "third", "last"),
     )
 )
-DRAWN = ("random", "best", "worst", "changed")
 _EXTREMES_SHARE = 6  # one part in six each for the best, the worst and the most changed; half is random
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sentence of a split, and how it came into the report: a value of DRAWN."""
+    """One sentence of a split, and how it came into the report."""
 
     split: str
     ref: Ref
     expression: Expression
-    drawn: str
+    drawn: str  # random, best, worst or changed
 
 
 @dataclass(frozen=True, slots=True)

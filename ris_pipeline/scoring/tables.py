@@ -84,7 +84,7 @@ def _find_scores(runs: Path, row: TableRow, column: Column) -> Artifact | None:
 
 
 def build_table(number: int) -> Table:
-    """The paper's table of that number, 1 to 7."""
+    """Return the paper's table of that number, 1 to 7."""
     return (_pointit, _cost, _step1_encoders, _hidden, _lambda, _step2_encoders, _refinement)[number - 1]()
 
 
@@ -159,7 +159,7 @@ def _train_and_val(*metrics: str) -> tuple[Column, ...]:
 
 
 def _flatten(row: Mapping[str, Any]) -> dict[str, float]:
-    """{"train mIoU": …} of {"train": {"mIoU": …}}."""
+    """Return {"train mIoU": …} of {"train": {"mIoU": …}}."""
     flat: dict[str, float] = {}
     for key, value in row.items():
         flat |= (

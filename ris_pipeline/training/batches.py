@@ -21,13 +21,12 @@ from ris_pipeline.training.draws import Draw, Plan
 
 @dataclass(frozen=True)
 class Batch:
-    """N refs on B ≤ N images: pixels float (B, 3, S, S); image_of int64 (N,), each ref's row in pixels;
-    the drawn sentences; targets uint8 (N, S, S), 0, 1 or 255, in Step-2 only."""
+    """N refs on B ≤ N images."""
 
-    pixels: Tensor
-    image_of: Tensor
-    draws: list[Draw]
-    targets: Tensor | None
+    pixels: Tensor  # float (B, 3, S, S)
+    image_of: Tensor  # int64 (N,), each ref's row in pixels
+    draws: list[Draw]  # N: the sentences
+    targets: Tensor | None  # uint8 (N, S, S), 0, 1 or 255; in Step-2 only
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`, the pixels with channels last."""

@@ -28,8 +28,11 @@ SECONDS_BETWEEN_CHECKPOINTS = 120.0
 class Stateful(Protocol):
     """What torch's modules, optimisers and gradient scalers have in common."""
 
-    def state_dict(self) -> Any: ...
-    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+    def state_dict(self) -> Any:
+        """Return what `load_state_dict` takes."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Take over a state."""
 
 
 class Best:
@@ -65,14 +68,18 @@ class TrainingState:
     def __init__(
         self, folder: Path, parts: Mapping[str, Stateful], *, is_writer: bool = True, n_ranks: int = 1
     ) -> None:
-        """Of several processes (n_ranks) on one training all load, and one writes."""
+        """Keep the state of `parts`, by name.
+
+        `is_writer`: true on rank 0, which alone writes; all ranks load. `n_ranks`: a checkpoint of another number of
+        ranks is refused, because their batches differ.
+        """
         self.folder, self.parts, self.is_writer, self.n_ranks = folder, parts, is_writer, n_ranks
         self.n_done = 0
         self.is_finished = False  # as `finish` left it
         self._saved_at = time.monotonic()
 
     def load(self) -> int:
-        """Bring the parts to the last checkpoint, if there is one; returns the number of steps done.
+        """Bring the parts to the last checkpoint, if there is one; return the number of steps done.
 
         Raises RisError for a checkpoint that is damaged, of other networks or of another number of processes, and where
         the processes of one training do not see the same one.

@@ -50,9 +50,9 @@ class Phase:
 
 
 def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
-    """Small pictures of one or two things first: they are learned many times faster than crowded scenes.
+    """Return the phases: first small pictures of one or two things, which are learned much faster than crowded scenes.
 
-    Last, scenes as they look behind a mask, which is how Step-1 and PRMS show them to this CLIP.
+    Last come scenes as they look behind a mask, which is how Step-1 and PRMS show them to this CLIP.
     """
     c = config
     return (
@@ -65,20 +65,19 @@ def curriculum(config: ClipConfig) -> tuple[Phase, ...]:
 
 
 def build_small_clip() -> Clip:
-    """The small CLIP with random values; c4 has stride 16."""
+    """Return the small CLIP with random values; c4 has stride 16."""
     return Clip.from_config(MODEL_CONFIG, last_stride=LAST_STRIDE, **PREPROCESSING)
 
 
 class PairBatches:
-    """The batches of a curriculum, for `train`: float32 pixels (B, 3, S, S), normalised by ImageNet's statistics,
-    and B captions. Steps are counted through all phases."""
+    """The batches of a curriculum, for `train`; steps are counted through all phases."""
 
     def __init__(self, phases: Sequence[Phase], seed: int) -> None:
         self.phases, self.seed = phases, seed
         self.n_steps = self.steps_per_epoch = sum(phase.n_steps for phase in phases)
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
-        """Return the batch of a step."""
+        """Return float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions."""
         p, k = locate(self.phases, step)
         rng = np.random.default_rng([self.seed, p.side, p.stream, k])
         pairs = generate_pairs(rng, p.side, p.n_things, p.with_siblings, p.with_faded)
@@ -93,7 +92,10 @@ class PairBatches:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """Symmetric InfoNCE of normalised features (B, D); pairs with the same caption are not each other's negatives."""
+    """Return the symmetric InfoNCE, a float scalar, of features float (B, D) of length 1.
+
+    Pairs with the same caption are not each other's negatives.
+    """
     logits = scale * image @ text.T
     same = find_equal(captions) & ~torch.eye(len(captions), dtype=torch.bool)
     logits = logits.masked_fill(same.to(logits.device), -math.inf)

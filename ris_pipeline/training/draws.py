@@ -59,7 +59,7 @@ class Plan:
         return [[self._draw(ref, epoch) for ref in self._share(batch)] for batch in batches]
 
     def _share(self, batch: list[int]) -> list[int]:
-        """This rank's part of a batch: never empty, and no ref is in two parts while there is one for each rank."""
+        """Return this rank's part of a batch, never empty; no ref is in two parts while there are as many as ranks."""
         start, stop = (rank * len(batch) // self.n_ranks for rank in (self.rank, self.rank + 1))
         return batch[start : max(stop, start + 1)]
 
@@ -75,7 +75,7 @@ class Plan:
         return Draw(index, expression, negatives)
 
     def _without(self, sentence: str, negatives: tuple[str, ...], refs: Sequence[Ref]) -> tuple[str, ...]:
-        """The negatives with another sentence of `refs` in place of the own one; without it where there is none."""
+        """Return the negatives with another sentence of `refs` in place of the own; without it where there is none."""
         others = [e.sentence for ref in refs for e in ref.expressions if e.sentence != sentence]
         return tuple(
             text if text != sentence else others[k % len(others)]
@@ -84,7 +84,7 @@ class Plan:
         )
 
     def _strangers(self, ref: Ref, rng: np.random.Generator) -> list[Ref]:
-        """Refs of other images, for a ref that is alone in its own."""
+        """Return refs of other images, for a ref that is alone in its own."""
         picks = (self.dataset.refs[rng.integers(len(self.dataset.refs))] for _ in range(8 * self.n_negatives))
         return [other for other in picks if other.image_id != ref.image_id][: self.n_negatives]
 
@@ -95,7 +95,7 @@ def _any_sentence(refs: Sequence[Ref], rng: np.random.Generator) -> str:
 
 
 def _shuffle_groups(dataset: Dataset, size: int, rng: np.random.Generator) -> list[list[int]]:
-    """All refs in random order, in groups of up to size refs of one image."""
+    """Return all refs in random order, in groups of up to size refs of one image."""
     if size == 1:
         return [[int(i)] for i in rng.permutation(len(dataset.refs))]
     by_image: dict[int, list[int]] = {}
@@ -106,7 +106,7 @@ def _shuffle_groups(dataset: Dataset, size: int, rng: np.random.Generator) -> li
 
 
 def _deal(dataset: Dataset, order: list[int], n_batches: int, size: int, rng: np.random.Generator) -> list[list[int]]:
-    """The refs dealt to the batches like cards, image by image: neighbours, so those of one image, come apart."""
+    """Return the refs dealt to the batches like cards, image by image, so that those of one image come apart."""
     by_image: dict[int, list[int]] = {}
     n_left = n_batches * size
     for ref in order:

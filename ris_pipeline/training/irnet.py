@@ -41,7 +41,7 @@ class SeedFile:
 def augment(
     image: NDArray[np.uint8], seed: NDArray[np.uint8], crop: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A crop × crop cut of the image and its labels, rescaled and mirrored at random; IGNORE outside the image."""
+    """Return a crop × crop cut of image and labels, rescaled and mirrored at random; IGNORE outside the image."""
     scale = rng.uniform(*SCALES)
     h, w = (max(round(side * scale), 1) for side in seed.shape)
     # PIL's filters, as IRNet: antialiased where they make smaller, which OpenCV's are not, and on pixel centres.
@@ -145,8 +145,8 @@ def train_irnet(
     workers: int,
     report: Report,
 ) -> None:
-    """Train the heads in place and leave folder/WEIGHTS; weights that were published there are loaded."""
-    if (folder / WEIGHTS).exists() and not (folder / RESUME).exists():  # a repair of the labels
+    """Train the heads in place and leave folder/WEIGHTS; where a finished training left them, load them."""
+    if (folder / WEIGHTS).exists() and not (folder / RESUME).exists():  # labels that are made again, as after --repair
         net.to(device).load_state_dict(load_file(folder / WEIGHTS))
         return
     train(

@@ -20,7 +20,7 @@ class IRNetLosses(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """Return (alike + different) / 2 + (foreground + background displacement) / 2."""
+        """(alike + different) / 2 + (foreground + background displacement) / 2."""
         return sum(self, start=torch.zeros_like(self.alike)) / 2
 
 

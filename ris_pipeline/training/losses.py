@@ -20,7 +20,7 @@ COSINE_MIN, COSINE_MAX = 1e-4, 0.9999  # the released code's limits of the cosin
 
 
 def classification_loss(S: Tensor, targets: Tensor) -> Tensor:
-    """Return the classification loss, a float scalar ≥ 0: does the image contain what the text says?
+    """Return the classification loss, a float scalar ≥ 0: how wrong S is on which texts are about which image.
 
     `S` float (B, N, h, w); `targets` bool or float (B, N), 1 where text j is about image i; several texts may
     be about one image.

@@ -12,7 +12,6 @@ from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
 from ris_pipeline.refine.pseudolabels import (
-    LabelCounts,
     compute_selected_maps,
     count_labels,
     save_refined,
@@ -131,7 +130,7 @@ def test_what_labels_hold_is_counted(labels):
     ):
         save_label(labels / f"{ref_id}.png", label)
     refs = [Ref(i, 0, "train", (Expression(i, "a"),), None, None) for i in range(4)]
-    assert count_labels(labels, refs, lambda n: None) == LabelCounts(4, n_empty=2, n_tiny=1, ignored_share=0.25)
+    assert count_labels(labels, refs, lambda n: None) == {"refs": 4, "empty": 2, "tiny": 1, "ignored_per_mille": 250}
 
 
 def test_any_response_is_foreground_by_default(tmp_path, labels):

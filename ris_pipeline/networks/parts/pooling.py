@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def resize_positions(table: Tensor, hw: tuple[int, int]) -> Tensor:
-    """The pooling's positional table (1 + s·s, C) for a grid of hw cells: (1 + h·w, C), bilinear where they differ."""
+    """Return the pooling's positional table (1 + s·s, C) for a grid of hw cells, (1 + h·w, C): bilinear."""
     side = round((table.shape[0] - 1) ** 0.5)
     if (side, side) == hw:
         return table
@@ -20,7 +20,7 @@ def resize_positions(table: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def attention_pool(pooling: Any, c4: Tensor) -> Tensor:
-    """The image feature (B, D) of c4 (B, C, h, w): what open_clip's AttentionPool2d gives, for any h×w.
+    """Return the image feature float (B, D) of c4 float (B, C, h, w), as open_clip's AttentionPool2d, for any h×w.
 
     Only the mean token asks, so one query is computed where open_clip computes 1 + h·w.
     """

@@ -86,7 +86,7 @@ def read_released(path: Path, kind: Kind | None = None) -> Released:
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> Kind | None:
-    """Return the kind of checkpoint that has entries of these names, None for a kind that is not known."""
+    """Return the kind of checkpoint that has entries of these names, None for an unknown kind."""
     kinds: tuple[Kind, ...] = get_args(Kind)
     for kind in kinds:
         if any(name.startswith(_SIGNS[kind]) for name in tensors):
@@ -104,7 +104,7 @@ def translate_irn(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor
         if _INDEX_TABLES.fullmatch(name):
             continue
         first = _first_name(name)
-        if first != name and first in tensors and not _same(value, tensors[first]):
+        if first != name and first in tensors and not _are_equal(value, tensors[first]):
             raise RisError(f"{path}: {name} and {first} differ, which are one tensor in IRNet: get the file anew")
         ours[first.replace("resnet50.", "backbone.resnet.", 1)] = value
     return ours
@@ -155,15 +155,16 @@ def _compare(path: Path, kind: Kind, expected: Mapping[str, Tensor], found: Mapp
 
 
 def _find_hidden(tensors: Mapping[str, Tensor]) -> int:
-    """The width that most of Step-1's own entries have: one misshapen entry does not decide it."""
+    """Return the width that most of Step-1's own entries have: a single misshapen entry does not decide it."""
     widths = [t.shape[0] for name, t in tensors.items() if name.startswith(_SIGNS["tris-step1"]) and t.ndim]
     return int(mode(widths)) if widths else Step1Config().hidden
 
 
 def _find_clip_name(tensors: Mapping[str, Tensor]) -> str:
-    """The model of open_clip's, with QuickGELU, that shares most sizes with a CLIP in OpenAI's naming.
+    """Return the open_clip model with QuickGELU whose sizes are nearest to those of a CLIP in OpenAI's naming.
 
-    Not the one that shares all: where an entry is missing or misshapen, the comparison that follows is to name it.
+    The nearest, not an equal one: a damaged checkpoint is still compared with the right model, so that the error names
+    the entry that is missing or misshapen.
     """
     sizes = _sizes(tensors)
     configs = {name: open_clip.get_model_config(name) for name in open_clip.list_models() if "quickgelu" in name}
@@ -176,7 +177,7 @@ def _find_clip_name(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Layers, widths and lengths, as OpenAI's own loader tells them from the shapes."""
+    """Return layers, widths and lengths, as OpenAI's own loader tells them from the shapes."""
     text = {
         "embed_dim": _side(tensors, "text_projection", 1),
         "words": _side(tensors, "ln_final.weight", 0),
@@ -224,5 +225,5 @@ def _first_name(name: str) -> str:
     return name
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() or torch.equal(a, b)
