@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ris_pipeline.chain.scores import score as score
     from ris_pipeline.chain.train import train_step1 as train_step1
     from ris_pipeline.chain.train import train_step2 as train_step2
+    from ris_pipeline.networks.load import build_step1 as build_step1
+    from ris_pipeline.networks.load import build_step2 as build_step2
     from ris_pipeline.predict import Prediction as Prediction
     from ris_pipeline.predict import Segmenter as Segmenter
 
@@ -22,6 +24,8 @@ __version__ = "0.1.0"
 _OFFERED = {
     "Prediction": "predict",
     "Segmenter": "predict",
+    "build_step1": "networks.load",
+    "build_step2": "networks.load",
     "dump_responses": "chain.responses",
     "make_pseudolabels": "chain.pseudolabels",
     "score": "chain.scores",

@@ -144,6 +144,12 @@ class Step2Config:
     validate_refs: Natural = 0  # as Step1Config.validate_refs
     select: Select = "last"  # as Step1Config.select
 
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """The decoder's channels at c1..c4."""
+        w = self.decoder_width
+        return w, 2 * w, 4 * w, 8 * w
+
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class ScoreConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -63,9 +63,9 @@ def measure_cost(
     """
     network: Step1 | Step2
     if isinstance(config, Step1Config):
-        network = build_step1(replace(config, clip_weights=None, image_encoder_weights=None, project_from_clip=False))
+        network = build_step1(config.clip, hidden=config.hidden, image_encoder=config.image_encoder)
     else:
-        network = build_step2(replace(config, clip_weights=None, image_encoder_weights=None))
+        network = build_step2(config.clip, widths=config.widths, image_encoder=config.image_encoder)
     network.to(device).to(memory_format=torch.channels_last).eval()
     times = measure_parts(network, config.input_size, precision, advance)
     counts = count_parts(network.to("meta"), config.input_size)

@@ -21,7 +21,8 @@ from tiny import TINY
 def networks():
     """Step-1 and Step-2 of the paper, without values."""
     with torch.device("meta"):
-        return build_step1(Step1Config(clip_weights=None)).eval(), build_step2(Step2Config(clip_weights=None)).eval()
+        step1 = build_step1("RN50-quickgelu", hidden=1024)
+        return step1.eval(), build_step2("RN50-quickgelu", widths=(64, 128, 256, 512)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,9 @@ def test_parts_add_up(counts):
 
 def test_another_image_encoder():
     """Swin-B: CLIP's own image encoder is not used."""
-    config = Step2Config(clip_weights=None, image_encoder="swin_base_patch4_window7_224", image_encoder_weights=None)
+    widths = (64, 128, 256, 512)
     with torch.device("meta"):
-        network = build_step2(config)
+        network = build_step2("RN50-quickgelu", widths=widths, image_encoder="swin_base_patch4_window7_224")
     parts = {name: n_parameters for name, n_parameters, _ in count_parts(network.eval(), 320)}
     assert parts["all"] == sum(p.numel() for p in network.parameters())
     assert 80e6 < parts["image encoder"] < 90e6  # Swin-B has 88 M, its classifier included
@@ -96,11 +97,11 @@ def tiny():
     return Clip.from_config(TINY).eval()
 
 
-@pytest.mark.parametrize("kind", [Step1, Step2])
-def test_time(kind, tiny, monkeypatch):
+@pytest.mark.parametrize(("kind", "sizes"), [(Step1, {"hidden": 8}), (Step2, {"widths": (4, 4, 4, 4)})])
+def test_time(kind, sizes, tiny, monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock) / 1000)  # every call takes a millisecond
-    network = kind(tiny, tiny).eval()
+    network = kind(tiny, tiny, **sizes).eval()
     passes = []
     *parts, whole = measure_parts(network, 64, "fp32", lambda: passes.append(1))
     assert len(passes) == cost.WARM_UP + cost.REPEATS
@@ -114,7 +115,7 @@ def test_time(kind, tiny, monkeypatch):
 )
 def test_what_is_timed_runs_in_the_precision_asked_for(precision, dtype, tiny, monkeypatch):
     monkeypatch.setattr(cost, "REPEATS", 1)
-    network = Step1(tiny, tiny).eval()
+    network = Step1(tiny, tiny, hidden=8).eval()
     dtypes = []
     network.vis_project.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     measure_parts(network, 64, precision, lambda: None)

@@ -14,13 +14,15 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 
 import ris_pipeline
+from ris_pipeline.artifacts.files import render_json
+from ris_pipeline.artifacts.identity import with_checksum
 from ris_pipeline.artifacts.layout import MANIFEST, WEIGHTS
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets.io.images import to_pixels
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE, compute_map
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.load import build_step1, build_step2
+from ris_pipeline.networks.load import step1_from_config, step2_from_config
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.predict import Prediction, Segmenter
 from tiny import TINY
@@ -41,12 +43,13 @@ def clip_folder(tmp_path_factory) -> Path:
 
 def save_artifact(folder: Path, stage: str, config, network) -> None:
     save_file(network.state_dict(), folder / WEIGHTS)
-    (folder / MANIFEST).write_text(json.dumps({"stage": stage, "flags": {}, "configuration": asdict(config)}))
+    manifest = with_checksum({"stage": stage, "flags": {}, "configuration": asdict(config)})
+    (folder / MANIFEST).write_text(render_json(manifest))
 
 
 def test_step1(clip_folder, tmp_path):
     config = Step1Config(clip=str(clip_folder), clip_weights=None, hidden=8, input_size=96)
-    network = build_step1(config).eval()
+    network = step1_from_config(config).eval()
     save_artifact(tmp_path, "step1", config, network)
     found = Segmenter.load(tmp_path)(IMAGE, SENTENCES)
     pixels = to_pixels(IMAGE, 96)[None]
@@ -61,7 +64,7 @@ def test_step1(clip_folder, tmp_path):
 
 def test_step2(clip_folder, tmp_path):
     config = Step2Config(clip=str(clip_folder), clip_weights=None, input_size=64)
-    network = build_step2(config).eval()
+    network = step2_from_config(config).eval()
     save_artifact(tmp_path, "step2", config, network)
     found = Segmenter.load(tmp_path)(IMAGE, SENTENCES)
     pixels = to_pixels(IMAGE, 64)[None]
@@ -75,7 +78,7 @@ def test_step2(clip_folder, tmp_path):
 
 
 def test_an_artifact_of_another_stage(tmp_path):
-    (tmp_path / MANIFEST).write_text('{"stage": "responses", "flags": {}}')
+    (tmp_path / MANIFEST).write_text(render_json(with_checksum({"stage": "responses", "flags": {}})))
     with pytest.raises(RisError, match="an artifact of responses, which does not segment"):
         Segmenter.load(tmp_path)
     with pytest.raises(RisError, match=r"nowhere: no such checkpoint"):
@@ -96,8 +99,12 @@ def test_a_folder_that_holds_artifacts_names_them(tmp_path):
 def segmenters(clip_folder, tmp_path_factory) -> dict[str, Segmenter]:
     found = {}
     for stage, config, build in (
-        ("step1", Step1Config(clip=str(clip_folder), clip_weights=None, hidden=8, input_size=96), build_step1),
-        ("step2", Step2Config(clip=str(clip_folder), clip_weights=None, input_size=64, decoder_width=4), build_step2),
+        ("step1", Step1Config(clip=str(clip_folder), clip_weights=None, hidden=8, input_size=96), step1_from_config),
+        (
+            "step2",
+            Step2Config(clip=str(clip_folder), clip_weights=None, input_size=64, decoder_width=4),
+            step2_from_config,
+        ),
     ):
         folder = tmp_path_factory.mktemp(stage)
         save_artifact(folder, stage, config, build(config))

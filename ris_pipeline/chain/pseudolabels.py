@@ -91,11 +91,11 @@ def _refine(
     """Train IRNet unless it is given, then walk; both resume a broken run."""
     import torch
 
-    from ris_pipeline.networks.load import build_irnet
+    from ris_pipeline.networks.load import irnet_from_config
     from ris_pipeline.refine.pseudolabels import save_refined
 
     torch.manual_seed(context.seed)
-    net = build_irnet(config)
+    net = irnet_from_config(config)
     if config.irnet is None:
         _train_irnet(context, config, work, dataset, store, groups[: config.irn_images or None], net)
     with work.timed("walk"), context.console.progress("labels", len(dataset.refs)) as advance:

@@ -69,13 +69,13 @@ def dump_responses(
 
 def _build_aux(context: Context, trained: Artifact | None) -> Clip:
     """Return the CLIP with which PRMS judges maps: of the training, or, for a compared method, of the card's Step-1."""
-    from ris_pipeline.networks.load import build_aux, config_from_manifest
+    from ris_pipeline.networks.load import aux_from_config, config_from_manifest
 
     if trained is not None and method_of(trained).is_tris:
         config = config_from_manifest(Step1Config, trained.manifest)
     else:
         config = context.resolve(Step1Config, "step1", beside=True)
-    return build_aux(config).to(context.device)
+    return aux_from_config(config).to(context.device)
 
 
 def _dump(

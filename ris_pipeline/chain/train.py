@@ -124,7 +124,7 @@ def train_step2(
     )
     if context.is_due(request):
         from ris_pipeline.methods.tris import Step2Responder
-        from ris_pipeline.networks.load import build_step2
+        from ris_pipeline.networks.load import step2_from_config
         from ris_pipeline.training.batches import RefLabels, TrueMasks
         from ris_pipeline.training.draws import Plan
         from ris_pipeline.training.tasks import Step2Task
@@ -137,7 +137,7 @@ def train_step2(
         encoders = step1.path / WEIGHTS if step1 else None
         _train(
             context, request, resolved, plan, lambda network: Step2Responder(network, resolved.input_size),
-            lambda: Step2Task(build_step2(resolved, step1=encoders, init=start), resolved), lambda folder: targets,
+            lambda: Step2Task(step2_from_config(resolved, start, step1=encoders), resolved), lambda folder: targets,
         )  # fmt: skip
     return find(request)
 

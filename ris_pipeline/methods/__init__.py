@@ -88,10 +88,9 @@ class Method:
         if not self.trained:
             responder = self.code.load(config, device)
         else:
-            import torch
+            from ris_pipeline.networks.load import freeze
 
-            network = self.code.build(config, weights).requires_grad_(False).eval()
-            responder = self.code.wrap(network.to(device, memory_format=torch.channels_last), config)
+            responder = self.code.wrap(freeze(self.code.build(config, weights), device), config)
         return responder
 
 

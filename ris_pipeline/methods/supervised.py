@@ -21,7 +21,7 @@ from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.methods.configs import SupervisedConfig
 from ris_pipeline.methods.tris import Step1Responder
-from ris_pipeline.networks.load import build_step1
+from ris_pipeline.networks.load import step1_from_config
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.draws import Plan
@@ -48,7 +48,7 @@ class SupervisedTask(ReferringTask):
 
 def build(config: SupervisedConfig, weights: Path | None) -> Step1:
     """Return Step-1, of the weights in a file or with the encoders' of the configuration."""
-    return build_step1(_as_step1(config), init=weights)
+    return step1_from_config(_as_step1(config), weights)
 
 
 def build_task(network: Step1, config: SupervisedConfig) -> SupervisedTask:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,13 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION, Rule
 from ris_pipeline.methods import method_of
-from ris_pipeline.networks.load import build_aux, build_released, build_step1, build_step2, config_from_manifest
+from ris_pipeline.networks.load import (
+    aux_from_config,
+    config_from_manifest,
+    freeze,
+    step1_from_config,
+    step2_from_config,
+)
 from ris_pipeline.networks.referring import Levels, ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
@@ -111,12 +116,12 @@ class Step2Responder(_TrisResponder):
 
 def build(config: Step1Config, weights: Path | None) -> Step1:
     """Return Step-1, of the weights in a file or with the encoders' of the configuration."""
-    return build_step1(config, init=weights)
+    return step1_from_config(config, weights)
 
 
 def build_task(network: Step1, config: Step1Config) -> Step1Task:
     """Return Step-1's task, with the frozen CLIP of the configuration."""
-    return Step1Task(network, build_aux(config), config)
+    return Step1Task(network, aux_from_config(config), config)
 
 
 def plan(dataset: Dataset, config: Step1Config, seed: int) -> Plan:
@@ -140,18 +145,20 @@ def load_network(artifact: Artifact, device: torch.device) -> Responder:
         return method.load(config_from_manifest(method.config, artifact.manifest), device, artifact.path / WEIGHTS)
     if stage == "step2":
         config = config_from_manifest(Step2Config, artifact.manifest)
-        return Step2Responder(build_step2(config, artifact.path / WEIGHTS).to(device), config.input_size)
+        network = step2_from_config(config, artifact.path / WEIGHTS)
+        return Step2Responder(freeze(network, device), config.input_size)
     raise RisError(f"{artifact.path}: an artifact of {stage}, which does not segment; give one of step1 or step2")
 
 
 def load_released(file: Path, device: torch.device) -> Responder:
     """Return the network of a checkpoint that TRIS released (.pth); RisError where it is none."""
     released = read_released(file)
-    network: Any = build_released(released, file).to(device)
-    if isinstance(released.config, Step1Config):
-        return Step1Responder(network, released.config.input_size)
-    assert isinstance(released.config, Step2Config)  # build_released refuses the others
-    return Step2Responder(network, released.config.input_size)
+    config = released.config
+    if isinstance(config, Step1Config):
+        return Step1Responder(freeze(step1_from_config(config, file), device), config.input_size)
+    if isinstance(config, Step2Config):
+        return Step2Responder(freeze(step2_from_config(config, file), device), config.input_size)
+    raise RisError(f"{file}: a checkpoint of kind {released.kind}, which does not segment; give one of TRIS")
 
 
 def load_untrained(config: Step1Config, device: torch.device) -> Responder:
@@ -162,5 +169,4 @@ def load_untrained(config: Step1Config, device: torch.device) -> Responder:
     """
     if not config.project_from_clip:
         raise RisError("an untrained Step-1 gives maps of CLIP only with project_from_clip; train it first")
-    network = build_step1(config).requires_grad_(False).eval()
-    return Step1Responder(network.to(device), config.input_size, centred=True)
+    return Step1Responder(freeze(step1_from_config(config), device), config.input_size, centred=True)

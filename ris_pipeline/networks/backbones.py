@@ -1,9 +1,9 @@
-"""The image encoders: CLIP's own, or ResNet-50 and Swin-B of ImageNet (TRIS, ICCV 2023, Table 3)."""
+"""The image encoders beside CLIP's own: ResNet-50 and Swin-B of ImageNet (TRIS, ICCV 2023, Table 3)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import timm
 import torch.nn.functional as F
@@ -12,24 +12,9 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ris_pipeline.errors import DownloadError, RisError
-from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
 
 TIMM_NAMES = ("resnet50", "swin_base_patch4_window7_224")
-
-
-class ImageEncoder(Protocol):
-    """What Step-1 and Step-2 ask of an image encoder."""
-
-    @property
-    def level_channels(self) -> tuple[int, int, int, int]:
-        """Channels of c1..c4."""
-
-    def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return c1..c4 of `pixels` float (B, 3, H, W): float (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
-
-    def grid_side(self, side: int) -> int:
-        """Return the cells along a side of c4 for images of `side` pixels."""
 
 
 class TimmEncoder(nn.Module):
@@ -63,22 +48,15 @@ class TimmEncoder(nn.Module):
         return -(-side // 32)
 
 
-def build_image_encoder(name: str, weights: str | None, clip: Clip) -> Clip | TimmEncoder:
-    """Return the image encoder called `name`: "clip" gives `clip` itself, the others come from timm.
+def load_timm_network(name: str, weights: str | None) -> nn.Module:
+    """Return timm's network `name`, one of TIMM_NAMES, without its classifier.
 
     `weights` is one of timm's tags for that network ("tv_in1k"), which timm downloads, or a local file with
-    timm's, torchvision's or Swin's own names; None means random values. For "clip" it does not apply.
+    timm's, torchvision's or Swin's own names; None means random values.
     Raises RisError for an unknown name or tag, and for a file that cannot be read or does not fit.
     """
-    if name == "clip":
-        return clip
-    return TimmEncoder(name, load_timm_network(name, weights))
-
-
-def load_timm_network(name: str, weights: str | None) -> nn.Module:
-    """Return timm's network `name` without its classifier; names, weights and errors as above."""
     if name not in TIMM_NAMES:
-        raise RisError(f"{name}: no such image encoder; there are clip, {', '.join(TIMM_NAMES)}")
+        raise RisError(f"{name}: no such image encoder; there are {', '.join(TIMM_NAMES)}")
     if weights is None:
         return _create(name)
     if f"{name}.{weights}" in timm.list_pretrained(f"{name}.*"):

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 
-if TYPE_CHECKING:
-    from ris_pipeline.networks.backbones import ImageEncoder
-
 Levels = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _STAGE_NAME = re.compile(r"layers?_?\d")  # layer1 in a ResNet, layers_0 in timm's flattened Swin
+
+
+class ImageEncoder(Protocol):
+    """What Step-1 and Step-2 ask of an image encoder."""
+
+    @property
+    def level_channels(self) -> tuple[int, int, int, int]:
+        """Channels of c1..c4."""
+
+    def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return c1..c4 of `pixels` float (B, 3, H, W): float (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
+
+    def grid_side(self, side: int) -> int:
+        """Return the cells along a side of c4 for images of `side` pixels."""
 
 
 class ReferringNetwork(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,7 @@ from torch.nn import functional as F
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.parts.bilateral_prompt import BilateralPrompt
-from ris_pipeline.networks.referring import ReferringNetwork
-
-if TYPE_CHECKING:
-    from ris_pipeline.networks.backbones import ImageEncoder
+from ris_pipeline.networks.referring import ImageEncoder, ReferringNetwork
 
 
 class Step1(ReferringNetwork):
@@ -24,7 +20,7 @@ class Step1(ReferringNetwork):
     All names but `clip.*` and `image_encoder.*` are those of the released checkpoints.
     """
 
-    def __init__(self, clip: Clip, image_encoder: ImageEncoder, hidden: int = 1024) -> None:
+    def __init__(self, clip: Clip, image_encoder: ImageEncoder, hidden: int) -> None:
         super().__init__(clip, image_encoder)
         self.vis_project = nn.Conv2d(image_encoder.level_channels[-1], hidden, 1)
         self.lan_project = nn.Linear(clip.embed_dim, hidden)

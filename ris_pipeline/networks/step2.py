@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.parts.pixel_attention import PixelAttention, of_sentences
-from ris_pipeline.networks.referring import Levels, ReferringNetwork
-
-if TYPE_CHECKING:
-    from ris_pipeline.networks.backbones import ImageEncoder
+from ris_pipeline.networks.referring import ImageEncoder, Levels, ReferringNetwork
 
 Widths = tuple[int, int, int, int]
 
@@ -24,7 +19,7 @@ class Step2(ReferringNetwork):
     All names but `clip.*` and `image_encoder.*` are those of the released checkpoints.
     """
 
-    def __init__(self, clip: Clip, image_encoder: ImageEncoder, widths: Widths = (64, 128, 256, 512)) -> None:
+    def __init__(self, clip: Clip, image_encoder: ImageEncoder, widths: Widths) -> None:
         super().__init__(clip, image_encoder)
         c1, c2, c3, c4 = image_encoder.level_channels
         self.attention2 = PixelAttention(c2, clip.word_width)

@@ -36,7 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Pat
     from safetensors.torch import save_file
 
     from ris_pipeline.artifacts.layout import WEIGHTS
-    from ris_pipeline.networks.load import build_step1
+    from ris_pipeline.networks.load import step1_from_config
 
     root = tmp_path_factory.mktemp("demo")
     (root / "tiny.toml").write_text(
@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Pat
     torch.manual_seed(0)
     request = context_of(options).request("step1", config)
     with publish(request) as work:
-        weights = {name: value.contiguous() for name, value in build_step1(config).state_dict().items()}
+        weights = {name: value.contiguous() for name, value in step1_from_config(config).state_dict().items()}
         save_file(weights, work.path / WEIGHTS)
     artifact = find(request)
     assert artifact is not None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks import backbones
-from ris_pipeline.networks.backbones import TimmEncoder, build_image_encoder
+from ris_pipeline.networks.backbones import TimmEncoder
 from ris_pipeline.networks.clip import Clip
 
 RESNET, SWIN = backbones.TIMM_NAMES
@@ -46,19 +46,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", create_small)
 
 
-def build(name: str, weights: str | None, clip: Clip) -> TimmEncoder:
-    encoder = build_image_encoder(name, weights, clip)
-    assert isinstance(encoder, TimmEncoder)
-    return encoder.eval()
+def build(name: str, weights: str | None) -> TimmEncoder:
+    return TimmEncoder(name, backbones.load_timm_network(name, weights)).eval()
 
 
 @pytest.mark.parametrize(
     ("name", "channels", "n_parameters"),
     [(RESNET, (256, 512, 1024, 2048), 23_508_032), (SWIN, (128, 256, 512, 1024), 86_741_176)],
 )
-def test_real_networks(clip: Clip, name: str, channels: tuple[int, ...], n_parameters: int) -> None:
+def test_real_networks(name: str, channels: tuple[int, ...], n_parameters: int) -> None:
     with torch.device("meta"):  # shapes alone
-        encoder = build(name, None, clip)
+        encoder = build(name, None)
         levels = encoder.levels(torch.empty(1, 3, 320, 320))
     assert sum(p.numel() for p in encoder.parameters()) == n_parameters
     assert encoder.level_channels == channels
@@ -73,8 +71,8 @@ def test_real_networks(clip: Clip, name: str, channels: tuple[int, ...], n_param
     [((256, 256), [(64, 64), (32, 32), (16, 16), (8, 8)]), ((75, 101), [(19, 26), (10, 13), (5, 7), (3, 4)])],
 )
 @torch.no_grad()
-def test_any_input_size(clip: Clip, name: str, hw: tuple[int, int], grids: list[tuple[int, int]]) -> None:
-    encoder = build(name, None, clip)
+def test_any_input_size(name: str, hw: tuple[int, int], grids: list[tuple[int, int]]) -> None:
+    encoder = build(name, None)
     levels = encoder.levels(torch.rand(2, 3, *hw))
     assert [tuple(level.shape[2:]) for level in levels] == grids
     assert tuple(level.shape[1] for level in levels) == encoder.level_channels
@@ -83,8 +81,8 @@ def test_any_input_size(clip: Clip, name: str, hw: tuple[int, int], grids: list[
 
 @pytest.mark.usefixtures("small")
 @torch.no_grad()
-def test_swins_levels_are_its_stages_channels_first(clip: Clip) -> None:
-    encoder, pixels = build(SWIN, None, clip), torch.rand(1, 3, 64, 96)
+def test_swins_levels_are_its_stages_channels_first() -> None:
+    encoder, pixels = build(SWIN, None), torch.rand(1, 3, 64, 96)
     x = encoder.model.patch_embed(pixels)  # (1, 16, 24, 8), channels last
     for number, level in enumerate(encoder.levels(pixels)):
         x = encoder.model[f"layers_{number}"](x)
@@ -94,19 +92,15 @@ def test_swins_levels_are_its_stages_channels_first(clip: Clip) -> None:
 
 @pytest.mark.usefixtures("small")
 @torch.no_grad()
-def test_swin_sees_across_windows_on_the_deepest_grid(clip: Clip) -> None:
+def test_swin_sees_across_windows_on_the_deepest_grid() -> None:
     """A 10×10 grid has four windows of 7; the shift must join them."""
-    stage = build(SWIN, None, clip).model["layers_3"]
+    stage = build(SWIN, None).model["layers_3"]
     x = torch.randn(1, 20, 20, 32)
     other = x.clone()
     other[0, 12:14, 12:14] = torch.randn(2, 2, 32)  # cell (6, 6), the last of the first window
     changed = (stage(x) - stage(other)).abs().amax(dim=(0, 3)) > 1e-7
     assert changed[0, 0]
     assert changed[8, 8]  # in another window
-
-
-def test_clip_is_its_own_image_encoder(clip: Clip) -> None:
-    assert build_image_encoder("clip", None, clip) is clip
 
 
 def classifier(name: str) -> dict[str, Tensor]:
@@ -126,7 +120,7 @@ def official_swin_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("naming", [RESNET, SWIN, "official swin"])
 @torch.no_grad()
-def test_local_files(clip: Clip, tmp_path: Path, naming: str) -> None:
+def test_local_files(tmp_path: Path, naming: str) -> None:
     name = RESNET if naming == RESNET else SWIN
     network = backbones.load_timm_network(name, None)
     for parameter in network.parameters():
@@ -136,13 +130,13 @@ def test_local_files(clip: Clip, tmp_path: Path, naming: str) -> None:
         torch.save({"model": official_swin_names(state)}, tmp_path / "weights.pth")
     else:
         torch.save(state | classifier(name), tmp_path / "weights.pth")
-    loaded = build(name, str(tmp_path / "weights.pth"), clip)
+    loaded = build(name, str(tmp_path / "weights.pth"))
     expected = TimmEncoder(name, network)
     torch.testing.assert_close(dict(loaded.state_dict()), dict(expected.state_dict()))
 
 
 @pytest.mark.usefixtures("small")
-def test_a_tag_is_left_to_timm(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_is_left_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, bool]] = []
 
     def fail(name: str, pretrained: bool, **_: Any) -> nn.Module:
@@ -151,20 +145,20 @@ def test_a_tag_is_left_to_timm(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(RisError, match="tv_in1k of resnet50 did not download"):
-        build_image_encoder(RESNET, "tv_in1k", clip)
+        backbones.load_timm_network(RESNET, "tv_in1k")
     assert asked == [("resnet50.tv_in1k", True)]
 
 
 @pytest.mark.usefixtures("small")
-def test_user_errors(clip: Clip, tmp_path: Path) -> None:
-    with pytest.raises(RisError, match="resnet51: no such image encoder; there are clip, resnet50"):
-        build_image_encoder("resnet51", None, clip)
+def test_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(RisError, match="resnet51: no such image encoder; there are resnet50"):
+        backbones.load_timm_network("resnet51", None)
     with pytest.raises(RisError, match=r"imagenet: neither a file nor .* ms_in22k"):
-        build_image_encoder(SWIN, "imagenet", clip)
+        backbones.load_timm_network(SWIN, "imagenet")
     path = tmp_path / "weights.pth"
     torch.save({"conv1.weight": torch.zeros(1)}, path)
     with pytest.raises(RisError, match=r"missing: bn1.weight, .* more; misshapen: conv1.weight \(1,\) for"):
-        build_image_encoder(RESNET, str(path), clip)
+        backbones.load_timm_network(RESNET, str(path))
     torch.save({"layers.9.attn.relative_position_bias_table": torch.zeros(1)}, path)
     with pytest.raises(RisError, match="not the weights of swin"):
-        build_image_encoder(SWIN, str(path), clip)
+        backbones.load_timm_network(SWIN, str(path))

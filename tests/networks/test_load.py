@@ -10,11 +10,12 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.irnet import ClipStages, ResNetStages
 from ris_pipeline.networks.load import (
-    build_aux,
-    build_irnet,
-    build_step1,
-    build_step2,
+    aux_from_config,
     config_from_manifest,
+    freeze,
+    irnet_from_config,
+    step1_from_config,
+    step2_from_config,
 )
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from tiny import TINY
@@ -52,21 +53,23 @@ def save(network, path):
 
 
 def test_fresh_networks_start_from_the_clips_weights(step1_config, step2_config):
-    aux = build_aux(step1_config)
-    for network in (build_step1(step1_config), build_step2(step2_config)):
+    aux = aux_from_config(step1_config)
+    for network in (step1_from_config(step1_config), step2_from_config(step2_config)):
         assert same(network.clip.state_dict(), aux.state_dict())
         assert network.image_encoder is None  # the same CLIP reads the images
         assert any(parameter.requires_grad for parameter in network.parameters())
-    assert build_step1(step1_config).vis_project.out_channels == 8
+    assert step1_from_config(step1_config).vis_project.out_channels == 8
 
 
 def test_aux_is_frozen(step1_config):
-    aux = build_aux(step1_config)
+    aux = aux_from_config(step1_config)
     assert not aux.training
     assert not any(parameter.requires_grad for parameter in aux.parameters())
 
 
-@pytest.mark.parametrize(("build", "config"), [(build_step1, "step1_config"), (build_step2, "step2_config")])
+@pytest.mark.parametrize(
+    ("build", "config"), [(step1_from_config, "step1_config"), (step2_from_config, "step2_config")]
+)
 def test_trained_networks_have_all_weights_of_the_file(build, config, request, tmp_path):
     config = request.getfixturevalue(config)
     torch.manual_seed(1)
@@ -75,7 +78,7 @@ def test_trained_networks_have_all_weights_of_the_file(build, config, request, t
         for value in trained.state_dict().values():
             value.copy_(torch.rand_like(value.float()))
     path = save(trained, tmp_path / "model.safetensors")
-    loaded = build(config, path)
+    loaded = freeze(build(config, path))
     assert same(loaded.state_dict(), trained.state_dict())
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -83,22 +86,22 @@ def test_trained_networks_have_all_weights_of_the_file(build, config, request, t
 
 def test_a_checkpoint_needs_no_other_weights(step1_config, tmp_path):
     """The file a CLIP was started from may be gone when its checkpoint is read."""
-    path = save(build_step1(step1_config), tmp_path / "model.safetensors")
+    path = save(step1_from_config(step1_config), tmp_path / "model.safetensors")
     gone = dataclasses.replace(step1_config, clip_weights=str(tmp_path / "gone.pt"))
-    build_step1(gone, path)
+    step1_from_config(gone, path)
     with pytest.raises(RisError, match=r"gone\.pt"):
-        build_step1(gone)
+        step1_from_config(gone)
 
 
 def test_weights_of_another_network_are_an_error(step1_config, step2_config, tmp_path):
-    path = save(build_step2(step2_config), tmp_path / "model.safetensors")
+    path = save(step2_from_config(step2_config), tmp_path / "model.safetensors")
     with pytest.raises(RisError, match="not the weights of this network"):
-        build_step1(step1_config, path)
+        step1_from_config(step1_config, path)
 
 
 @pytest.mark.parametrize("n", [0, 2])
 def test_frozen_levels_are_frozen(step1_config, n):
-    network = build_step1(dataclasses.replace(step1_config, frozen_levels=n)).train()
+    network = step1_from_config(dataclasses.replace(step1_config, frozen_levels=n)).train()
     visual = network.clip.model.visual
     assert visual.layer1[0].conv1.weight.requires_grad == (n == 0)
     assert visual.bn1.training == (n == 0)
@@ -107,17 +110,17 @@ def test_frozen_levels_are_frozen(step1_config, n):
 
 
 def test_another_image_encoder_is_named_in_the_weights(step1_config):
-    network = build_step1(dataclasses.replace(step1_config, image_encoder="resnet50"))
+    network = step1_from_config(dataclasses.replace(step1_config, image_encoder="resnet50"))
     names = network.state_dict()
     assert any(name.startswith("image_encoder.") for name in names)
     assert network.vis_project.in_channels == 2048
-    assert build_step1(step1_config).vis_project.in_channels == 256
+    assert step1_from_config(step1_config).vis_project.in_channels == 256
 
 
 def test_projections_start_at_clips_own(clip_folder):
     """V and T then are what CLIP itself compares: the values of its pooling, position by position, and its texts."""
     config = Step1Config(clip=clip_folder, clip_weights=None, hidden=6, project_from_clip=True)
-    network = build_step1(config).eval()
+    network = step1_from_config(config).eval()
     pooling = network.clip.model.visual.attnpool
     tokens = network.clip.tokenize(["a red star"])
     with torch.no_grad():
@@ -129,15 +132,15 @@ def test_projections_start_at_clips_own(clip_folder):
         text = network.clip.encode_text(tokens)
         torch.testing.assert_close(T, torch.nn.functional.normalize(text, dim=-1), atol=1e-5, rtol=1e-4)
     with pytest.raises(RisError, match="project_from_clip"):
-        build_step1(dataclasses.replace(config, hidden=8))
+        step1_from_config(dataclasses.replace(config, hidden=8))
 
 
 def test_irnet_stands_on_a_clip_or_a_timm_resnet(clip_folder):
-    on_clip = build_irnet(PseudolabelConfig(irn_backbone=clip_folder, irn_weights=None))
+    on_clip = irnet_from_config(PseudolabelConfig(irn_backbone=clip_folder, irn_weights=None))
     assert isinstance(on_clip.backbone, ClipStages)
     edge, displacement = on_clip.eval().edge_displacement(PIXELS)
     assert (edge.shape, displacement.shape) == ((1, 1, 16, 16), (1, 2, 16, 16))
-    on_resnet = build_irnet(PseudolabelConfig(irn_backbone="resnet50", irn_weights=None))
+    on_resnet = irnet_from_config(PseudolabelConfig(irn_backbone="resnet50", irn_weights=None))
     assert isinstance(on_resnet.backbone, ResNetStages)
     assert on_resnet.backbone.stage_channels == (64, 256, 512, 1024, 2048)
 
@@ -148,12 +151,12 @@ def test_configuration_of_an_artifact():
 
 
 def test_step2_starts_with_step1s_encoders_and_refuses_others(step1_config, step2_config, tmp_path):
-    step1 = build_step1(step1_config)
+    step1 = step1_from_config(step1_config)
     with torch.no_grad():
         for parameter in step1.clip.parameters():
             parameter.add_(1.0)
     checkpoint = save(step1, tmp_path / "model.safetensors")
-    assert same(build_step2(step2_config, step1=checkpoint).clip.state_dict(), step1.clip.state_dict())
+    assert same(step2_from_config(step2_config, step1=checkpoint).clip.state_dict(), step1.clip.state_dict())
     save_file({"clip.model.logit_scale": torch.zeros(())}, tmp_path / "other.safetensors")
     with pytest.raises(RisError, match=r"other\.safetensors: not the weights of this network"):
-        build_step2(step2_config, step1=tmp_path / "other.safetensors")
+        step2_from_config(step2_config, step1=tmp_path / "other.safetensors")

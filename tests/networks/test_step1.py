@@ -125,7 +125,7 @@ def test_sizes_are_those_of_the_released_network():
         assert sum(p.numel() for p in BilateralPrompt(1024).parameters()) == 8_404_992
         config = open_clip.get_model_config("RN50-quickgelu")
         clip = Clip.from_config(config)
-        network = Step1(clip, clip)
+        network = Step1(clip, clip, hidden=1024)
     assert sum(p.numel() for p in network.parameters()) == 113_559_906
 
 

@@ -130,7 +130,7 @@ def test_names_are_those_of_the_released_checkpoint(step2):
 def test_size_is_that_of_the_released_network():
     with torch.device("meta"):
         clip = Clip.from_config(open_clip.get_model_config("RN50-quickgelu"))
-        network = Step2(clip, clip)
+        network = Step2(clip, clip, widths=(64, 128, 256, 512))
     assert sum(p.numel() for p in network.parameters()) == 142_085_869
 
 

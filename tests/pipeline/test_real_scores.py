@@ -25,7 +25,7 @@ from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import Step1Config
-from ris_pipeline.networks.load import build_step1
+from ris_pipeline.networks.load import step1_from_config
 
 SAMPLE = Path(__file__).parents[2].parent / "shared" / "real-sample"
 pytestmark = [
@@ -48,7 +48,7 @@ def scored(request, tmp_path_factory, tiny_clip, tiny_stages, call_ris):
         clip=str(tiny_clip), clip_weights=None, aux_clip=str(tiny_clip), aux_weights=None, input_size=INPUT, hidden=16
     )
     torch.manual_seed(0)
-    network = build_step1(config)
+    network = step1_from_config(config)
     with publish(Request(root / "runs", "refcoco", "step1", dataclasses.asdict(config), {})) as work:
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, work.path / WEIGHTS)
     data = SAMPLE / request.param

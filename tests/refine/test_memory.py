@@ -49,7 +49,7 @@ from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.records import group_by_image
 from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.networks.load import build_irnet
+from ris_pipeline.networks.load import irnet_from_config
 from ris_pipeline.refine.pseudolabels import save_refined, save_seeds
 
 folder, hw = Path(sys.argv[1]), (3000, 4000)
@@ -65,7 +65,7 @@ groups, ignore = group_by_image(dataset), lambda n: None
 for name in ("seeds", "labels"):
     (folder / name).mkdir()
 save_seeds(dataset, store, groups, folder / "seeds", config, 0, ignore)
-net = build_irnet(config)
+net = irnet_from_config(config)
 save_refined(dataset, store, groups, folder / "labels", net, config, torch.device("cpu"), 0, ignore)
 sizes = {path.parent.name: Picture.open(path).size for path in folder.glob("*/*.png")}
 assert sizes == {"seeds": (640, 480), "labels": (4000, 3000)}, sizes

@@ -13,7 +13,7 @@ from ris_pipeline import Segmenter
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import load_image, normalise, to_pixels
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.load import build_irnet
+from ris_pipeline.networks.load import irnet_from_config
 from ris_pipeline.networks.weights.released import read_released
 
 SENTENCE = (
@@ -159,7 +159,7 @@ def test_at_full_size(kind, released_state, write_released, independent, tmp_pat
 @pytest.mark.parametrize("hw", [(64, 96), (75, 101)])
 def test_irnet(hw, tiny_files, released_state, independent):
     state, image = released_state("irn"), picture(*hw)
-    net = build_irnet(PseudolabelConfig(irnet=str(tiny_files["irn"]))).eval()
+    net = irnet_from_config(PseudolabelConfig(irnet=str(tiny_files["irn"]))).eval()
     edge, displacement = net.edge_displacement(normalise(image)[None])
     pixels = tvf.normalize(tvf.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     expected_edge, expected_displacement = independent.irn_outputs(state, pixels)

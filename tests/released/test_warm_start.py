@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.networks.load import build_step1, build_step2
+from ris_pipeline.networks.load import step1_from_config, step2_from_config
 from ris_pipeline.networks.weights.released import read_released
 
 
-@pytest.mark.parametrize(("kind", "build"), [("tris-step1", build_step1), ("tris-step2", build_step2)])
+@pytest.mark.parametrize(("kind", "build"), [("tris-step1", step1_from_config), ("tris-step2", step2_from_config)])
 def test_all_weights_are_those_of_the_file_and_can_be_trained(kind, build, tiny_files, released_state):
     # Of an image encoder with weights nothing is read: the file has all.
     config = replace(read_released(tiny_files[kind]).config, clip_weights="/nowhere", frozen_levels=1)
-    network = build(config, init=tiny_files[kind])
+    network = build(config, tiny_files[kind])
     found = network.state_dict()
     for name, value in released_state(kind).items():
         assert torch.equal(found[name.replace("backbone.", "clip.model.")], value), name
@@ -27,4 +27,4 @@ def test_all_weights_are_those_of_the_file_and_can_be_trained(kind, build, tiny_
 def test_a_checkpoint_of_the_other_step_is_refused(tiny_files):
     config = read_released(tiny_files["tris-step1"]).config
     with pytest.raises(RisError, match="a checkpoint of kind tris-step2, not tris-step1"):
-        build_step1(config, init=tiny_files["tris-step2"])
+        step1_from_config(config, tiny_files["tris-step2"])

@@ -25,7 +25,7 @@ from ris_pipeline.maps.rule import RESPONSE
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.methods import METHODS, Method
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.load import build_step2
+from ris_pipeline.networks.load import step2_from_config
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from ris_pipeline.scoring.metrics import HEADLINE, Estimate
 from ris_pipeline.scoring.outcomes import load_outcomes
@@ -100,7 +100,7 @@ def make_step2(options: Options, folder: Path, labels: str, sign: float) -> None
     save_compact(Clip.from_config(TINY), folder / "model.safetensors", range(10))
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
     config = Step2Config(clip=str(folder), clip_weights=None, input_size=64)
-    network = build_step2(config)
+    network = step2_from_config(config)
     with torch.no_grad():
         network.final_seg1[1].weight.fill_(sign)
         network.final_seg1[0].bn.weight.zero_()

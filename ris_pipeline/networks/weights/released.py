@@ -122,7 +122,7 @@ def _tris(path: Path, kind: Kind, tensors: dict[str, Tensor]) -> Released:
             network = Step1(clip, clip, hidden=config.hidden)
         else:
             config = Step2Config(clip=clip_name)
-            network = Step2(clip, clip)
+            network = Step2(clip, clip, widths=config.widths)
     expected = {name.replace("clip.model.", "backbone.", 1): t for name, t in network.state_dict().items()}
     _compare(path, kind, expected, tensors)
     return Released(kind, {name.replace("backbone.", "clip.model.", 1): t for name, t in tensors.items()}, config)
