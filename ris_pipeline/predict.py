@@ -40,6 +40,15 @@ class Prediction:
 
     `map` float32 (H, W) in [0, 1]: Step-1's response map, or the sigmoid of Step-2's logits.
     `mask` bool (H, W): the map exceeds 1e-9, or the logit 0; nowhere, where the network finds nothing.
+
+    >>> import numpy as np
+    >>> from ris_pipeline import Prediction
+    >>> response = np.array([[0.0, 0.9], [0.0, 0.8]], np.float32)
+    >>> found = Prediction(response, response > 0.5)
+    >>> found
+    Prediction(2×2 pixels, mask 50.0%, score 0.85)
+    >>> found.box
+    (1, 0, 2, 2)
     """
 
     map: NDArray[np.float32]
@@ -91,7 +100,21 @@ class Prediction:
 
 
 class Segmenter:
-    """A trained network, in evaluation mode, to be called with an image and sentences."""
+    """A trained network, in evaluation mode, to be called with an image and sentences.
+
+    >>> import numpy as np
+    >>> from ris_pipeline import Segmenter
+    >>> segmenter = Segmenter.load("runs/shapes/step2/latest-pseudo")  # doctest: +SKIP
+    >>> segmenter("photo.jpg", "the man in grey").save("mask.png")  # doctest: +SKIP
+
+    Before any training, of the small CLIP that is shipped:
+
+    >>> from ris_pipeline.config import Step1Config
+    >>> segmenter = Segmenter.untrained(Step1Config(clip="shapes", hidden=256, project_from_clip=True), device="cpu")
+    >>> segmenter.set_image(np.full((120, 160, 3), 255, np.uint8))
+    >>> [found.mask.shape for found in segmenter.segment(["the red circle", "the star on the left"])]
+    [(120, 160), (120, 160)]
+    """
 
     def __init__(self, responder: Responder) -> None:
         self.responder = responder

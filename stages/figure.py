@@ -1,4 +1,4 @@
-"""`ris figure`: sample rows, loss curves or the score table → a PNG or PDF for a paper."""
+"""`ris figure`: sample rows or loss curves → a PNG or PDF for a paper."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def run(
     compute: Compute,
     making: Making,
     output: Output,
-    kind: Annotated[Literal["qualitative", "curves", "table"], typer.Argument(help="What to draw.")],
+    kind: Annotated[Literal["qualitative", "curves"], typer.Argument(help="What to draw.")],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File to write, .png or .pdf.")],
     split: Splits = None,
     ref: Annotated[list[int] | None, typer.Option(metavar="<int>", help="Id of a ref to show; repeatable.")] = None,
 ) -> None:
-    """Draw sample rows, curves or the scores for a paper.
+    """Draw sample rows or curves for a paper.
 
     Reads:    what the stages left in runs/<dataset>/; images, boxes, masks
     Writes:   the file of --out

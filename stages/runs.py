@@ -37,7 +37,7 @@ def run(
     Writes:   stdout: a table; with --tensorboard event files of metrics.jsonl
     Example:  ris runs step2/pseudo 3f2a --metric miou
     """
-    from ris_pipeline.report.events import write_events
+    from ris_pipeline.report.curves import write_events
 
     context = open_context(places, compute, output=output)
     folder = context.runs / context.card.name

@@ -5,7 +5,13 @@ import importlib
 
 import pytest
 
-WITH_EXAMPLES = ["ris_pipeline.networks.load"]
+WITH_EXAMPLES = [
+    "ris_pipeline.maps.rule",
+    "ris_pipeline.maps.store",
+    "ris_pipeline.networks.load",
+    "ris_pipeline.predict",
+    "ris_pipeline.scoring.metrics",
+]
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

@@ -50,6 +50,12 @@ def compute_map(grids: Tensor, rule: Rule, input_size: int, image_hw: tuple[int,
     """Return the maps float32 (n, H, W) of one image from its score grids float (n, h, w).
 
     Without a positive score, RESPONSE gives a map of zeros.
+
+    >>> import torch
+    >>> from ris_pipeline.maps.rule import RESPONSE, compute_map, compute_mask
+    >>> maps = compute_map(torch.tensor([[[-1.0, 2.0], [-1.0, 2.0]]]), RESPONSE, input_size=4, image_hw=(2, 4))
+    >>> compute_mask(maps, RESPONSE)[0, 0].tolist()
+    [False, False, True, True]
     """
     maps = grids.float().unsqueeze(1)  # (n, 1, h, w)
     if rule.via_input:

@@ -46,7 +46,21 @@ Dtype = Literal["float32", "float16"]
 
 
 class ResponseStore:
-    """The responses of one split, open for reading or for writing whole blocks; laid out as said above."""
+    """The responses of one split, open for reading or for writing whole blocks; laid out as said above.
+
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from ris_pipeline.maps.rule import RESPONSE
+    >>> from ris_pipeline.maps.store import ResponseStore
+    >>> store = ResponseStore.create(
+    ...     Path("val.zarr"), sent_id=[7, 8, 9], ref_id=[1, 1, 2], image_hw=[(480, 640)] * 3,
+    ...     grid_hw=(10, 10), input_size=320, rule=RESPONSE, attributes={},
+    ... )
+    >>> store.write_block(0, np.ones((3, 10, 10), np.float32))
+    >>> store = ResponseStore.open(Path("val.zarr"))
+    >>> store.read_grids(store.rows_of_ref(1)).shape
+    (2, 10, 10)
+    """
 
     def __init__(self, path: Path, group: Any) -> None:
         """Use `create` or `open`."""

@@ -1,15 +1,17 @@
-"""The losses and the learning rate that a training wrote, by step."""
+"""The losses and the learning rate that a training wrote, by step; and the same as event files of TensorBoard."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import METRICS
 from ris_pipeline.errors import RisError
 
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # {name: (steps, values)}
@@ -47,6 +49,22 @@ def summarise_curves(curves: Curves) -> str:
         tenth = max(1, len(values) // 10)
         parts.append(f"{name} {values[:tenth].mean():.3g} → {values[-tenth:].mean():.3g}")
     return f"Means of the first and last tenth: {', '.join(parts)}." if parts else ""
+
+
+def write_events(artifacts: Iterable[Artifact], folder: Path) -> Iterator[Path]:
+    """Write the metrics of each artifact that has any below `folder`, and yield where. RisError without TensorBoard."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RisError("TensorBoard is not installed; pip install -c constraints.txt -e '.[tensorboard]'") from error
+    for artifact in artifacts:
+        if (artifact.path / METRICS).is_file():
+            target = folder / artifact.name / artifact.digest
+            with SummaryWriter(str(target)) as writer:
+                for name, (steps, values) in load_curves(artifact.path / METRICS).items():
+                    for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+                        writer.add_scalar(name, value, int(step))
+            yield target
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Figures for papers: sample rows as in the paper's Fig. 1 and Fig. 2, loss curves, the score table; PNG or PDF."""
+"""Figures for papers: sample rows as in the paper's Fig. 1 and Fig. 2, as PNG or PDF."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from ris_pipeline.artifacts.files import replacing
 from ris_pipeline.errors import RisError
-from ris_pipeline.report.charts import INK, MUTED, title_of
+from ris_pipeline.report.charts import INK, MUTED
 from ris_pipeline.report.panels import Strip
 from ris_pipeline.report.samples import has_truth
 from ris_pipeline.report.tiles import blend_panel
-from ris_pipeline.scoring.metrics import HEADLINE
-from ris_pipeline.scoring.scores import Score
 
 FORMATS = (".png", ".pdf")
 _DPI = 200
@@ -82,38 +79,3 @@ def _write_note(axes: Axes, note: str, image_shape: tuple[int, ...]) -> None:
     height, width = image_shape[:2]
     words = note.replace(" ", "\n", 1) if len(note) > 14 else note
     axes.text(width / 2, height / 2, words, ha="center", va="center", fontsize=6, color=MUTED, wrap=True)
-
-
-def draw_table(scores: Sequence[Score]) -> Figure:
-    """Draw the score table: percent ± half of the 95 % interval, the paper's figure in brackets where it has one."""
-    metrics = [name for name in HEADLINE if any(name in score.metrics for score in scores)]
-    header = ["", "split", "sentences", *(title_of(metric) for metric in metrics)]
-    cells = [
-        [score.row.label, score.split, f"{score.n_sentences:,}", *(_cell(score, metric) for metric in metrics)]
-        for score in scores
-    ]
-    widths = [max(len(line[k]) for line in [header, *cells]) + 2 for k in range(len(header))]
-    figure = Figure(figsize=(0.085 * sum(widths), 0.24 * (len(cells) + 1) + 0.1), facecolor="white")
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    axes.set_axis_off()
-    table = axes.table(
-        cellText=[header, *cells], colWidths=[width / sum(widths) for width in widths],
-        cellLoc="right", bbox=Bbox([[0, 0], [1, 1]]), edges="horizontal",
-    )  # fmt: skip
-    table.auto_set_font_size(False)
-    table.set_fontsize(8.5)
-    for (i, k), cell in table.get_celld().items():
-        ends_group = i == 0 or i == len(cells) or (cells[i - 1][1] != cells[i][1])
-        cell.visible_edges = "B" if ends_group else ""
-        cell.set_linewidth(0.8)
-        cell.set_text_props(ha="left" if k < 2 else "right", color=INK, weight="bold" if i == 0 else "normal")
-    return figure
-
-
-def _cell(score: Score, metric: str) -> str:
-    estimate = score.metrics.get(metric)
-    if estimate is None:
-        return "–"
-    half = (estimate.ci_high - estimate.ci_low) / 2
-    paper = f" [{score.paper[metric]:.2f}]" if metric in score.paper else ""
-    return f"{estimate.value:.1f} ±{half:.1f}{paper}"

@@ -94,13 +94,12 @@ def copy_report(report: Artifact, out: Path) -> None:
 
 
 def draw_figure(context: Context, kind: str, *, splits: Sequence[str] | None, refs: Sequence[int]) -> Figure | None:
-    """Return a figure: "qualitative" rows of some refs, training "curves" or the score "table"; None in a dry run.
+    """Return a figure: "qualitative" rows of some refs, or training "curves"; None in a dry run.
 
     `refs`: ids of the rows; by default some of the split with the most columns. Raises RisError where what it would
     show has not been made.
     """
     from ris_pipeline.report.charts import draw_curves
-    from ris_pipeline.report.figures import draw_table
 
     if refs and kind != "qualitative":
         raise RisError(f"--ref chooses the rows of `ris figure qualitative`; {kind} has none")
@@ -109,13 +108,9 @@ def draw_figure(context: Context, kind: str, *, splits: Sequence[str] | None, re
         return None
     if kind == "qualitative":
         return _draw_qualitative(context, sources, refs)
-    if kind == "curves":
-        if curves := sources.read_curves():
-            return draw_curves(curves, titled=True)
-        raise RisError(f"no training has left its losses yet; run: {context.command('ris train-step1')}")
-    if scores := sources.read_scores(context.card.oracle):
-        return draw_table(scores)
-    raise RisError(f"nothing has been scored yet; run: {context.command('ris score')}")
+    if curves := sources.read_curves():
+        return draw_curves(curves, titled=True)
+    raise RisError(f"no training has left its losses yet; run: {context.command('ris train-step1')}")
 
 
 def _draw_qualitative(context: Context, sources: Sources, refs: Sequence[int]) -> Figure:

@@ -109,7 +109,12 @@ def box_area(box_xyxy: Box) -> float:
 
 
 def box_iou(a_xyxy: Box, b_xyxy: Box) -> float:
-    """Return the intersection over the union of two boxes, 0..1; 0 where both have no area."""
+    """Return the intersection over the union of two boxes, 0..1; 0 where both have no area.
+
+    >>> from ris_pipeline.scoring.metrics import box_iou
+    >>> box_iou((0, 0, 10, 10), (0, 5, 10, 10))
+    0.5
+    """
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a_xyxy, b_xyxy
     overlap = box_area((max(ax1, bx1), max(ay1, by1), min(ax2, bx2), min(ay2, by2)))
     union = box_area(a_xyxy) + box_area(b_xyxy) - overlap
@@ -222,6 +227,17 @@ def summarise(outcomes: Sequence[Outcome], n_bootstrap: int, seed: int = 0) -> d
 
     Scores are means over sentences, oIoU is ΣI/ΣU; where only some refs have a ground truth, over those.
     Intervals are bootstrapped over refs.
+
+    >>> import numpy as np
+    >>> from ris_pipeline.scoring.metrics import score_expression, summarise
+    >>> response = np.array([[0.0, 0.2], [0.0, 1.0]])
+    >>> truth = np.array([[False, False], [False, True]])
+    >>> outcome = score_expression(
+    ...     ref_id=1, sent_id=7, response=response, prediction=response > 0,
+    ...     box_xyxy=(1, 1, 2, 2), edges_xyxy=(1, 1, 2, 2), mask=truth,
+    ... )
+    >>> summarise([outcome], n_bootstrap=100)["miou"].value
+    50.0
     """
     if not outcomes:
         raise RisError("nothing was scored: the split holds no expressions; check it with `ris data check`")

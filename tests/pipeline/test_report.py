@@ -139,9 +139,7 @@ def test_without_any_artifact_the_next_command_is_named(copy_of_project, call_ri
     assert re.search(r"no responses and no scores of train, val yet; run: ris dump-responses", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    ("kind", "suffix"), [("qualitative", "pdf"), ("curves", "pdf"), ("curves", "png"), ("table", "png")]
-)
+@pytest.mark.parametrize(("kind", "suffix"), [("qualitative", "pdf"), ("curves", "pdf"), ("curves", "png")])
 def test_figures(scored, ris, kind, suffix):
     out = scored / f"{kind}.{suffix}"
     ris(scored, "figure", kind, "--out", out)
