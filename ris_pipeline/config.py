@@ -110,7 +110,7 @@ class PseudolabelConfig:
     irn_epochs: Count = 3  # IRNet
     irn_batch: Count = 32  # images; IRNet
     irn_crop: Count = 512  # pixels a side; IRNet
-    irn_lr: Rate = 0.1  # SGD without momentum, edge branch; IRNet
+    irn_lr: Rate = 0.1  # SGD without momentum, boundary branch; IRNet
     irn_dp_lr: Rate = 1.0  # SGD without momentum, displacement branch; IRNet
     irn_weight_decay: Weight = 1e-4  # IRNet
     radius: Reach = 10  # stride-4 cells between the two pixels of a training pair; IRNet

@@ -121,7 +121,7 @@ class IRNet(nn.Module):
         self.backbone.eval()
         return self
 
-    def edge_parameters(self) -> list[nn.Parameter]:
+    def boundary_parameters(self) -> list[nn.Parameter]:
         """Return what learns boundaries (IRNet: SGD, learning rate 0.1)."""
         return [p for name, p in self.named_parameters() if name.startswith("fc_edge")]
 
@@ -136,20 +136,20 @@ class IRNet(nn.Module):
         """
         with torch.no_grad():
             stages = self.backbone.stages(pixels)
-        return self._edge_logits(stages), self._displacement(stages)
+        return self._boundary_logits(stages), self._displacement(stages)
 
-    def _edge_logits(self, stages: list[Tensor]) -> Tensor:
+    def _boundary_logits(self, stages: list[Tensor]) -> Tensor:
         x1, x2, x3, x4, x5 = stages
         # Strided layers round sizes up, so an upsampled map may be larger than the one that it joins.
         h, w = x2.shape[-2:]
-        edges = (
+        boundaries = (
             self.fc_edge1(x1),
             self.fc_edge2(x2),
             self.fc_edge3(x3),
             self.fc_edge4(x4),
             self.fc_edge5(x5),
         )
-        logits: Tensor = self.fc_edge6(torch.cat([edge[..., :h, :w] for edge in edges], dim=1))
+        logits: Tensor = self.fc_edge6(torch.cat([boundary[..., :h, :w] for boundary in boundaries], dim=1))
         return logits
 
     def _displacement(self, stages: list[Tensor]) -> Tensor:
@@ -162,17 +162,17 @@ class IRNet(nn.Module):
         return field
 
     @torch.no_grad()
-    def edge_displacement(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def boundary_displacement(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return boundary probabilities (B, 1, h, w), centred displacements (B, 2, h, w) of (B, 3, H, W).
 
         h = ⌈H/4⌉. Boundary logits are averaged over the image and its mirror; displacements are the image's.
         """
         stages = self.backbone.stages(torch.cat([pixels, pixels.flip(-1)]))
-        straight, mirrored = self._edge_logits(stages).chunk(2)
-        edge = torch.sigmoid((straight + mirrored.flip(-1)) / 2)
+        straight, mirrored = self._boundary_logits(stages).chunk(2)
+        boundary = torch.sigmoid((straight + mirrored.flip(-1)) / 2)
         # Only boundaries are averaged: the mirror image's displacements would be computed for nothing.
         field = self._displacement([stage[: len(pixels)] for stage in stages])
-        return edge, self.mean_shift(field)
+        return boundary, self.mean_shift(field)
 
 
 def _branch(n_in: int, n_out: int, n_groups: int, upsample: int = 1) -> nn.Sequential:

@@ -55,7 +55,7 @@ def split_by_instance(response_map: NDArray[np.float32], instances: NDArray[np.i
 
 def compute_pseudolabels(
     response_maps: NDArray[np.float32],
-    edge: NDArray[np.float32],
+    boundary: NDArray[np.float32],
     displacement: NDArray[np.float32],
     image_hw: tuple[int, int],
     *,
@@ -66,7 +66,7 @@ def compute_pseudolabels(
 ) -> NDArray[np.uint8]:
     """Return pseudo-label masks, uint8 {0, 1} (R, H, W), of the response maps of one image's refs.
 
-    `response_maps` is float (R, any height, any width) in [0, 1]; `edge` (h, w) and `displacement` (2, h,
+    `response_maps` is float (R, any height, any width) in [0, 1]; `boundary` (h, w) and `displacement` (2, h,
     w) are IRNet's at stride 4. Each map is cut into instances, every piece walks, and a pixel is foreground
     where a piece's score, upsampled and divided by the ref's maximum, exceeds the threshold. Nothing is left
     to ignore (255).
@@ -74,10 +74,12 @@ def compute_pseudolabels(
     # TRIS gives components under 1 % of the image the score 0, but its Step-2 sums all masks and never
     # reads the scores: small components stay.
     instances = instance_map(displacement)
-    pieces = [split_by_instance(response_map, instances) for response_map in resize(response_maps, edge.shape, True)]
+    pieces = [
+        split_by_instance(response_map, instances) for response_map in resize(response_maps, boundary.shape, True)
+    ]
     # An instance without response stays 0 on the whole walk; most are.
     pieces = [piece[piece.any(axis=(1, 2))] for piece in pieces]
-    walked = propagate(np.concatenate(pieces), edge, beta=beta, n_steps=n_steps, radius=radius)
+    walked = propagate(np.concatenate(pieces), boundary, beta=beta, n_steps=n_steps, radius=radius)
     per_ref = np.split(walked, np.cumsum([len(piece) for piece in pieces])[:-1])
     return np.stack([_mask(scores, image_hw, threshold) for scores in per_ref])
 

@@ -34,7 +34,7 @@ def write_refined(
     folder: Path,
     ref_ids: Sequence[int],
     maps: Maps,
-    edge: Maps,
+    boundary: Maps,
     displacement: Maps,
     image_hw: tuple[int, int],
     threshold: float,
@@ -45,7 +45,7 @@ def write_refined(
     """Write folder/<ref_id>.png of image_hw: the refined pseudo-labels of the maps float32 (R, H, W) of one image."""
     hw = (maps.shape[1], maps.shape[2])
     labels = compute_pseudolabels(
-        maps, edge, displacement, hw, threshold=threshold, beta=beta, n_steps=n_steps, radius=radius
+        maps, boundary, displacement, hw, threshold=threshold, beta=beta, n_steps=n_steps, radius=radius
     )
     write_labels(folder, ref_ids, resize_labels(labels, image_hw))
 

@@ -88,10 +88,10 @@ def save_refined(
             if refs:
                 hw = limit_size(image_hw, config.max_side)
                 image = resize_image(load_image(dataset.images[group.image_id]), hw)
-                edge, displacement = net.edge_displacement(normalise(image)[None].to(device))
+                boundary, displacement = net.boundary_displacement(normalise(image)[None].to(device))
                 maps = compute_selected_maps(store, refs, hw)
                 yield (
-                    folder, _ids(refs), maps, edge[0, 0].cpu().numpy(), displacement[0].cpu().numpy(), image_hw,
+                    folder, _ids(refs), maps, boundary[0, 0].cpu().numpy(), displacement[0].cpu().numpy(), image_hw,
                     config.background, config.beta, 2**config.log2_steps, config.walk_radius,
                 )  # fmt: skip
             advance(len(group.refs))

@@ -121,8 +121,8 @@ def _read_boundary(opened: _Opened, split: str, image: Pixels) -> Panel:
     if split != LABELS_SPLIT or opened.irnet is None:
         return empty
     device = next(opened.irnet.parameters()).device
-    edge, _ = opened.irnet.edge_displacement(normalise(image)[None].to(device))
-    return replace(empty, values=edge[0, 0].float().cpu().numpy(), note="")
+    boundary, _ = opened.irnet.boundary_displacement(normalise(image)[None].to(device))
+    return replace(empty, values=boundary[0, 0].float().cpu().numpy(), note="")
 
 
 def _why_no_label(split: str) -> str:

@@ -110,7 +110,7 @@ class IRNetTask(Task[tuple[Tensor, Tensor]]):
     def optimizer(self) -> torch.optim.Optimizer:
         """Return SGD on the heads; the backbone stays as it is."""
         groups = [
-            {"params": self.network.edge_parameters(), "lr": self.config.irn_lr},
+            {"params": self.network.boundary_parameters(), "lr": self.config.irn_lr},
             {"params": self.network.displacement_parameters(), "lr": self.config.irn_dp_lr},
         ]
         return torch.optim.SGD(groups, lr=self.config.irn_lr, weight_decay=self.config.irn_weight_decay)
@@ -118,9 +118,9 @@ class IRNetTask(Task[tuple[Tensor, Tensor]]):
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Return the four losses and their sum, of which each kind counts half."""
         pixels, labels = (part.to(self.device) for part in batch)
-        edge_logits, displacement = self.network(pixels)
-        on_grid = labels_on_grid(labels, (edge_logits.shape[2], edge_logits.shape[3]))
-        losses = compute_irnet_losses(edge_logits, displacement, on_grid, self.index)
+        boundary_logits, displacement = self.network(pixels)
+        on_grid = labels_on_grid(labels, (boundary_logits.shape[2], boundary_logits.shape[3]))
+        losses = compute_irnet_losses(boundary_logits, displacement, on_grid, self.index)
         return {"loss": losses.total, **losses._asdict()}
 
     @torch.no_grad()

@@ -29,7 +29,9 @@ def labels_on_grid(labels: Tensor, hw: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[:, None], hw, mode="nearest-exact")[:, 0]
 
 
-def compute_irnet_losses(edge_logits: Tensor, displacement: Tensor, labels: Tensor, index: PathIndex) -> IRNetLosses:
+def compute_irnet_losses(
+    boundary_logits: Tensor, displacement: Tensor, labels: Tensor, index: PathIndex
+) -> IRNetLosses:
     """Return the losses of boundary logits (B, 1, h, w) and displacements (B, 2, h, w).
 
     `labels` is uint8 (B, h, w) on the same grid: 0 background, 1 foreground, 255 ignored. `index` holds the
@@ -46,7 +48,7 @@ def compute_irnet_losses(edge_logits: Tensor, displacement: Tensor, labels: Tens
     both_foreground = (valid & (here == FOREGROUND) & (there == FOREGROUND)).float()
     differ = (valid & (here != there)).float()
 
-    affinity = _affinity(torch.sigmoid(edge_logits.float())[:, 0], index)
+    affinity = _affinity(torch.sigmoid(boundary_logits.float())[:, 0], index)
     alike_loss = -torch.log(affinity + 1e-5)
     differ_loss = -torch.log(1 + 1e-5 - affinity)
 
@@ -77,11 +79,11 @@ def _partners(maps: Tensor, index: PathIndex, outside: float) -> Tensor:
     )
 
 
-def _affinity(edge: Tensor, index: PathIndex) -> Tensor:
+def _affinity(boundary: Tensor, index: PathIndex) -> Tensor:
     """Return 1 − the largest boundary on each pair's path, (B, P, h, w), of boundaries (B, h, w)."""
-    height, width = edge.shape[-2:]
+    height, width = boundary.shape[-2:]
     margin = index.margin
-    padded = F.pad(edge, (margin, margin, 0, margin), value=1.0)
+    padded = F.pad(boundary, (margin, margin, 0, margin), value=1.0)
     strongest = []
     for path in index.paths:
         on_path = [padded[:, dy : dy + height, margin + dx : margin + dx + width] for dy, dx in path.tolist()]

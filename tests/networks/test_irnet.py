@@ -80,7 +80,7 @@ def test_clip_stages_are_open_clips_intermediates():
 
 @pytest.mark.parametrize("hw", [(32, 48), (33, 51)])
 def test_outputs_have_stride_4(net, hw):
-    edge, displacement = net.edge_displacement(torch.randn(2, 3, *hw))
+    edge, displacement = net.boundary_displacement(torch.randn(2, 3, *hw))
     h, w = math.ceil(hw[0] / 4), math.ceil(hw[1] / 4)
     assert edge.shape == (2, 1, h, w)
     assert displacement.shape == (2, 2, h, w)
@@ -91,11 +91,11 @@ def test_outputs_have_stride_4(net, hw):
 
 def test_boundaries_are_mirror_symmetric_and_displacements_centred(net):
     pixels = torch.randn(1, 3, 32, 48)
-    edge, displacement = net.edge_displacement(pixels)
-    mirrored_edge, _ = net.edge_displacement(pixels.flip(-1))
+    edge, displacement = net.boundary_displacement(pixels)
+    mirrored_edge, _ = net.boundary_displacement(pixels.flip(-1))
     torch.testing.assert_close(mirrored_edge, edge.flip(-1))
     net.mean_shift.running_mean.copy_(torch.tensor([0.5, -2.0]))
-    _, centred = net.edge_displacement(pixels)
+    _, centred = net.boundary_displacement(pixels)
     torch.testing.assert_close(displacement - centred, torch.tensor([0.5, -2.0])[:, None, None].expand(2, 8, 12)[None])
 
 
@@ -106,7 +106,7 @@ def test_only_the_heads_learn_and_statistics_stay(net):
     learning = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None}
     heads = {f"fc_edge{i}" for i in range(1, 7)} | {f"fc_dp{i}" for i in range(1, 8)}
     assert learning == heads
-    assert len(net.edge_parameters()) == 5 * 3 + 2
+    assert len(net.boundary_parameters()) == 5 * 3 + 2
     assert len(net.displacement_parameters()) == 7 * 3 + 1
     assert not any(name.endswith("num_batches_tracked") and value != 0 for name, value in net.named_buffers())
 

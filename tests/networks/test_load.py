@@ -138,7 +138,7 @@ def test_projections_start_at_clips_own(clip_folder):
 def test_irnet_stands_on_a_clip_or_a_timm_resnet(clip_folder):
     on_clip = irnet_from_config(PseudolabelConfig(irn_backbone=clip_folder, irn_weights=None))
     assert isinstance(on_clip.backbone, ClipStages)
-    edge, displacement = on_clip.eval().edge_displacement(PIXELS)
+    edge, displacement = on_clip.eval().boundary_displacement(PIXELS)
     assert (edge.shape, displacement.shape) == ((1, 1, 16, 16), (1, 2, 16, 16))
     on_resnet = irnet_from_config(PseudolabelConfig(irn_backbone="resnet50", irn_weights=None))
     assert isinstance(on_resnet.backbone, ResNetStages)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ris_pipeline.refine.affinity import PathIndex, compute_transition, edge_to_affinity, propagate
+from ris_pipeline.refine.affinity import PathIndex, boundary_to_affinity, compute_transition, propagate
 
 PAPER = {"beta": 10, "n_steps": 256, "radius": 5}
 
@@ -65,7 +65,7 @@ def test_affinity_is_cut_by_an_edge_between_and_by_the_border():
     edge = np.zeros((3, 5))
     edge[:, 2] = 0.75
     index = PathIndex(4)
-    affinity = edge_to_affinity(edge, index)
+    affinity = boundary_to_affinity(edge, index)
     across = affinity[index.offsets.tolist().index([0, 3])]
     np.testing.assert_array_equal(across[0], [0.25, 0.25, 0, 0, 0])
     down = affinity[index.offsets.tolist().index([1, 0])]

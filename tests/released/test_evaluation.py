@@ -160,7 +160,7 @@ def test_at_full_size(kind, released_state, write_released, independent, tmp_pat
 def test_irnet(hw, tiny_files, released_state, independent):
     state, image = released_state("irn"), picture(*hw)
     net = irnet_from_config(PseudolabelConfig(irnet=str(tiny_files["irn"]))).eval()
-    edge, displacement = net.edge_displacement(normalise(image)[None])
+    edge, displacement = net.boundary_displacement(normalise(image)[None])
     pixels = tvf.normalize(tvf.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     expected_edge, expected_displacement = independent.irn_outputs(state, pixels)
     assert edge[0, 0].shape == expected_edge.shape
