@@ -182,8 +182,8 @@ def _look_at_weights(name: str, weights: str | None, label: str) -> Finding:
 
 def check_data(context: Context) -> Iterator[Finding]:
     """Compare the data set with its card."""
-    from ris_pipeline.datasets import check_dataset, describe_missing
-    from ris_pipeline.datasets.check import COUNTS
+    from ris_pipeline.datasets import describe_missing
+    from ris_pipeline.datasets.check import COUNTS, check_dataset
 
     card = context.card
     check = check_dataset(card, context.data_root)

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A limit on the time of an example would measure the machine.
+settings.register_profile("ris", deadline=None)
+settings.load_profile("ris")
 
 # Before torch is imported anywhere: the tests' arrays are too small to gain from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

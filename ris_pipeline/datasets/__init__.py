@@ -2,7 +2,6 @@
 
 from ris_pipeline.datasets.card import Card as Card
 from ris_pipeline.datasets.card import load_card as load_card
-from ris_pipeline.datasets.check import check_dataset as check_dataset
 from ris_pipeline.datasets.load import describe_missing as describe_missing
 from ris_pipeline.datasets.load import list_files as list_files
 from ris_pipeline.datasets.load import load_dataset as load_dataset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,8 @@ class Inventory:
     def _stamp(self, name: str) -> list[int]:
         """Return size and time of change; empty where there is no such file."""
         try:
-            status = (self.data_root / name).stat()
+            # Without a Path: for 20,000 images that would take most of the time.
+            status = os.stat(os.path.join(self.data_root, name))  # noqa: PTH116, PTH118
         except (OSError, ValueError):
             return []
         return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []

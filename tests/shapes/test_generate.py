@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ris_pipeline.datasets import check_dataset, load_card, load_dataset
+from ris_pipeline.datasets import load_card, load_dataset
+from ris_pipeline.datasets.check import check_dataset
 from ris_pipeline.datasets.io.images import load_image
 from ris_pipeline.errors import RisError
 from ris_pipeline.shapes.generate import IMAGE_SIZES_HW, Item, draw_item, generate

@@ -84,6 +84,25 @@ def test_replaced_images_make_what_was_made_of_them_stale(tiny, capsys):
     assert found["responses/val"][1][0].startswith("inputs.images: ")
 
 
+def test_a_second_call_opens_no_file_of_the_data_set(tiny, capsys, monkeypatch):
+    make(tiny, "step1", Step1Config)
+    make(tiny, "responses", ResponsesConfig, ("step1", {}), flags={"split": "val"})
+    opened = []
+    really_open = Path.open
+
+    def note_and_open(path, *arguments, **named):
+        opened.append(path)
+        return really_open(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", note_and_open)
+    assert states(tiny, capsys)["responses/val"] == ("fresh", [])
+    assert [path for path in opened if path.is_relative_to(tiny.data_root)] == []
+    annotations = tiny.data_root / "tiny" / "pairs.jsonl"
+    os.utime(annotations, (0, 0))
+    assert states(tiny, capsys)["responses/val"] == ("fresh", [])
+    assert opened.count(annotations) == 1
+
+
 def test_damage_and_broken_runs(tiny, capsys):
     make(tiny, "step1", Step1Config)
     (context_of(tiny).find_input("step1").path / "result").write_bytes(b"x")
