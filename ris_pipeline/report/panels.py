@@ -67,6 +67,8 @@ def read_strips(
     sources: Sources, datasets: Mapping[str, Dataset], samples: Sequence[Sample], device: torch.device
 ) -> Iterator[Strip]:
     """Yield a strip per sample, image by image: an image is encoded once, and the maps of one sample are in memory."""
+    if not samples:
+        return
     opened = _Opened(sources, device)
     groups: dict[tuple[str, int], list[Sample]] = {}
     for sample in samples:

@@ -83,8 +83,7 @@ def test_commands_with_nothing_to_do_answer_within_two_seconds(tmp_path):
     run(*report)
     for words, expected in ((("status", *places), "scores/chance-val"), (report, "report: up to date")):
         calls = [run(*words) for _ in range(N_CALLS)]
-        seconds = [seconds for _, seconds, _ in calls]
-        print(f"ris {words[0]}: {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f}")
+        elapsed, busy = (statistics.median(column) for column in list(zip(*calls, strict=True))[1:])
+        print(f"ris {words[0]}: {elapsed:.2f} s, of the processor {busy:.2f} s")
         assert all(expected in text and "stale" not in text for text, _, _ in calls)
-        # The processor's: another process may have had the machine.
-        assert statistics.median(busy for _, _, busy in calls) < 2
+        assert busy < 2  # elapsed counts what else the machine does
