@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from calls import find_command, places_in
@@ -14,6 +15,9 @@ from calls import find_command, places_in
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PATH = re.compile(r"`((?:\w+/)*\w+\.py)`")
+OF_OTHERS = {"demo.py", "validate.py"}  # files of the released code
 INLINE = re.compile(r"`(ris [^`]+)`")
 NOT_RUN = {  # only looked at; what runs it instead
     "cost": "tests/test_cost.py",
@@ -66,6 +70,21 @@ def test_a_command_inside_a_sentence_exists(document, line):
     check_options(line)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_files_that_a_document_names_are_there(document):
+    paths = set(PATH.findall(document.read_text(encoding="utf-8"))) - OF_OTHERS
+    folders = (ROOT, ROOT / "ris_pipeline", ROOT / "tests")
+    here = {path.name for folder in folders for path in folder.rglob("*.py")}
+    missing = {path for path in paths if not any((folder / path).is_file() for folder in folders)}
+    assert {path for path in missing if "/" in path or path not in here} == set()
+
+
+def test_the_tree_has_all_rooms():
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("```\nris_pipeline/")[2]
+    named = set(re.findall(r"^  (\w+)/ ", tree.partition("```")[0], re.MULTILINE))
+    assert named - {"cards"} == {path.parent.name for path in ROOT.glob("ris_pipeline/*/__init__.py")}
+
+
 @pytest.fixture(scope="module")
 def reader(project: Path, tmp_path_factory: pytest.TempPathFactory, ris: Callable[..., None]) -> Path:
     """A copy of the tiny project, scored, where a reader types."""
@@ -105,9 +124,27 @@ def test_a_command_of_a_block_runs(document, line, reader, call_ris, monkeypatch
     elif words[0] == "make":
         printed = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert printed.returncode == 0, printed.stderr
-        for one in (one for one in printed.stdout.splitlines() if "/ris " in one):
-            check_options(one)
+        for printed_line in printed.stdout.splitlines():
+            if "/ris " in printed_line:
+                check_options(printed_line)
     elif words[0] == "pytest":
         assert [word for word in words[1:] if word.startswith("tests/") and not (ROOT / word).exists()] == []
     else:
         assert words[0] in (".", "cd", "git", "pip"), f"{document}: nothing runs this line: {line}"
+
+
+def test_the_python_of_the_readme_runs(reader, monkeypatch):
+    image = next((reader / "data" / "tiny" / "images").glob("*.jpg"))
+    blocks = PYTHON.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert sum("train_step1(" in block for block in blocks) == 1
+    monkeypatch.chdir(reader)
+    shown = []
+    monkeypatch.setattr(PIL.Image.Image, "show", lambda picture: shown.append(picture))
+    names = {}
+    for block in blocks:
+        own = block.replace("IMAGE.jpg", str(image)).replace('"shapes"', '"tiny.toml"')
+        own = own.replace("runs/shapes", "runs/tiny")
+        exec(compile(own, "README.md", "exec"), names)
+    assert len(shown) == 1
+    assert len(names["many"]) == 2
+    assert names["step2"].name == "step2/pseudo"
