@@ -18,7 +18,7 @@ def run(
     output: Output,
     split: Splits = None,
     prms: Annotated[
-        bool | None, typer.Option("--prms/--no-prms", help="Select one map per ref; as configured if left out.")
+        bool | None, typer.Option("--prms/--no-prms", help="Select a map for each ref; if left out, as configured.")
     ] = None,
     method: MethodName = TRIS,
 ) -> None:

@@ -16,7 +16,7 @@ def run(
     compute: Compute,
     making: Making,
     output: Output,
-    refine: Annotated[bool, typer.Option(help="By inter-pixel relations, or threshold only.")] = True,
+    refine: Annotated[bool, typer.Option(help="Refine by inter-pixel relations, or only threshold.")] = True,
     method: MethodName = TRIS,
 ) -> None:
     """Turn the selected response maps into masks.

@@ -22,15 +22,15 @@ def run(
         list[str], typer.Argument(metavar="IMAGE... TEXT...", help="Images or folders, then sentences in quotes.")
     ],
     more: Annotated[
-        list[Path] | None, typer.Option("--image", metavar="<path>", help="A further image or folder; repeatable.")
+        list[Path] | None, typer.Option("--image", metavar="<path>", help="Another image or folder; repeatable.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A checkpoint that TRIS released (.pth), or the folder of an artifact.")
+        Path | None, typer.Option(help="A checkpoint that TRIS released (.pth), or an artifact's folder.")
     ] = None,
     method: MethodName = TRIS,
-    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("predictions"),
     save_map: Annotated[
-        Path | None, typer.Option(metavar="FILE.npy", help="The map too, as float32 (H, W) at the image's size.")
+        Path | None, typer.Option(metavar="FILE.npy", help="Save the map too: float32 (H, W) at the image's size.")
     ] = None,
     raw_orientation: Annotated[
         bool, typer.Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")

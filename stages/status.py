@@ -43,7 +43,7 @@ def run(
     emit(output, align(table), [asdict(row) for row in rows])
     damaged = [row.path for row in rows if row.state == "damaged"]
     if damaged:
-        remedy = "what could be mended has been" if repair else "`ris status --repair` mends what can be"
+        remedy = "what could be mended has been" if repair else "`ris status --repair` mends what can be mended"
         raise RisError(f"damaged: {', '.join(damaged)}; {remedy}")
 
 

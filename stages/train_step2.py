@@ -16,7 +16,7 @@ def run(
     compute: Compute,
     making: Making,
     output: Output,
-    oracle: Annotated[bool, typer.Option("--oracle", help="Learn from true masks: the upper bound.")] = False,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Learn from the true masks: an upper bound.")] = False,
     method: MethodName = TRIS,
     init: Init = None,
     limit: Limit = None,

@@ -1,4 +1,4 @@
-"""Data sets: what an image, a ref and an expression are, and one reader per format."""
+"""Data sets: images, refs and expressions, and a reader for each format."""
 
 from ris_pipeline.datasets.card import Card as Card
 from ris_pipeline.datasets.card import load_card as load_card

@@ -40,7 +40,7 @@ def read_whole(card: Card, data_root: Path, split: str) -> Reading:
     if reading.faults:
         n = len(reading.faults)
         more = f"; the first of {n:,} faults" if n > 1 else ""
-        remedy = "`ris data check` lists all, with --write-exclude for the card's list of what is left out"
+        remedy = "`ris data check` lists all, --write-exclude writes a list that the card can exclude"
         raise RisError(f"{reading.faults[0].text}{more}; {remedy}")
     return reading
 

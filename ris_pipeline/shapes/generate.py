@@ -26,7 +26,7 @@ from ris_pipeline.shapes.scenes import VARIANTS, describe, sample_scene
 
 STAMP = "generated.json"  # the settings that the folder was generated with
 IMAGE_SIZES_HW = ((160, 160), (144, 176), (176, 144))
-# testA: roomy pictures, testB: crowded ones; as RefCOCO's test splits differ in what they show.
+# testA: roomy pictures, testB: crowded pictures; RefCOCO's test splits differ too.
 THINGS_IN = {"train": (3, 6), "val": (3, 6), "testA": (3, 4), "testB": (5, 6)}
 MAX_REFS_PER_IMAGE = 3
 MIN_VISIBLE = 0.6  # share of an object that must be seen for a sentence to refer to it

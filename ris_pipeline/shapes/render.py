@@ -29,7 +29,7 @@ _SUBPIXEL_BITS = 4  # cv2's fixed-point coordinates: edges land between pixels, 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object: what it looks like and where it stands.
+    """An object: its looks and its place.
 
     cx, cy: centre as a fraction of the image's width and height. side: diameter as a fraction of the
     shorter image side. angle: radians, anticlockwise. colour_shift: added to the named colour's RGB.
