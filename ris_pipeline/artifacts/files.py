@@ -60,22 +60,17 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def describe_files(
-    folder: Path, *, leave_out: Collection[str] = (), fsync: bool = False, tolerant: bool = False
-) -> dict[str, dict[str, Any]]:
-    """Return {path relative to `folder`: {"bytes", "sha256"}} of its files, which `fsync` brings to the disk.
+def describe_files(folder: Path, *, leave_out: Collection[str], tolerant: bool = False) -> dict[str, dict[str, Any]]:
+    """Return {path relative to `folder`: {"bytes", "sha256"}} of its files.
 
     Raises OSError at a file that cannot be read; `tolerant` gives {} for it.
     """
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir():
-            if fsync:
-                fsync_path(path)
-        elif name not in leave_out:
+        if not path.is_dir() and name not in leave_out:
             try:
-                files[name] = _describe_file(path, fsync)
+                files[name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
             except OSError:
                 if not tolerant:
                     raise
@@ -83,12 +78,10 @@ def describe_files(
     return files
 
 
-def _describe_file(path: Path, fsync: bool) -> dict[str, Any]:
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex digits."""
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if fsync:
-            os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": sha256}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_folder(old: Path, new: Path) -> None:

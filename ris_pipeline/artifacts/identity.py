@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ris_pipeline.artifacts.files import render_json
+from ris_pipeline.artifacts.files import hash_file, render_json
 from ris_pipeline.artifacts.layout import STAGES
 
 CHECKSUM = "checksum"  # of the manifest without it
@@ -24,8 +24,7 @@ def digest(value: Any) -> str:
 
 def digest_file(path: Path) -> str:
     """Return the first 12 hex digits of the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return hash_file(path)[:12]
 
 
 def label_of(flags: Mapping[str, str | bool]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from ris_pipeline.artifacts.files import (
     describe_files,
     fsync_path,
+    fsync_tree,
     make_folder,
     remove_unfinished,
     replace_folder,
@@ -182,7 +183,8 @@ def _replace_link(link: Path, target: str) -> None:
 
 def _seal(request: Request, work: Work, started: str) -> None:
     remove_unfinished(work.path)
-    files = describe_files(work.path, leave_out=UNLISTED, fsync=True)
+    fsync_tree(work.path)
+    files = describe_files(work.path, leave_out=UNLISTED)
     write_json(work.path / FILES, files)
     sha256 = hashlib.sha256((work.path / FILES).read_bytes()).hexdigest()
     host = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}
