@@ -315,17 +315,17 @@ def test_nothing_is_made_of_what_is_damaged(name, copy_of_project, call_ris, cap
     spoil(path)
     line = one.fails(*command, "--force")
     assert "damaged" in line
-    assert path.name in line or "block 0" in line
+    assert path.name in line
     assert "`ris status --repair`" in line
     code, errors = one.run("status", "--repair")
-    if path.suffix == ".safetensors":  # a training cannot be repeated in part
+    if source.startswith("step1"):  # a training cannot be repeated in part
         assert code == 1, errors
         assert one.run("train-step1", "--force")[0] == 0
     else:
         assert code == 0, errors
     if not path.exists():  # taken out of publication: its command goes on from what is whole
         assert one.run(*(["dump-responses"] if path.suffix != ".png" else ["make-pseudolabels"]))[0] == 0
-    assert path.read_bytes() == whole
+    assert path.name == "manifest.json" or path.read_bytes() == whole  # a manifest has the time of day
     if stage in STAGES:
         contents = one.contents
         one.forget()
