@@ -81,6 +81,17 @@ def test_two_processes_make_one_artifact(root):
     assert [json.loads(line)["step"] for line in lines] == list(range(steps))
 
 
+def test_each_epoch_is_scored_once(root):
+    command = [*LAUNCH, *STEP1, "epochs=2", "--set", "validate=val", "--set", "select=miou"]
+    code, _, stderr = end(start(root, command))
+    assert code == 0, stderr
+    step1 = load_step1(root, "runs")
+    lines = [json.loads(line) for line in (step1.path / METRICS).read_text().splitlines()]
+    n_steps = step1.manifest["counts"]["steps"]
+    assert len(lines) == n_steps
+    assert [line["step"] for line in lines if "val_miou" in line] == [n_steps // 2 - 1, n_steps - 1]
+
+
 def send(number: signal.Signals, *pids: int) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):  # the one before it has ended it
