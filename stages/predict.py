@@ -25,7 +25,8 @@ def run(
         list[Path] | None, typer.Option("--image", metavar="<path>", help="Another image or folder; repeatable.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A checkpoint that TRIS released (.pth), or an artifact's folder.")
+        Path | None,
+        typer.Option(help="A checkpoint of TRIS, as a file or by name (tris-refcoco), or an artifact."),
     ] = None,
     method: MethodName = TRIS,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("predictions"),

@@ -21,6 +21,7 @@ from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.methods import TRIS, Method, find_method, method_of
+from ris_pipeline.networks.weights.checkpoints import CHECKPOINTS, fetch_checkpoint
 
 if TYPE_CHECKING:
     from ris_pipeline.arrays import Pixels
@@ -96,13 +97,16 @@ def split_arguments(arguments: Sequence[str], n_least: int) -> tuple[list[Path],
 def choose_checkpoint(context: Context, chosen: Path | None, method: str = TRIS) -> Path | None:
     """Return the `chosen` checkpoint, or the latest of the method: of TRIS Step-2, or Step-1 where there is none.
 
-    None where nothing is trained: TRIS then answers by its CLIP alone, others as they always do. Raises RisError where
-    the checkpoint is missing, damaged or another method's, or there is none.
+    A name in CHECKPOINTS is fetched. None where nothing is trained: TRIS then answers by its CLIP alone, others as
+    they always do. Raises RisError where the checkpoint is missing, damaged or another method's, or there is none.
     """
     checkpoint = _find_latest(context, find_method(method)) if chosen is None else chosen
     if checkpoint is not None and not checkpoint.exists():
-        advice = "give a released .pth file or the folder of an artifact"
-        raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
+        if str(checkpoint) not in CHECKPOINTS:
+            advice = f"give a released .pth file, its name ({', '.join(CHECKPOINTS)}) or the folder of an artifact"
+            raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
+        if not context.dry_run:
+            checkpoint = fetch_checkpoint(str(checkpoint), context.console)
     if checkpoint is not None and (checkpoint / MANIFEST).is_file():
         artifact = load_artifact(checkpoint)
         if method != TRIS and artifact is not None and method_of(artifact).name != method:
