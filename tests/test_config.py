@@ -129,4 +129,4 @@ def test_every_key_is_read(stage):
     root = Path(__file__).parents[1]
     code = "".join(path.read_text() for folder in ("ris_pipeline", "stages") for path in (root / folder).rglob("*.py"))
     read = set(re.findall(r"\.(\w+)", code))
-    assert [one.name for one in dataclasses.fields(CONFIGS[stage]) if one.name not in read] == []
+    assert [field.name for field in dataclasses.fields(CONFIGS[stage]) if field.name not in read] == []

@@ -40,9 +40,9 @@ def find(options: Options, name: str) -> list[tuple[str, str]]:
 
 def test_a_healthy_installation(healthy, tiny_clip, capsys):
     call(command.run, dataclasses.replace(healthy, json=True, set=["epochs=3"]))
-    findings = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert list(findings) == list(doctor.CHECKS)
-    assert [name for name, one in findings.items() if one["state"] == "broken"] == []
+    assert [name for name, finding in findings.items() if finding["state"] == "broken"] == []
     assert findings["weights"]["found"] == f"{tiny_clip} of step1, step2, pseudolabels: activation GELU"
     assert findings["data"]["found"] == "tiny: sentences as its card says: train 2, val 1"
     assert findings["device"]["found"].startswith("cpu, ")
@@ -92,7 +92,7 @@ def test_weights_that_are_not_here_are_not_downloaded(tiny, monkeypatch):
 def test_a_file_of_weights_that_is_not_there(healthy, tmp_path):
     (tmp_path / "c.toml").write_text('[step1]\nclip_weights = "nowhere.pt"\n')
     findings = find(dataclasses.replace(healthy, config=tmp_path / "c.toml"), "weights")
-    ((state, text),) = [one for one in findings if one[0] != "ok"]
+    ((state, text),) = [finding for finding in findings if finding[0] != "ok"]
     assert state == "broken"
     assert "nowhere.pt: no such file" in text
 

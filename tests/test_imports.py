@@ -45,14 +45,14 @@ def test_a_backward_import_would_be_seen():
 
 def test_rooms_import_from_their_own_row_of_the_drawing_and_from_those_below():
     drawing = ElementTree.parse(ROOT / "docs" / "architecture.svg")
-    rows = [one for one in drawing.iter("{http://www.w3.org/2000/svg}g") if one.get("id", "").startswith("row-")]
+    rows = [group for group in drawing.iter("{http://www.w3.org/2000/svg}g") if group.get("id", "").startswith("row-")]
     row_of = {str(text.text): k for k, row in enumerate(rows) for text in row}
     folder = ROOT / "ris_pipeline"
     rooms = {path.stem: [path] for path in folder.glob("[!_]*.py")}
     rooms |= {path.parent.name: sorted(path.parent.rglob("*.py")) for path in folder.glob("*/__init__.py")}
     assert set(row_of) == set(rooms)
     for room, paths in rooms.items():
-        for module in (one for path in paths for one in imported_modules(path.read_text(encoding="utf-8"))):
+        for module in (imported for path in paths for imported in imported_modules(path.read_text(encoding="utf-8"))):
             package, _, rest = module.partition(".")
             if package == "ris_pipeline" and rest:
                 assert row_of[rest.partition(".")[0]] >= row_of[room], f"{room} imports {module}"

@@ -29,7 +29,7 @@ def dangers(source: str) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         name = dotted(node.func)
-        given = {one.arg: getattr(one.value, "value", None) for one in node.keywords}
+        given = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
         if name in CALLS:
             yield name
         if name == "torch.load" and given.get("weights_only") is not True:
@@ -42,7 +42,7 @@ def dangers(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_executes_what_a_file_holds(path):
     found = set(dangers(path.read_text(encoding="utf-8")))
-    allowed = {"an unpickler"} if any(path.as_posix().endswith(one) for one in UNPICKLERS) else set()
+    allowed = {"an unpickler"} if any(path.as_posix().endswith(name) for name in UNPICKLERS) else set()
     assert found <= allowed
 
 

@@ -9,11 +9,11 @@ from ris_pipeline.errors import RisError
 
 
 def make(runs: Path, stage: str, *inputs: Artifact, flags: dict | None = None, seed: int = 0, **configuration):
-    named = {"data": "d", **{one.name: one.digest for one in inputs}}
+    named = {"data": "d", **{artifact.name: artifact.digest for artifact in inputs}}
     request = Request(runs, "tiny", stage, configuration, named, flags or {}, seed)
     with publish(request):
         pass
-    return next(one for one in list_variants(runs, "tiny") if one.digest == request.path.name)
+    return next(artifact for artifact in list_variants(runs, "tiny") if artifact.digest == request.path.name)
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def make_branch(runs: Path, **step1) -> tuple[Artifact, Artifact, Artifact]:
 def test_all_variants_in_the_order_of_the_stages(runs):
     step2 = make_branch(runs, epochs=1)[2]
     make(runs, "step1", epochs=2)
-    assert [one.name for one in list_variants(runs, "tiny")] == [
+    assert [artifact.name for artifact in list_variants(runs, "tiny")] == [
         "step1", "step1", "responses/train", "step2/pseudo",
     ]  # fmt: skip
     (runs / "tiny" / "step2" / step2.digest / "manifest.json").write_text("{")
-    assert [one.name for one in list_variants(runs, "tiny")] == ["step1", "step1", "responses/train"]
+    assert [artifact.name for artifact in list_variants(runs, "tiny")] == ["step1", "step1", "responses/train"]
     assert list_variants(runs, "other") == []
 
 
@@ -73,8 +73,8 @@ def test_what_differs_is_followed_to_its_origin(runs):
 def test_scores_are_paired_by_what_they_descend_from(runs):
     first_a, responses_a, step2_a = make_branch(runs, epochs=1)
     first_b, responses_b, step2_b = make_branch(runs, epochs=2)
-    on_val = [make_scores(runs, one, "step2", "val") for one in (step2_a, step2_b)]
-    maps = [make_scores(runs, one, "step1", "train") for one in (responses_a, responses_b)]
+    on_val = [make_scores(runs, step2, "step2", "val") for step2 in (step2_a, step2_b)]
+    maps = [make_scores(runs, responses, "step1", "train") for responses in (responses_a, responses_b)]
     make_scores(runs, step2_a, "step2", "testA")  # the other has none
     make(runs, "scores", flags={"scored": "chance", "split": "val"})
     variants = list_variants(runs, "tiny")

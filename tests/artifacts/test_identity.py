@@ -68,7 +68,7 @@ def test_every_part_of_the_identity_changes_the_folder(tmp_path):
         request_in(tmp_path, precision="bf16"),
         request_in(tmp_path, n_ranks=2),
     ]
-    assert len({one.path for one in variants}) == len(variants)
+    assert len({variant.path for variant in variants}) == len(variants)
     assert request_in(tmp_path).path == variants[0].path
 
 

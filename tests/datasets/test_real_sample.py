@@ -69,7 +69,7 @@ def test_masks_equal_pycocotools(folder, name):
     """
     card = load_card(name)
     objects = json.loads((SAMPLE / folder / card.annotations / "instances.json").read_text())["annotations"]
-    parts_of = {json.dumps(one["segmentation"]) for one in objects}
+    parts_of = {json.dumps(annotation["segmentation"]) for annotation in objects}
     n_polygons = 0
     for dataset in (load_dataset(card, SAMPLE / folder, split) for split in ("train", "val")):
         for ref in dataset.refs:

@@ -67,7 +67,7 @@ def test_every_split_is_found(name, data):
     card = load_card(name)
     for split in card.splits:
         dataset = load_dataset(card, data, split)
-        (sentence,) = (one.sentence for ref in dataset.refs for one in ref.expressions)
+        (sentence,) = (expression.sentence for ref in dataset.refs for expression in ref.expressions)
         assert sentence == f"{card.partition} {split}"
         assert dataset.load_mask(dataset.refs[0]).any()
     check = check_dataset(card, data)

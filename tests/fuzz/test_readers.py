@@ -151,7 +151,7 @@ def read_picture(path: Path) -> None:
     from ris_pipeline.datasets.io.labels import load_label
 
     failures = []
-    for read in (read_size, lambda one: load_picture(one, "RGB"), lambda one: load_picture(one, None), load_label):
+    for read in (read_size, lambda file: load_picture(file, "RGB"), lambda file: load_picture(file, None), load_label):
         try:
             read(path)
         except Exception as error:
@@ -203,7 +203,7 @@ def make_store(folder: Path, file: str) -> Path:
 def read_store(path: Path) -> None:
     from ris_pipeline.maps.store import ResponseStore
 
-    folder = next(one for one in path.parents if one.suffix == ".zarr")
+    folder = next(parent for parent in path.parents if parent.suffix == ".zarr")
     store = ResponseStore.open(folder)
     store.missing_blocks()
     for block in range(store.n_blocks):
@@ -214,7 +214,7 @@ def read_store(path: Path) -> None:
 
 
 def name_of_data(path: Path) -> tuple[Path, str]:
-    folder = next(one for one in path.parents if (one / "images").is_dir())
+    folder = next(parent for parent in path.parents if (parent / "images").is_dir())
     return folder, next(folder.glob("*.toml")).stem
 
 
@@ -370,7 +370,7 @@ def places_in(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     if len(place) == 8:
         return [place]
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place] * bool(place) + [one for key, inner in items for one in places_in(inner, (*place, key))]
+    return [place] * bool(place) + [found for key, inner in items for found in places_in(inner, (*place, key))]
 
 
 @st.composite

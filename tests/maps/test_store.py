@@ -281,9 +281,9 @@ def test_create_keeps_the_blocks_of_a_broken_run_and_nothing_else(copy_of_whole,
     for block in range(3):
         np.testing.assert_array_equal(store.read_block(block), logits_of_block(block))
     np.testing.assert_array_equal(store.sent_id, SENT_IDS)
-    for file in [one for one in whole_path.rglob("*") if one.is_file()]:
+    for file in [path for path in whole_path.rglob("*") if path.is_file()]:
         assert (copy_of_whole / file.relative_to(whole_path)).read_bytes() == file.read_bytes(), file
-    assert [one.name for one in copy_of_whole.parent.iterdir()] == [copy_of_whole.name]
+    assert [path.name for path in copy_of_whole.parent.iterdir()] == [copy_of_whole.name]
 
 
 def test_create_clears_what_a_crashed_create_left(tmp_path):

@@ -138,8 +138,8 @@ def losses_by_hand(edge_logits, displacement, labels, radius):
         for i, (y0, x0) in enumerate(pixels):
             for y1, x1 in pixels[i + 1 :]:
                 dy, dx = y1 - y0, x1 - x0
-                one, other = labels[b, y0, x0], labels[b, y1, x1]
-                if dy**2 + dx**2 >= radius**2 or 255 in (one, other):
+                first, other = labels[b, y0, x0], labels[b, y1, x1]
+                if dy**2 + dx**2 >= radius**2 or 255 in (first, other):
                     continue
                 affinity = 1 - max(
                     edge[b, y, x]
@@ -148,9 +148,9 @@ def losses_by_hand(edge_logits, displacement, labels, radius):
                     if (dy * (x - x0) - dx * (y - y0)) ** 2 < dy**2 + dx**2
                 )
                 apart = displacement[b, :, y0, x0] - displacement[b, :, y1, x1]
-                if one != other:
+                if first != other:
                     kind, affinity_loss, displacement_loss = "different", -np.log(1 + 1e-5 - affinity), 0.0
-                elif one == 0:
+                elif first == 0:
                     kind, affinity_loss, displacement_loss = "bg", -np.log(affinity + 1e-5), abs(apart).mean()
                 else:
                     kind, affinity_loss = "fg", -np.log(affinity + 1e-5)

@@ -148,4 +148,4 @@ def test_the_gradient_of_shared_images_is_the_same_each_time() -> None:
         found = [torch.autograd.grad(of_sentences(values, image_of), values, gradient)[0] for _ in range(10)]
     finally:
         torch.set_num_threads(n_threads)
-    assert all(torch.equal(found[0], one) for one in found)
+    assert all(torch.equal(found[0], head) for head in found)

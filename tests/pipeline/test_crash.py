@@ -279,7 +279,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launc
         launcher.root = tmp_path / str(n_images)
         launcher.root.mkdir()
         write_tiny_card(launcher.root, train=n_images, val=1)
-        for name in [one for one in COMMANDS if one != "pretrain-clip"]:
+        for name in [command for command in COMMANDS if command != "pretrain-clip"]:
             launcher.run(COMMANDS[name], "--workers", "0", "--quiet")
             peaks[name, n_images] = launcher.peak_kib
     growth = {name: (peaks[name, 280] - peak) / 1024 for (name, n_images), peak in peaks.items() if n_images == 40}

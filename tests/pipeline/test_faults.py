@@ -171,74 +171,74 @@ def stand(copy_of_project, call_ris, capsys) -> Callable[[str], Stand]:
     """A function that gives a Stand with the stage's artifact made once."""
 
     def make(stage: str) -> Stand:
-        one = Stand(copy_of_project, call_ris, capsys, stage)
-        code, errors = one.run()  # scores are not in the chain
+        subject = Stand(copy_of_project, call_ris, capsys, stage)
+        code, errors = subject.run()  # scores are not in the chain
         assert code == 0, errors
         return Stand(copy_of_project, call_ris, capsys, stage)
 
     return make
 
 
-def count_writes(one: Stand) -> int:
-    one.forget()
-    with faulty(one.root / "runs") as disk:
-        assert one.run()[0] == 0
+def count_writes(subject: Stand) -> int:
+    subject.forget()
+    with faulty(subject.root / "runs") as disk:
+        assert subject.run()[0] == 0
     return disk.n_writes
 
 
 @pytest.mark.parametrize("stage", ["dump", "labels", "scores"])
 def test_a_full_disk(stage, stand):
-    one = stand(stage)
-    contents = one.contents
-    n_writes = count_writes(one)
+    subject = stand(stage)
+    contents = subject.contents
+    n_writes = count_writes(subject)
     assert n_writes >= 5
-    fill_up(one, n_writes // 2, contents)
+    fill_up(subject, n_writes // 2, contents)
 
 
-def fill_up(one: Stand, n: int, contents: bytes) -> None:
+def fill_up(subject: Stand, n: int, contents: bytes) -> None:
     """The disk is full at the n-th write; there is room again for the next run."""
-    one.forget()
-    with faulty(one.root / "runs") as disk:
+    subject.forget()
+    with faulty(subject.root / "runs") as disk:
         disk.full_at = n
-        assert "the disk is full; free some space" in one.fails()
-    assert not one.artifact.exists()
-    one.recovers(contents)
+        assert "the disk is full; free some space" in subject.fails()
+    assert not subject.artifact.exists()
+    subject.recovers(contents)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_disk_that_is_full_at_any_write(stage, stand):
-    one = stand(stage)
-    contents = one.contents
-    n_writes = count_writes(one)
+    subject = stand(stage)
+    contents = subject.contents
+    n_writes = count_writes(subject)
     points = range(0, n_writes, max(n_writes // 8, 1))
     for n in points:
-        fill_up(one, n, contents)
+        fill_up(subject, n, contents)
     print(f"{stage}: the disk was full {len(points)} times, at one of {n_writes} writes")
 
 
 def test_a_folder_without_permission(stand):
-    one = stand("labels")
-    contents = one.contents
-    one.forget()
-    with faulty(one.root / "runs") as disk:
+    subject = stand("labels")
+    contents = subject.contents
+    subject.forget()
+    with faulty(subject.root / "runs") as disk:
         disk.forbidden = lambda path, writing: (writing and path.endswith((".png", ".json"))) or ".png" in path
-        assert "Permission denied; check its permissions" in one.fails()
-    one.recovers(contents)
+        assert "Permission denied; check its permissions" in subject.fails()
+    subject.recovers(contents)
 
 
 def test_data_without_permission(stand):
-    one = stand("labels")
-    contents = one.contents
-    one.forget()
-    image = min((one.root / "data/tiny/images").glob("*.jpg"))
-    with faulty(one.root / "data") as disk:
+    subject = stand("labels")
+    contents = subject.contents
+    subject.forget()
+    image = min((subject.root / "data/tiny/images").glob("*.jpg"))
+    with faulty(subject.root / "data") as disk:
         disk.forbidden = lambda path, writing: path == str(image)
-        line = one.fails()
+        line = subject.fails()
     assert str(image) in line
     assert "Permission denied" in line
-    one.recovers(contents)
+    subject.recovers(contents)
 
 
 READ = [("dump", "data"), ("labels", "runs"), ("scores", "runs")]
@@ -247,8 +247,8 @@ READ = [("dump", "data"), ("labels", "runs"), ("scores", "runs")]
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("stage", "folder"), READ)
 def test_a_disk_that_does_not_give_back_what_it_has(stage, folder, stand):
-    one = stand(stage)
-    fail_a_read(one, folder, count_reads(one, folder) // 2, one.contents)
+    subject = stand(stage)
+    fail_a_read(subject, folder, count_reads(subject, folder) // 2, subject.contents)
 
 
 @pytest.mark.slow
@@ -256,31 +256,31 @@ def test_a_disk_that_does_not_give_back_what_it_has(stage, folder, stand):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("stage", "folder"), READ)
 def test_any_read_that_fails(stage, folder, stand):
-    one = stand(stage)
-    contents, n_reads = one.contents, count_reads(one, folder)
+    subject = stand(stage)
+    contents, n_reads = subject.contents, count_reads(subject, folder)
     points = range(0, n_reads, max(n_reads // 8, 1))
     for n in points:
-        fail_a_read(one, folder, n, contents)
+        fail_a_read(subject, folder, n, contents)
     print(f"{stage}: {len(points)} reads of {n_reads} failed")
 
 
-def count_reads(one: Stand, folder: str) -> int:
-    one.forget()
-    with faulty(one.root / folder) as disk:
-        assert one.run()[0] == 0
+def count_reads(subject: Stand, folder: str) -> int:
+    subject.forget()
+    with faulty(subject.root / folder) as disk:
+        assert subject.run()[0] == 0
     return disk.n_reads
 
 
-def fail_a_read(one: Stand, folder: str, n: int, contents: bytes) -> None:
+def fail_a_read(subject: Stand, folder: str, n: int, contents: bytes) -> None:
     """The n-th read of a file below the folder is an error of the disk, once."""
-    one.forget()
-    with faulty(one.root / folder) as disk:
+    subject.forget()
+    with faulty(subject.root / folder) as disk:
         disk.unreadable_at = n
-        code, errors = one.run()
+        code, errors = subject.run()
     # A run may also go on: where what could not be read is made again.
     assert code == 0 or errors.count("\n") == 1, errors
     assert code == 0 or any(word in errors for word in ("nput/output error", "reports an error", "damaged")), errors
-    one.recovers(contents)
+    subject.recovers(contents)
     # A file whose reader was thrown out of it is closed with its last frame: now, not in another test.
     gc.collect()
 
@@ -308,28 +308,28 @@ DAMAGES = {
 def test_nothing_is_made_of_what_is_damaged(name, copy_of_project, call_ris, capsys):
     source, file, spoil, stage = DAMAGES[name]
     commands = {"step2": "train-step2"}
-    one = Stand(copy_of_project, call_ris, capsys, stage if stage in STAGES else "step1")
-    command = [commands[stage]] if stage in commands else one.command
+    subject = Stand(copy_of_project, call_ris, capsys, stage if stage in STAGES else "step1")
+    command = [commands[stage]] if stage in commands else subject.command
     path = (copy_of_project / "runs" / "tiny" / source).resolve() / file
     whole = path.read_bytes()
     spoil(path)
-    line = one.fails(*command, "--force")
+    line = subject.fails(*command, "--force")
     assert "damaged" in line
     assert path.name in line
     assert "`ris status --repair`" in line
-    code, errors = one.run("status", "--repair")
+    code, errors = subject.run("status", "--repair")
     if source.startswith("step1"):  # a training cannot be repeated in part
         assert code == 1, errors
-        assert one.run("train-step1", "--force")[0] == 0
+        assert subject.run("train-step1", "--force")[0] == 0
     else:
         assert code == 0, errors
     if not path.exists():  # taken out of publication: its command goes on from what is whole
-        assert one.run(*(["dump-responses"] if path.suffix != ".png" else ["make-pseudolabels"]))[0] == 0
+        assert subject.run(*(["dump-responses"] if path.suffix != ".png" else ["make-pseudolabels"]))[0] == 0
     assert path.name == "manifest.json" or path.read_bytes() == whole  # a manifest has the time of day
     if stage in STAGES:
-        contents = one.contents
-        one.forget()
-        one.recovers(contents)
+        contents = subject.contents
+        subject.forget()
+        subject.recovers(contents)
 
 
 # A run ends where it would write the first of these; then a byte of each of the others is flipped.
@@ -344,46 +344,46 @@ HALF_MADE = {
 }
 
 
-def break_off(one: Stand, file: str) -> Path:
+def break_off(subject: Stand, file: str) -> Path:
     """The folder that a run leaves which cannot write the file."""
-    one.forget()
-    with faulty(one.root / "runs") as disk:
+    subject.forget()
+    with faulty(subject.root / "runs") as disk:
         disk.forbidden = lambda path, writing: writing and f"/{file}" in path
-        one.fails()
-    return one.artifact.with_name(f"{one.artifact.name}.partial")
+        subject.fails()
+    return subject.artifact.with_name(f"{subject.artifact.name}.partial")
 
 
 @pytest.mark.parametrize("stage", HALF_MADE)
 def test_a_flipped_byte_in_what_a_broken_run_left(stage, stand):
-    one = stand(stage)
-    contents = one.contents
+    subject = stand(stage)
+    contents = subject.contents
     last, patterns = HALF_MADE[stage]
-    partial = break_off(one, last)
+    partial = break_off(subject, last)
     for pattern in patterns:
         path = min(partial.glob(pattern))
         whole = path.read_bytes()
         flip(path)
         assert path.read_bytes() != whole
-    one.recovers(contents)
+    subject.recovers(contents)
 
 
 def test_a_flipped_byte_in_the_scores_of_a_block(stand):
-    one = stand("dump")
-    contents = one.contents
-    flip(next(break_off(one, "selected/c").glob("*/prms_score/c/0")))
-    one.recovers(contents)
+    subject = stand("dump")
+    contents = subject.contents
+    flip(next(break_off(subject, "selected/c").glob("*/prms_score/c/0")))
+    subject.recovers(contents)
 
 
 @pytest.mark.parametrize("stage", ["refined labels", "step1"])
 def test_a_flipped_byte_in_a_checkpoint(stage, stand):
-    one = stand(stage)
-    contents = one.contents
-    flip(break_off(one, HALF_MADE[stage][0]) / "resume.pt")
-    line = one.fails()
+    subject = stand(stage)
+    contents = subject.contents
+    flip(break_off(subject, HALF_MADE[stage][0]) / "resume.pt")
+    line = subject.fails()
     assert "resume.pt: damaged checkpoint" in line
     assert "begin anew with --force" in line
-    assert one.run(*one.command, "--force") == (0, "")
-    one.recovers(contents)
+    assert subject.run(*subject.command, "--force") == (0, "")
+    subject.recovers(contents)
 
 
 def test_a_loss_that_is_not_finite(stand, monkeypatch):
@@ -398,27 +398,27 @@ def test_a_loss_that_is_not_finite(stand, monkeypatch):
         bad = n_steps == n_good + 1
         return {name: loss * float("nan") if bad else loss for name, loss in forward(task, batch).items()}
 
-    one = stand("step1")
-    contents = one.contents
-    one.forget()
+    subject = stand("step1")
+    contents = subject.contents
+    subject.forget()
     monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     monkeypatch.setattr(Step1Task, "forward", overflow)
     n_good = 2
-    line = one.fails()
+    line = subject.fails()
     assert line.startswith("ris: step 2: the loss is not finite; refs of the batch: [")
-    partial = one.artifact.with_name(f"{one.artifact.name}.partial")
+    partial = subject.artifact.with_name(f"{subject.artifact.name}.partial")
     assert checkpoints.TrainingState(partial, {}).load() == 2
     n_steps, n_good = 0, 0
-    assert one.fails() == line  # the first step of this run
+    assert subject.fails() == line  # the first step of this run
 
     n_steps, n_good = 0, 10**9
-    assert one.run(*one.command, "--set", "lr=1e-6") == (0, "")
-    other = (one.artifact.parent / "latest").resolve()
-    assert other.name != one.artifact.name
+    assert subject.run(*subject.command, "--set", "lr=1e-6") == (0, "")
+    other = (subject.artifact.parent / "latest").resolve()
+    assert other.name != subject.artifact.name
     assert n_steps == (other / "metrics.jsonl").read_text().count("\n")  # from the beginning
     assert partial.exists()
     monkeypatch.undo()
-    one.recovers(contents)
+    subject.recovers(contents)
 
 
 def test_a_clock_that_goes_backwards(stand, monkeypatch):
@@ -432,22 +432,22 @@ def test_a_clock_that_goes_backwards(stand, monkeypatch):
             cls.calls += 1
             return datetime(2020, 1, 1, tzinfo=tz) - timedelta(days=cls.calls)
 
-    one = stand("labels")
-    contents = one.contents
-    one.forget()
+    subject = stand("labels")
+    contents = subject.contents
+    subject.forget()
     monkeypatch.setattr(publishing, "datetime", Backwards)
     start = time.time()
     monkeypatch.setattr(time, "time", lambda: start - 3600 * next(hours))
     hours = iter(range(10**6))
-    one.recovers(contents)
+    subject.recovers(contents)
     assert Backwards.calls >= 2
     monkeypatch.undo()
-    for path in (one.root / "runs").rglob("*"):
+    for path in (subject.root / "runs").rglob("*"):
         if not path.is_symlink():
             os.utime(path, (0, 0))  # as after a clock without a battery
-    code, errors = one.run(*one.command, "--json")
+    code, errors = subject.run(*subject.command, "--json")
     assert (code, errors) == (0, "")
-    assert one.contents == contents
+    assert subject.contents == contents
 
 
 HOLD = """
@@ -472,29 +472,30 @@ def held(lock: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_run_is_refused_and_a_dead_holder_is_no_holder(stand):
-    one = stand("labels")
-    contents = one.contents
-    one.forget()
-    lock = one.artifact.with_name(f"{one.artifact.name}.lock")
+    subject = stand("labels")
+    contents = subject.contents
+    subject.forget()
+    lock = subject.artifact.with_name(f"{subject.artifact.name}.lock")
     with held(lock) as process:
-        assert f"process {process.pid} on" in one.fails()
+        assert f"process {process.pid} on" in subject.fails()
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert lock.exists()
-        one.recovers(contents)
+        subject.recovers(contents)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_runs_at_once(stand):
-    one = stand("refined labels")
-    contents = one.contents
-    one.forget()
-    places = ["--dataset", one.root / "tiny.toml", "--data-root", one.root / "data", "--runs", one.root / "runs"]
-    command = [sys.executable, "-m", "stages.cli", *one.command, *map(str, places), "--device", "cpu", "--workers", "0"]
+    subject = stand("refined labels")
+    contents = subject.contents
+    subject.forget()
+    root = subject.root
+    places = ["--dataset", root / "tiny.toml", "--data-root", root / "data", "--runs", root / "runs", "--workers", 0]
+    command = [sys.executable, "-m", "stages.cli", *subject.command, *map(str, places), "--device", "cpu"]
     runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [process.communicate()[1] for process in runs]
     assert 0 in [process.returncode for process in runs], errors
     for process, text in zip(runs, errors, strict=True):
         assert process.returncode == 0 or "being written by process" in text, text
-    one.recovers(contents)
+    subject.recovers(contents)

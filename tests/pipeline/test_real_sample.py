@@ -86,7 +86,7 @@ def test_every_sentence_has_its_grid_and_every_ref_one_choice(chain):
         assert np.isfinite(store.read_grids(range(len(store)))).all()
         for ref in dataset.refs:
             rows = store.rows_of_ref(ref.ref_id)
-            assert store.sent_id[rows].tolist() == [one.sent_id for one in ref.expressions]
+            assert store.sent_id[rows].tolist() == [expression.sent_id for expression in ref.expressions]
             assert {tuple(hw) for hw in store.image_hw[rows].tolist()} == {dataset.images[ref.image_id].hw}
             assert store.selected_rows[rows].sum() == 1
 
@@ -116,7 +116,7 @@ def test_every_stage_is_scored_on_all_sentences(chain):
             assert scores["sentences"] == SENTENCES[chain.folder][split]
             pointed = set() if name.startswith("pseudo") else {"pointit", "pointm"}
             assert pointed | {"miou", "oiou", "prec@0.5", "box@0.5"} <= scores["metrics"].keys()
-            assert all(0 <= one["value"] <= 100 for one in scores["metrics"].values())
+            assert all(0 <= estimate["value"] <= 100 for estimate in scores["metrics"].values())
 
 
 def test_nothing_unfinished_is_left(chain):

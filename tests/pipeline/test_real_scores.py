@@ -70,14 +70,14 @@ def make_map(grid: np.ndarray, height: int, width: int) -> np.ndarray:
 def read_truth(folder: Path) -> dict:
     """{ref_id: (box x1 y1 x2 y2, mask, sentence ids)} of val."""
     instances = json.loads((folder / "instances.json").read_text())
-    sizes = {one["id"]: (one["height"], one["width"]) for one in instances["images"]}
-    annotations = {one["id"]: one for one in instances["annotations"]}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in instances["images"]}
+    annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
     truth = {}
     for ref in pickle.loads((folder / "refs(unc).p").read_bytes()):
         if ref["split"] == "val":
-            one = annotations[ref["ann_id"]]
-            x, y, w, h = one["bbox"]
-            parts = one["segmentation"]
+            annotation = annotations[ref["ann_id"]]
+            x, y, w, h = annotation["bbox"]
+            parts = annotation["segmentation"]
             size = sizes[ref["image_id"]]
             rle = coco_mask.merge(coco_mask.frPyObjects(parts, *size)) if isinstance(parts, list) else parts
             mask = coco_mask.decode(rle).astype(bool)
@@ -125,29 +125,32 @@ def test_scores_computed_again(scored, name):
     if name == "prms":
         expected_ids = [sent_id for sent_id in expected_ids if selected[row_of[sent_id]]]
         assert len(expected_ids) == len(truth)
-    assert sorted(int(one["sent_id"]) for one in outcomes) == sorted(expected_ids)
+    assert sorted(int(outcome["sent_id"]) for outcome in outcomes) == sorted(expected_ids)
 
     unsure = 0
-    for one in outcomes:
-        box, mask, sent_ids = truth[int(one["ref_id"])]
-        assert one["weight"] == (len(sent_ids) if name == "prms" else 1)
-        found = bracket(make_map(grids[row_of[int(one["sent_id"])]], *mask.shape), box, mask)
+    for outcome in outcomes:
+        box, mask, sent_ids = truth[int(outcome["ref_id"])]
+        assert outcome["weight"] == (len(sent_ids) if name == "prms" else 1)
+        found = bracket(make_map(grids[row_of[int(outcome["sent_id"])]], *mask.shape), box, mask)
         for key, (least, most) in found.items():
-            assert least <= one[key] <= most, (one, key)
+            assert least <= outcome[key] <= most, (outcome, key)
         unsure += any(found[key][0] != found[key][1] for key in ("point_it", "point_m"))
         assert found["union"][1] - found["union"][0] <= 0.01 * mask.size
     # A largest cell at the border is a plateau, where rounding says which pixel is the largest.
     assert unsure <= 0.1 * len(outcomes)
 
     # The table's lines are right; now their averages, by plain sums over sentences.
-    n = sum(one["weight"] for one in outcomes)
-    ious = [(one["intersection"] / one["union"] if one["union"] else 0.0, one["weight"]) for one in outcomes]
+    n = sum(outcome["weight"] for outcome in outcomes)
+    ious = [
+        (outcome["intersection"] / outcome["union"] if outcome["union"] else 0.0, outcome["weight"])
+        for outcome in outcomes
+    ]
     expected = {
-        "pointit": sum(one["weight"] * one["point_it"] for one in outcomes) / n,
-        "pointm": sum(one["weight"] * one["point_m"] for one in outcomes) / n,
+        "pointit": sum(outcome["weight"] * outcome["point_it"] for outcome in outcomes) / n,
+        "pointm": sum(outcome["weight"] * outcome["point_m"] for outcome in outcomes) / n,
         "miou": sum(weight * iou for iou, weight in ious) / n,
-        "oiou": sum(one["weight"] * one["intersection"] for one in outcomes)
-        / sum(one["weight"] * one["union"] for one in outcomes),
+        "oiou": sum(outcome["weight"] * outcome["intersection"] for outcome in outcomes)
+        / sum(outcome["weight"] * outcome["union"] for outcome in outcomes),
         **{f"prec@{t}": sum(weight for iou, weight in ious if iou >= t) / n for t in THRESHOLDS},
     }
     for key, value in expected.items():

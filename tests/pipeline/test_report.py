@@ -48,7 +48,7 @@ def test_the_scores_of_the_cards_are_those_of_ris_score(scored, page, row):
         path = scored / f"runs/tiny/scores/latest-{row}-{split}/outcomes.csv"
         if path.exists():
             key = "sent_id" if row in ("step1", "step2") else "ref_id"
-            outcomes = {getattr(one, key): one for one in load_outcomes(path)}
+            outcomes = {getattr(outcome, key): outcome for outcome in load_outcomes(path)}
             for card in cards_of(page):
                 if card["split"] == split:
                     outcome, scores = outcomes[card["sent" if key == "sent_id" else "ref"]], card["scores"][row]

@@ -161,7 +161,7 @@ def test_the_keyboard_reaches_everything(open_page):
     for _ in range(wanted + 1):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.dataset.tab ?? null"))
-    assert [int(one) for one in reached if one is not None][:wanted] == list(range(wanted))
+    assert [int(index) for index in reached if index is not None][:wanted] == list(range(wanted))
     page.evaluate("document.activeElement.blur()")
     control(page, "split").focus()
     page.keyboard.press("End")
@@ -182,7 +182,7 @@ def test_axe_finds_nothing(open_page, view):
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     results = axe.Axe().run(page, options={"resultTypes": ["violations", "incomplete", "passes"]})
     assert results.violations_count == 0, results.generate_report()
-    checked = {one["id"]: len(one["nodes"]) for one in results.response["passes"]}
+    checked = {rule["id"]: len(rule["nodes"]) for rule in results.response["passes"]}
     assert checked["color-contrast"] > 100
 
 

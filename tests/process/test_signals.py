@@ -16,12 +16,12 @@ def ask(number=signal.SIGTERM):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_at_once(number):
-    before = [signal.getsignal(one) for one in stops.SIGNALS]
+    before = [signal.getsignal(number) for number in stops.SIGNALS]
     with pytest.raises(Stopped) as stop, watch_signals():
         ask(number)
     assert stop.value.number == number
     assert str(stop.value) == number.name
-    assert [signal.getsignal(one) for one in stops.SIGNALS] == before
+    assert [signal.getsignal(number) for number in stops.SIGNALS] == before
     assert stops.asked() is None
 
 
@@ -80,7 +80,7 @@ def test_a_stop_that_python_dropped_is_raised_by_the_next_check(monkeypatch):
             ask()
 
     dropped = []
-    monkeypatch.setattr("sys.unraisablehook", lambda one: dropped.append(one.exc_type))
+    monkeypatch.setattr("sys.unraisablehook", lambda dropping: dropped.append(dropping.exc_type))
     with watch_signals():
         Noisy()  # gone at once
         with pytest.raises(Stopped):

@@ -112,7 +112,7 @@ def test_pseudolabels(radius):
             walk_by_hand(np.where(instances == n, small, 0) * (1 - edge.astype(float)), edge, 256, radius)
             for n in np.unique(instances)
         ]
-        scores = [(up[0] @ one @ up[1].T)[:height, :width] for one in walked]
+        scores = [(up[0] @ field @ up[1].T)[:height, :width] for field in walked]
         scores = np.stack(scores) / np.max(scores)
         sure = np.abs(scores.max(axis=0) - 0.25) > 1e-4  # beside the threshold rounding decides
         np.testing.assert_array_equal(mask[sure], (scores.max(axis=0) > 0.25)[sure])

@@ -112,7 +112,7 @@ def test_sentences_of_1_to_30_words(step1, step2, released_state, independent, t
     assert len(sentences[-1].split()) == 30
     maps = independent.step1_maps(released_state("tris-step1"), path, sentences)
     compare_step1(step1, maps, path, sentences)
-    assert sum(bool(one.any()) for one in maps) > 15
+    assert sum(bool(response.any()) for response in maps) > 15
     sentences = [sentences[n - 1] for n in (1, 2, 5, 12, 17, 18, 19, 20, 30)]  # 18 pieces are the most that fit
     logits = independent.step2_logits(released_state("tris-step2"), path, sentences)
     compare_step2(step2, logits, path, sentences)

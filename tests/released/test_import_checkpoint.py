@@ -137,7 +137,7 @@ def test_scored_as_if_trained_here(ris, tiny_files, released_state, independent)
     status, out, _ = ris("score", "--split", "val", "--stage", "step1", "--json", "--min-box-area", middle)
     (row,) = json.loads(out)
     assert (status, row["sentences"]) == (0, len(kept))
-    large = [[one[i] for i in kept] for one in (maps, boxes, masks)]
+    large = [[values[i] for i in kept] for values in (maps, boxes, masks)]
     expected = score_plainly(large[0], 1e-9, *large[1:])
     assert {name: row["metrics"][name]["value"] for name in expected} == pytest.approx(expected, abs=0.01)
 
@@ -150,13 +150,13 @@ def read_annotations(split):
     refs = pickle.loads(Path("data/tiny/refer/shapes/refs(shapes).p").read_bytes())
     instances = json.loads(Path("data/tiny/refer/shapes/instances.json").read_text())
     images = {image["id"]: image for image in instances["images"]}
-    annotations = {one["id"]: one for one in instances["annotations"]}
+    annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
     return [(ref, images[ref["image_id"]], annotations[ref["ann_id"]]) for ref in refs if ref["split"] == split]
 
 
 def read_sentences(split):
     for ref, image, _ in read_annotations(split):
-        yield Path("data/tiny/images") / image["file_name"], [one["sent"] for one in ref["sentences"]]
+        yield Path("data/tiny/images") / image["file_name"], [sentence["sent"] for sentence in ref["sentences"]]
 
 
 def read_truth(split):

@@ -16,8 +16,8 @@ from ris_pipeline.report.samples import choose_samples, compute_changes, quality
     ],
 )
 def test_traits(dataset, ref, expression, n_words, has_place, share, n_same_kind):
-    one = dataset.refs[ref]
-    traits = traits_of(dataset, one, one.expressions[expression])
+    chosen = dataset.refs[ref]
+    traits = traits_of(dataset, chosen, chosen.expressions[expression])
     assert (traits.n_words, traits.has_place, traits.n_same_kind) == (n_words, has_place, n_same_kind)
     assert traits.box_share == share
 

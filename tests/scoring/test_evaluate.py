@@ -84,7 +84,11 @@ def test_maps(dataset, store):
 def test_prms_scores_one_map_per_ref(dataset, store):
     store.select_maps()
     found = list(evaluate.evaluate_choice(dataset, store))
-    assert [(one.ref_id, one.sent_id, one.weight) for one in found] == [(1, 11, 2), (3, 30, 1), (2, 20, 1)]
+    assert [(outcome.ref_id, outcome.sent_id, outcome.weight) for outcome in found] == [
+        (1, 11, 2),
+        (3, 30, 1),
+        (2, 20, 1),
+    ]
     assert (found[0].intersection, found[0].union) == (0, 12)
 
 
@@ -150,7 +154,7 @@ def test_network(dataset, batch_size):
 def test_chance(dataset):
     found = by_sentence(evaluate.evaluate_chance(dataset))
     # The whole image: 16 pixels, of which each object has 4.
-    assert all((one.intersection, one.union, one.box_iou) == (4, 16, 0.25) for one in found.values())
+    assert all((outcome.intersection, outcome.union, outcome.box_iou) == (4, 16, 0.25) for outcome in found.values())
     one_ref = dataclasses.replace(dataset, refs=dataset.refs[2:])
     assert by_sentence(evaluate.evaluate_chance(one_ref))[30] == found[30]
 
@@ -160,8 +164,8 @@ def test_chance_points_everywhere_alike(dataset):
     one_ref = dataclasses.replace(dataset, refs=(dataclasses.replace(dataset.refs[0], expressions=many),))
     found = list(evaluate.evaluate_chance(one_ref, seed=1))
     # 9 of 16 pixels are in the box, whose borders count; 4 on the mask. Three standard deviations: 0.033.
-    assert abs(np.mean([one.point_it for one in found]) - 9 / 16) < 0.033
-    assert abs(np.mean([one.point_m for one in found]) - 4 / 16) < 0.03
+    assert abs(np.mean([outcome.point_it for outcome in found]) - 9 / 16) < 0.033
+    assert abs(np.mean([outcome.point_m for outcome in found]) - 4 / 16) < 0.03
 
 
 def test_without_ground_truth_there_is_nothing_to_tell(dataset):

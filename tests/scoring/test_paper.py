@@ -86,8 +86,8 @@ def test_every_row_of_ris_score_has_the_papers_figure_or_none(name):
     expected |= {("prms", "train", "miou"): prms, ("pseudo-plain", "train", "miou"): prms}
     expected[("pseudo-refined", "train", "miou")] = refined
     found = {
-        (one.name, split, metric): paper_figure(name, split, one.paper, metric)
-        for one in ROWS.values()
+        (own.name, split, metric): paper_figure(name, split, own.paper, metric)
+        for own in ROWS.values()
         for split in load_card(name).splits
         for metric in METRICS
     }

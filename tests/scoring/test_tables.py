@@ -30,9 +30,9 @@ from stages import table
 )
 def test_cells(number, row, column, figure, where):
     built = build_table(number)
-    (one,) = (one for one in built.rows if one.name == row)
+    (found,) = (found for found in built.rows if found.name == row)
     (two,) = (two for two in built.columns if two.title == column)
-    assert one.paper[column] == figure
+    assert found.paper[column] == figure
     assert (two.metric, two.dataset, two.split) == where
 
 
@@ -47,7 +47,7 @@ def test_every_cell_is_filled(number, shape):
 
 
 def make(options, dataset, stage, *inputs, flags=None, metrics=None, **configuration) -> Artifact:
-    named = {one.name: one.digest for one in inputs}
+    named = {artifact.name: artifact.digest for artifact in inputs}
     request = Request(options.runs, dataset, stage, configuration, named, flags or {})
     with publish(request) as work:
         values = {

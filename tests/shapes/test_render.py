@@ -160,14 +160,14 @@ def test_backgrounds_are_muted():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mirrored_is_the_picture_mirrored(shape):
-    one = thing(shape, cx=0.3, side=0.5, angle=0.25)
-    mirrored = compute_alpha(one.mirrored(), (100, 100)) > 127
+    original = thing(shape, cx=0.3, side=0.5, angle=0.25)
+    mirrored = compute_alpha(original.mirrored(), (100, 100)) > 127
     # Centres are counted in whole pixels from the left, 70 for 30: the mirror image of column 30 is 69.
-    flipped = np.roll(compute_alpha(one, (100, 100))[:, ::-1], 1, axis=1) > 127
+    flipped = np.roll(compute_alpha(original, (100, 100))[:, ::-1], 1, axis=1) > 127
     assert (mirrored & flipped).sum() > 0.96 * (mirrored | flipped).sum()
 
 
 def test_upside_down_moves_the_thing_and_does_not_turn_it():
-    one = thing("triangle", cy=0.3)
-    moved = compute_alpha(one.upside_down(), (100, 100))
-    np.testing.assert_array_equal(moved, np.roll(compute_alpha(one, (100, 100)), 40, axis=0))
+    original = thing("triangle", cy=0.3)
+    moved = compute_alpha(original.upside_down(), (100, 100))
+    np.testing.assert_array_equal(moved, np.roll(compute_alpha(original, (100, 100)), 40, axis=0))

@@ -94,7 +94,7 @@ def test_scenes_hold_several_of_one_shape(n_range):
     for _ in range(N_SCENES):
         things = sample_scene(rng, n_range)
         sizes[len(things)] += 1
-        assert max(Counter(one.shape for one in things).values()) >= 2
+        assert max(Counter(item.shape for item in things).values()) >= 2
     assert max(sizes) == n_range[1]
     assert sum(n for size, n in sizes.items() if size >= n_range[0]) > 0.9 * N_SCENES
 
@@ -103,7 +103,7 @@ def test_things_of_a_scene_look_different_and_stand_apart():
     rng = np.random.default_rng(4)
     for _ in range(N_SCENES):
         things = sample_scene(rng)
-        looks = {(one.shape, one.colour, one.texture, one.size) for one in things}
+        looks = {(item.shape, item.colour, item.texture, item.size) for item in things}
         assert len(looks) == len(things)
         for i, a in enumerate(things):
             for b in things[:i]:  # centres nearer than this would have one hide the other
@@ -122,11 +122,11 @@ def test_has_room_by_hand():
 def test_things_lie_inside_and_sizes_do_not_overlap(zoom):
     rng = np.random.default_rng(5)
     things = [sample_thing(rng, zoom=zoom) for _ in range(300)]
-    for one in things:
-        assert one.side / 2 <= one.cx <= 1 - one.side / 2
-        assert one.side / 2 <= one.cy <= 1 - one.side / 2
-    small = [one.side for one in things if one.size == "small"]
-    big = [one.side for one in things if one.size == "big"]
+    for item in things:
+        assert item.side / 2 <= item.cx <= 1 - item.side / 2
+        assert item.side / 2 <= item.cy <= 1 - item.side / 2
+    small = [item.side for item in things if item.size == "small"]
+    big = [item.side for item in things if item.size == "big"]
     assert 1.3 * max(small) < min(big)
 
 

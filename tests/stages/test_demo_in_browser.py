@@ -225,7 +225,7 @@ def test_axe_finds_nothing_and_all_fits(open_demo, picture, view):
     for _ in range(2):  # before an image is chosen, and with a sentence
         results = axe.Axe().run(page, options={"resultTypes": ["violations", "incomplete", "passes"]})
         assert results.violations_count == 0, results.generate_report()
-        assert "color-contrast" in {one["id"] for one in results.response["passes"]}
+        assert "color-contrast" in {rule["id"] for rule in results.response["passes"]}
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         choose(page, picture)
         segment(page, FIRST)

@@ -99,11 +99,11 @@ def test_json(options, image, tmp_path, capsys):
     make(options, "step2", labels="pseudo")
     run(dataclasses.replace(options, json=True, quiet=True), [str(image), "dog", "nothing"], tmp_path)
     output = capsys.readouterr()
-    one, nothing = json.loads(output.out)
-    assert json.loads((tmp_path / "predictions.json").read_text()) == [one, nothing]
-    assert (one["image"], one["sentence"], one["score"]) == (str(image), "dog", 0.75)
-    assert one["mask"] == str(tmp_path / "photo-1-mask.png")
-    np.testing.assert_array_equal(coco_mask.decode(one["segmentation"]), LEFT)
+    found, nothing = json.loads(output.out)
+    assert json.loads((tmp_path / "predictions.json").read_text()) == [found, nothing]
+    assert (found["image"], found["sentence"], found["score"]) == (str(image), "dog", 0.75)
+    assert found["mask"] == str(tmp_path / "photo-1-mask.png")
+    np.testing.assert_array_equal(coco_mask.decode(found["segmentation"]), LEFT)
     assert nothing["score"] == 0
     assert not coco_mask.decode(nothing["segmentation"]).any()
     assert output.err == ""
@@ -118,9 +118,9 @@ def test_a_folder_and_more_images(options, image, tmp_path, capsys):
     make(options, "step2", labels="pseudo")
     run(dataclasses.replace(options, json=True), [str(folder), str(image), "dog"], tmp_path / "out")
     records = json.loads(capsys.readouterr().out)
-    assert [Path(one["image"]).name for one in records] == ["a.JPG", "b.png", "photo.bmp", "photo.png"]
+    assert [Path(record["image"]).name for record in records] == ["a.JPG", "b.png", "photo.bmp", "photo.png"]
     # two are called "photo": their suffix tells them apart
-    names = [Path(one["mask"]).name for one in records]
+    names = [Path(record["mask"]).name for record in records]
     assert names == ["a-1-mask.png", "b-1-mask.png", "photo-1-mask.png", "photo.png-1-mask.png"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(RisError, match="no image in this folder"):

@@ -21,7 +21,7 @@ def run_runs(options: Options, which, metric, tensorboard) -> None:
 
 def make(options: Options, stage: str, *inputs: Artifact, flags=None, points=(), **configuration) -> Artifact:
     """An artifact; of scores, whose `points` say which refs were pointed at."""
-    named = {one.name: one.digest for one in inputs}
+    named = {artifact.name: artifact.digest for artifact in inputs}
     request = Request(options.runs, "tiny", stage, configuration, named, flags or {})
     with publish(request) as work:
         (work.path / "weights").write_bytes(b"12345")
@@ -121,4 +121,4 @@ def test_curves_for_tensorboard(tiny, tmp_path: Path, capsys):
     folder = tmp_path / "curves" / "step1" / step1.digest
     assert capsys.readouterr().out.splitlines() == [str(folder)]
     events = EventAccumulator(str(folder)).Reload()
-    assert [(one.step, one.value) for one in events.Scalars("loss")] == [(0, 4.0), (1, 2.5)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 4.0), (1, 2.5)]

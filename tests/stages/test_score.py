@@ -171,7 +171,10 @@ def test_the_artifact(options, tmp_path, capsys):
     responses = find_latest(options.runs, "tiny", "responses", split="train")
     assert stored["inputs"]["responses/train"] == responses.digest
     outcomes = load_outcomes(artifact.path / "outcomes.csv")
-    assert [(one.point_it, one.intersection, one.union) for one in outcomes] == [(True, 8, 8), (False, 0, 16)]
+    assert [(outcome.point_it, outcome.intersection, outcome.union) for outcome in outcomes] == [
+        (True, 8, 8),
+        (False, 0, 16),
+    ]
 
 
 def test_the_table_fits_and_is_made_once(options, tmp_path, capsys):

@@ -31,7 +31,7 @@ def state_in(folder, seed=0, **settings):
 
 def values_of(state):
     network, moments = state.parts["network"], state.parts["optimizer"].state_dict()["state"]
-    return [*network.state_dict().values(), *(value for one in moments.values() for value in one.values())]
+    return [*network.state_dict().values(), *(value for own in moments.values() for value in own.values())]
 
 
 def test_all_parts_and_the_position_come_back(tmp_path):

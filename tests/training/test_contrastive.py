@@ -138,7 +138,7 @@ def test_training_moves_the_clip_and_leaves_places_to_c4(precision, tmp_path):
     seen = {}
     after, before = train_clip(tmp_path, [phase(side=96)], report=seen.__setitem__, precision=precision)
     assert list(seen) == [0, 1, 2]
-    assert all(np.isfinite(one["loss"]) and 0 <= one["accuracy"] <= 1 for one in seen.values())
+    assert all(np.isfinite(values["loss"]) and 0 <= values["accuracy"] <= 1 for values in seen.values())
     assert not after["visual.attnpool.positional_embedding"].any()
     for name in ("visual.conv1.weight", "visual.attnpool.c_proj.weight", "text_projection", "logit_scale"):
         assert not torch.equal(after[name], before[name]), name

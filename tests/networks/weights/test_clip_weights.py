@@ -52,8 +52,8 @@ QUICK_GELU_OF_ONE = 1 / (1 + math.exp(-1.702))
 GELU_OF_ONE = (1 + math.erf(1 / math.sqrt(2))) / 2
 
 
-def assert_same_values(one: Clip, other: Clip) -> None:
-    torch.testing.assert_close(dict(one.model.state_dict()), dict(other.model.state_dict()))
+def assert_same_values(clip: Clip, other: Clip) -> None:
+    torch.testing.assert_close(dict(clip.model.state_dict()), dict(other.model.state_dict()))
 
 
 def write_state_dict(clip: Clip, path: Path) -> None:
