@@ -13,7 +13,7 @@ nothing is lost. The store is a Zarr v3 group:
 Its attributes hold the rule (`maps.rule`) and the input size of the network.
 
 The unit of writing is a block: a chunk of up to 1,024 rows and 4 MB, which lands by one rename and so is complete or
-absent. Processes may write different blocks at once, and an interrupted dump goes on at the first missing block.
+absent. Processes may write different blocks at once, and an interrupted dump resumes at the first missing block.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ class ResponseStore:
         dtype: Dtype = "float32",
         attributes: Mapping[str, Any],
     ) -> Self:
-        """Return a store open for writing: an empty one, or with the blocks that a broken run left at `path`.
+        """Return a store open for writing: an empty one, or one with the blocks that an interrupted run left at `path`.
 
-        Ids and metadata are written anew in any case. `attributes`: JSON values kept with it (digests).
-        Raises RisError where sentences repeat and where those of a ref are apart.
+        Ids and metadata are always rewritten. `attributes`: JSON values kept with it (digests).
+        Raises RisError for repeated sentences, and where the sentences of a ref do not lie side by side.
         """
         sentences, refs = np.asarray(sent_id, np.int64), np.asarray(ref_id, np.int64)
         find_rows(path, refs)
@@ -271,7 +271,7 @@ class ResponseStore:
 
 
 def find_rows(path: Path, ref_id: npt.NDArray[np.int64]) -> dict[int, range]:
-    """Return {ref_id: its rows}, in row order; RisError, naming `path`, where the rows of one ref are apart."""
+    """Return {ref_id: its rows}, in row order; RisError, naming `path`, where the rows of a ref are not adjacent."""
     starts = np.flatnonzero(np.diff(ref_id, prepend=ref_id[:1] - 1))
     ends = np.flatnonzero(np.diff(ref_id, append=ref_id[-1:] + 1)) + 1
     rows = {int(ref_id[start]): range(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)}

@@ -1,7 +1,7 @@
 """From selected response maps to pseudo-label PNGs: thresholded, or refined by inter-pixel relations.
 
-Each function writes <ref_id>.png files into a folder and leaves those alone that are there and whole: a run that
-broke off goes on with the first missing one.
+Each function writes <ref_id>.png files into a folder and keeps those that are already there and whole: an interrupted
+run resumes at the first missing one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that broke off goes on at its last one and ends in the same weights."""
+"""Checkpoints: an interrupted training resumes at its last one and ends in the same weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stateful(Protocol):
 
 
 class Best:
-    """A copy of the weights of the best epoch so far; as a part of the checkpoint it survives what that survives."""
+    """A copy of the weights of the best epoch so far, kept in the checkpoint."""
 
     def __init__(self) -> None:
         self.value = -math.inf
@@ -58,10 +58,10 @@ class Best:
 
 
 class TrainingState:
-    """All that a training needs to go on, kept in folder/resume.pt; and its log, folder/metrics.jsonl.
+    """All that a training needs to resume, kept in folder/resume.pt; and its log, folder/metrics.jsonl.
 
-    The file holds the state of each of the named parts, the number of steps done, and the log up to there, which
-    is written anew when the training goes on. Random numbers need no state, they are drawn from seed and step
+    The file holds the state of each of the named parts, the number of steps done, and the log so far, which is
+    restored when the training resumes. Random numbers need no state: they are drawn from seed and step
     (`seed_step`, `Plan`).
     """
 
@@ -90,15 +90,15 @@ class TrainingState:
             state = _read(path)
             if state.get("n_ranks", self.n_ranks) != self.n_ranks:  # their batches are others
                 raise RisError(
-                    f"{path}: begun by {state['n_ranks']} processes, not {self.n_ranks}; go on with as many, "
-                    "or begin anew with --force"
+                    f"{path}: started with {state['n_ranks']} processes, not {self.n_ranks}; resume with as many, "
+                    "or start over with --force"
                 )
             try:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 self.n_done, self.is_finished, log = state["n_done"], state["is_finished"], state["log"]
             except (KeyError, RuntimeError, ValueError) as error:
-                raise RisError(f"{path}: a checkpoint of something else; begin anew with --force") from error
+                raise RisError(f"{path}: a checkpoint of other networks; start over with --force") from error
         if not is_same_everywhere(self.n_done):
             raise RisError(
                 f"{path}: the processes do not see the same checkpoint (here step {self.n_done}); on several machines "
@@ -115,7 +115,7 @@ class TrainingState:
     def step_done(self, **values: float) -> None:
         """Log the step's values; leave a checkpoint when it is time.
 
-        Inside `stops.deferred` a signal is heeded here: a checkpoint, then Stopped is raised.
+        Inside `stops.deferred` a signal takes effect here: after a checkpoint, Stopped is raised.
         """
         if self.is_writer:
             with self._log.open("a", encoding="utf-8") as file:
@@ -126,7 +126,7 @@ class TrainingState:
             self.save()
         if is_stopping:
             wait()  # torchrun kills all when the first one ends, and it may be the one that writes
-            # Where it was another of the processes that was asked, it was by a batch system.
+            # Where another process received the signal, a batch system sent it.
             raise stops.Stopped(stops.asked() or signal.SIGTERM)
 
     def save(self) -> None:
@@ -144,7 +144,7 @@ class TrainingState:
         with replacing(self.folder / RESUME) as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # of the archive that was cut short: what cut it short is behind it
+            except RuntimeError as error:  # torch says that the archive was cut short; its context says why
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -167,7 +167,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seed torch's random numbers on all devices for one step: the same whether or not a run broke off before it."""
+    """Seed torch's random numbers on all devices for one step: the same in a run that was interrupted."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
@@ -179,5 +179,5 @@ def _read(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
     except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, NotImplementedError) as error:
-        raise RisError(f"{path}: damaged checkpoint; begin anew with --force") from error
-    raise RisError(f"{path}: damaged checkpoint ({damaged}); begin anew with --force")
+        raise RisError(f"{path}: damaged checkpoint; start over with --force") from error
+    raise RisError(f"{path}: damaged checkpoint ({damaged}); start over with --force")

@@ -75,7 +75,7 @@ def train(
 ) -> int:
     """Train the task's network, leave its weights in folder/`weights`, and return the number of steps.
 
-    A run that broke off goes on at its last checkpoint and ends in the same weights. Every step is logged in
+    An interrupted run resumes at its last checkpoint and ends in the same weights. Every step is logged in
     folder/metrics.jsonl: its losses, and the last group's learning rate as lr. `report(step, losses)` follows each
     step. Under fp16 the loss is scaled so that small gradients do not vanish.
 

@@ -1,4 +1,4 @@
-"""Reader processes: they prepare the next steps of a training while one is computed, and end with it."""
+"""Reader processes: they prepare the next batches of a training while a step is computed, and end with it."""
 
 from __future__ import annotations
 

@@ -381,7 +381,7 @@ def test_a_flipped_byte_in_a_checkpoint(stage, stand):
     flip(break_off(subject, HALF_MADE[stage][0]) / "resume.pt")
     line = subject.fails()
     assert "resume.pt: damaged checkpoint" in line
-    assert "begin anew with --force" in line
+    assert "start over with --force" in line
     assert subject.run(*subject.command, "--force") == (0, "")
     subject.recovers(contents)
 

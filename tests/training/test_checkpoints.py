@@ -102,7 +102,7 @@ def test_a_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
         try:
             other.load()
         except RisError as error:
-            assert "begin anew with --force" in str(error)  # noqa: PT017
+            assert "start over with --force" in str(error)  # noqa: PT017
             n_noticed += 1
         else:  # padding
             assert all(torch.equal(*pair) for pair in zip(values_of(other), values_of(state), strict=True))
@@ -113,19 +113,19 @@ def test_a_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
 def test_a_torn_checkpoint_is_an_error(size, tmp_path):
     state_in(tmp_path).save()
     os.truncate(tmp_path / RESUME, size)
-    with pytest.raises(RisError, match=r"resume\.pt: damaged checkpoint; begin anew with --force"):
+    with pytest.raises(RisError, match=r"resume\.pt: damaged checkpoint; start over with --force"):
         state_in(tmp_path).load()
 
 
 def test_a_checkpoint_of_another_network_is_an_error(tmp_path):
     state_in(tmp_path).save()
-    with pytest.raises(RisError, match="a checkpoint of something else"):
+    with pytest.raises(RisError, match="a checkpoint of other networks"):
         TrainingState(tmp_path, {"network": nn.Linear(3, 2)}).load()
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_an_error(tmp_path):
     state_in(tmp_path, n_ranks=2).save()
-    with pytest.raises(RisError, match=r"resume\.pt: begun by 2 processes, not 1; go on with as many"):
+    with pytest.raises(RisError, match=r"resume\.pt: started with 2 processes, not 1; resume with as many"):
         state_in(tmp_path).load()
     assert state_in(tmp_path, n_ranks=2).load() == 0
 

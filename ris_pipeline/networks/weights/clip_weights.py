@@ -112,7 +112,7 @@ def read_weights(path: Path) -> Weights:
     except Exception as error:  # a damaged or hostile file can fail anywhere inside the readers
         refused = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it asks for {refused[1]}" if refused else str(error).partition("\n")[0]
-        raise RisError(f"{path}: damaged, or not a file of tensors alone ({reason[:120]}): get it anew") from error
+        raise RisError(f"{path}: damaged, or not a file of tensors only ({reason[:120]}); download it again") from error
 
 
 def copy_tensors(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:

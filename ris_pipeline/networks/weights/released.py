@@ -72,7 +72,7 @@ def read_released(path: Path, kind: Kind | None = None) -> Released:
     weights = read_weights(path)
     found = recognise(weights.tensors)
     if any(name.startswith("clip.model.") for name in weights.tensors):
-        raise RisError(f"{path}: one of ours already; give the folder that it lies in")
+        raise RisError(f"{path}: already imported; give the folder that it is in")
     if found is None:
         names = first_few(list(weights.tensors)) or "none"
         raise RisError(f"{path}: no checkpoint of {', '.join(_SIGNS)}; its entries: {names}")
@@ -105,7 +105,7 @@ def translate_irn(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor
             continue
         first = _first_name(name)
         if first != name and first in tensors and not _are_equal(value, tensors[first]):
-            raise RisError(f"{path}: {name} and {first} differ, which are one tensor in IRNet: get the file anew")
+            raise RisError(f"{path}: {name} and {first} differ, but are one tensor in IRNet; download the file again")
         ours[first.replace("resnet50.", "backbone.resnet.", 1)] = value
     return ours
 
@@ -151,7 +151,7 @@ def _clip(path: Path, weights: Weights) -> Released:
 def _compare(path: Path, kind: Kind, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     faults = describe_faults(expected, found)
     if faults:
-        raise RisError(f"{path}: not a whole checkpoint of kind {kind} ({faults}): get the file anew")
+        raise RisError(f"{path}: not a complete checkpoint of kind {kind} ({faults}); download it again")
 
 
 def _find_hidden(tensors: Mapping[str, Tensor]) -> int:
