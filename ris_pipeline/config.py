@@ -52,6 +52,8 @@ def _check_select(value: str, info: ValidationInfo) -> str:
 
 Select = Annotated[Literal["last", "miou", "pointit"], AfterValidator(_check_select)]
 
+N_TOKENS = 20  # of a sentence that CLIP reads, start and end included; TRIS
+
 # Strict: neither True nor 1.5 is an int.
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 

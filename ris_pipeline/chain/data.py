@@ -8,12 +8,11 @@ from typing import Any
 
 from ris_pipeline.artifacts.identity import differences
 from ris_pipeline.chain.context import Context
+from ris_pipeline.config import N_TOKENS
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.check import Check, check_contents, check_dataset, write_exclude
 from ris_pipeline.datasets.load import describe_missing, read_exclude
 from ris_pipeline.errors import RisError
-
-N_TOKENS = 20  # of a sentence that CLIP reads here, start and end included
 
 
 def check_data(context: Context, *, deep: bool) -> Check:

@@ -10,6 +10,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
+from ris_pipeline.config import N_TOKENS
 from ris_pipeline.datasets.io.images import renormalise
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.parts.pooling import attention_pool
@@ -22,7 +23,7 @@ class Clip(nn.Module):
     """An open_clip model behind the calls that the pipeline needs.
 
     `model` is the open_clip model itself; its state dict has OpenAI's names.
-    The first `n_tokens` rows of the positional table are used: 20 in the paper, whatever the context length; None: all.
+    The first `n_tokens` rows of the positional table are used, whatever the context length; None: all.
     `mean`, `std`: of the RGB in [0, 1] that the model was trained on; OpenAI's unless given.
 
     Raises RisError where the model has another kind of text encoder, or a context shorter than `n_tokens`.
@@ -33,7 +34,7 @@ class Clip(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        n_tokens: int | None = 20,
+        n_tokens: int | None = N_TOKENS,
         last_stride: int = 32,
         mean: Sequence[float] = OPENAI_DATASET_MEAN,
         std: Sequence[float] = OPENAI_DATASET_STD,
@@ -54,7 +55,7 @@ class Clip(nn.Module):
         self.image_size = int(size if isinstance(size, int) else size[0])
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], n_tokens: int | None = 20, **settings: Any) -> Clip:
+    def from_config(cls, config: Mapping[str, Any], n_tokens: int | None = N_TOKENS, **settings: Any) -> Clip:
         """Return a Clip with random values, by open_clip's embed_dim, vision_cfg, text_cfg and quick_gelu.
 
         `settings`: the others of a Clip.

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ris_pipeline.artifacts.files import write_bytes
 from ris_pipeline.artifacts.layout import CLIP_CONFIG, WEIGHTS
+from ris_pipeline.config import N_TOKENS
 from ris_pipeline.errors import DownloadError, RisError, did_you_mean
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
 
@@ -56,7 +57,7 @@ class Weights:
     is_openai: bool
 
 
-def load_clip(name: str, weights: str | None = None, n_tokens: int | None = 20) -> Clip:
+def load_clip(name: str, weights: str | None = None, n_tokens: int | None = N_TOKENS) -> Clip:
     """Return the Clip called `name`, float32.
 
     `name` is a model of open_clip ("RN50-quickgelu"), "shapes" for the small shipped one, or a directory that
