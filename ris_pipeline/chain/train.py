@@ -88,7 +88,7 @@ def _open_targets(
     store = ResponseStore.open(store_path(teacher.path, TRAIN))
     folder.mkdir(exist_ok=True)
     with context.console.progress("targets", dataset.n_expressions) as advance:
-        targets: Targets = code.open_targets(config, dataset, store, folder, advance)
+        targets: Targets = code.open_targets(config, dataset, store, folder, context.workers, advance)
     return targets
 
 

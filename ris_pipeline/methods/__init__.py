@@ -14,7 +14,7 @@ and where Step-1's place is taken by a training of its own,
 
 One that learns from the maps of another method, its teacher, has
 
-    open_targets(config, dataset, store, folder, advance) -> Targets
+    open_targets(config, dataset, store, folder, workers, advance) -> Targets
 
 as well. What a method makes has its name in its flags; TRIS's has none.
 """
@@ -104,6 +104,12 @@ METHODS = {
             "maskclip-trained", "MaskCLIP", "ris_pipeline.methods.maskclip_trained", configs.SupervisedConfig, 1,
             trained=True, teacher="maskclip",
         ),
+        Method("clip-es", "CLIP-ES, untrained", "ris_pipeline.methods.clip_es", configs.ClipEsConfig, 1),
+        Method(
+            "clip-es-trained", "CLIP-ES", "ris_pipeline.methods.clip_es_trained", configs.ClipEsTrainedConfig, 1,
+            trained=True, teacher="clip-es",
+        ),
+        Method("car", "CaR", "ris_pipeline.methods.car", configs.CarConfig, 1),
     )
 }  # fmt: skip
 

@@ -18,6 +18,15 @@ from ris_pipeline.networks.dense import OpenedImage
 N_SINKHORN = 3  # rounds of column and row normalisation; CLIP-ES's code
 
 
+def compute_refined_cams(
+    opened: OpenedImage, texts: Tensor, classes: Sequence[Sequence[int]], scale: float, box_threshold: float
+) -> Tensor:
+    """Return CLIP-ES's maps float (n, h, w) in [0, 1) of one image; arguments as of `compute_cams` and `refine_cam`."""
+    transition = compute_transition(opened.affinity)
+    cams = compute_cams(opened, texts, classes, scale)
+    return torch.stack([refine_cam(cam, transition, box_threshold) for cam in cams])
+
+
 def compute_cams(opened: OpenedImage, texts: Tensor, classes: Sequence[Sequence[int]], scale: float) -> Tensor:
     """Return softmax Grad-CAMs float (n, h, w) in [0, 1] of one image.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -56,6 +56,7 @@ def _check_words(value: str) -> str:
 
 Template = Annotated[str, AfterValidator(_check_template)]
 Words = Annotated[str, AfterValidator(_check_words)]
+Confidence = Annotated[Share, Field(ge=0.5, lt=1)]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
@@ -94,3 +95,32 @@ class SupervisedConfig(TrainedConfig):
     refs_per_image: Count = 1  # as Step1Config.refs_per_image; TRIS
     frozen_levels: Levels = 0  # as Step1Config.frozen_levels; TRIS
     project_from_clip: Flag = False  # as Step1Config.project_from_clip; TRIS
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class ClipEsConfig(FrozenClipConfig):
+    """CLIP-ES: "CLIP is Also an Efficient Segmenter" (CVPR 2023), its values for COCO."""
+
+    box_threshold: Share = 0.7  # of a map's maximum: the boxes around what is above are spread from; CLIP-ES
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class ClipEsTrainedConfig(SupervisedConfig):
+    """Step-1 taught by CLIP-ES (TRIS Table 1, †): which of its pixels count."""
+
+    confidence: Confidence = 0.95  # a less probable label is not learnt; CLIP-ES
+    max_side: Count = 640  # pixels; as PseudolabelConfig.max_side
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class CarConfig(ClipEsConfig):
+    """CaR: "CLIP as RNN" (CVPR 2024), its values for RefCOCO."""
+
+    threshold: Share = 0.5  # of a map: what a picture is marked by; CaR
+    box_threshold: Share = 0.5  # as ClipEsConfig.box_threshold; CaR
+    stride: Count = 4  # pixels of input_size to a cell of the kept map: how fine its outline is
+    with_rivals: Flag = False  # rivals take part: those that fit their marked pictures are background; CaR has none
+    confidence: Share = 0.3  # a rival that is less probable of its marked picture is dropped; CaR
+    circle: Flag = True  # mark by a red circle; CaR
+    blur: Flag = False  # mark by blurring the rest; CaR's code on RefCOCO+ and RefCOCOg
+    skip_last_block: Flag = False  # of the ViT that judges marked pictures; CaR's code skips it, its paper does not

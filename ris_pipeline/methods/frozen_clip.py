@@ -53,6 +53,15 @@ class FrozenClip:
         tokens = self.clip.tokenize([template.format(phrase) for phrase in phrases]).to(self.device)
         return F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
 
+    def list_classes(self, texts: Tensor, rivals: Sequence[Sequence[int]]) -> tuple[Tensor, list[list[int]]]:
+        """Return the texts float (n, E) with the background below them, and which rows compete for each of the n.
+
+        Its own row comes first; `rivals` are the rows of other sentences.
+        """
+        classes = torch.cat([texts, self.background])
+        background = range(len(texts), len(classes))
+        return classes, [[own, *others, *background] for own, others in enumerate(rivals)]
+
 
 def find_rivals(texts: Tensor, ref_ids: Sequence[int] | None) -> list[list[int]]:
     """Return for each of the n encoded sentences float (n, …) the rows of those that compete with it.

@@ -35,12 +35,9 @@ class MaskClip(FrozenClip):
     def respond(self, image: Places, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
         """Return probabilities float32 (n, h, w)."""
         features, keys = (part.flatten(1) for part in image)
-        cosines = torch.cat([texts, self.background]) @ features
-        background = range(len(texts), len(cosines))
-        probs = [
-            self._compete(cosines[[row, *rivals, *background]], keys)
-            for row, rivals in enumerate(find_rivals(texts, ref_ids))
-        ]
+        classes, competing = self.list_classes(texts, find_rivals(texts, ref_ids))
+        cosines = classes @ features
+        probs = [self._compete(cosines[rows], keys) for rows in competing]
         return torch.stack(probs).view(len(texts), *image[0].shape[1:])
 
     def _compete(self, cosines: Tensor, keys: Tensor) -> Tensor:

@@ -21,7 +21,12 @@ __all__ = ["build", "build_task", "open_targets", "plan", "wrap"]
 
 
 def open_targets(
-    config: SupervisedConfig, dataset: Dataset, store: ResponseStore, folder: Path, advance: Callable[[int], None]
+    config: SupervisedConfig,
+    dataset: Dataset,
+    store: ResponseStore,
+    folder: Path,
+    workers: int,
+    advance: Callable[[int], None],
 ) -> Targets:
     """Return MaskCLIP's masks, at the size that the network reads; written into `folder` where they are not there."""
     hw = (config.input_size, config.input_size)

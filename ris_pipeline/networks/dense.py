@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ris_pipeline.networks import vit
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.parts.pooling import attention_pool, resize_positions
+from ris_pipeline.networks.parts.pooling import attention_pool
 
 N_ATTENTION_MAPS = 8  # last blocks of a ViT whose attention is the affinity; CLIP-ES (CVPR 2023), §3.3
 
@@ -65,7 +64,8 @@ def open_image(clip: Clip, pixels: Tensor) -> OpenedImage:
 
     A ViT: what enters the last block's attention (ln_1); the feature is the mean of the projected places; the affinity
     the mean of the last N_ATTENTION_MAPS attention maps. A ResNet, which CLIP-ES does not have: c4; the pooled feature;
-    the attention that the pooling's queries and keys give between the places.
+    the attention of the pooling's values to one another. (Its queries were only ever those of the mean, and say nothing
+    of a place.)
     """
     return _open_resnet(clip, pixels) if clip.is_resnet else _open_vit(clip.model.visual, pixels)
 
@@ -95,10 +95,6 @@ def _open_resnet(clip: Clip, pixels: Tensor) -> OpenedImage:
         activations = c4.detach().flatten(2).transpose(1, 2).requires_grad_()  # (1, hw, C)
         feature = attention_pool(pooling, activations.transpose(1, 2).view(1, -1, h, w))
     with torch.no_grad():
-        places = activations[0] + resize_positions(pooling.positional_embedding, (h, w))[1:]
-        q, k = (
-            F.linear(places, layer.weight, layer.bias).view(h * w, pooling.num_heads, -1).transpose(0, 1)
-            for layer in (pooling.q_proj, pooling.k_proj)
-        )
-        affinity = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=0)
+        values = pooling.v_proj(activations[0]).view(h * w, pooling.num_heads, -1).transpose(0, 1)
+        affinity = (values @ values.transpose(1, 2) / values.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=0)
     return OpenedImage((h, w), activations, feature, affinity)

@@ -28,7 +28,7 @@ class CrfSettings:
 IRNET = CrfSettings(3.0, 3.0, 50.0, 5.0, 10.0)  # with which IRNet (CVPR 2019) cleans its confident labels
 CLIP_ES = CrfSettings(3.0, 3.0, 67.0, 3.0, 4.0)  # of CLIP-ES (CVPR 2023), and of CaR (CVPR 2024)
 LABEL_PROB = 0.7  # trust in a given hard label; IRNet
-MIN_PROB = 1e-5  # lower limit of both probabilities that a soft map gives; CLIP-ES
+MIN_PROB = 1e-5  # lower limit of a score; CLIP-ES
 N_ITERATIONS = 10  # of all three
 PROBLEMS_AT_ONCE = 16  # bounds the memory: an image of 480×640 takes 30 MB for two of them
 
@@ -80,9 +80,9 @@ def odds_of_labels(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.where(labels > 0, odds, -odds)
 
 
-def odds_of_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return ln p(1)/p(0) of maps float32 in [0, 1], float32 of the same shape, neither below MIN_PROB."""
-    odds: NDArray[np.float32] = np.log(np.maximum(maps, MIN_PROB)) - np.log(np.maximum(1 - maps, MIN_PROB))
+def odds_of_scores(foreground: NDArray[np.float32], background: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ln p(1)/p(0), float32, of two scores float32 in [0, 1] of one shape, neither below MIN_PROB."""
+    odds: NDArray[np.float32] = np.log(np.maximum(foreground, MIN_PROB)) - np.log(np.maximum(background, MIN_PROB))
     return odds.astype(np.float32)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ris_pipeline.arrays import Maps
+from ris_pipeline.arrays import BACKGROUND, FOREGROUND, IGNORE, Maps
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.labels import resize_labels, save_label
+from ris_pipeline.refine.crf import CLIP_ES, DenseCrf, odds_of_scores
 from ris_pipeline.refine.instances import compute_pseudolabels
 from ris_pipeline.refine.seeds import compute_seeds
 
@@ -28,6 +29,19 @@ def write_seeds(
 ) -> None:
     """Write folder/<ref_id>.png: the confident labels of the maps float32 (R, H, W) of one image."""
     write_labels(folder, ref_ids, compute_seeds(maps, image, foreground_threshold, background_threshold))
+
+
+def write_confident(
+    folder: Path, sent_ids: Sequence[int], maps: Maps, image: NDArray[np.uint8], confidence: float
+) -> None:
+    """Write folder/<sent_id>.png: labels of the maps float32 (n, H, W) of one image after CLIP-ES's dense CRF.
+
+    255 where neither label has a probability of `confidence`, in [0.5, 1).
+    """
+    odds = DenseCrf(image, CLIP_ES).log_odds(odds_of_scores(maps, 1 - maps))
+    labels = np.where(odds > 0, FOREGROUND, BACKGROUND)
+    limit = np.log(confidence / (1 - confidence))
+    write_labels(folder, sent_ids, np.where(np.abs(odds) < limit, IGNORE, labels).astype(np.uint8))
 
 
 def write_refined(

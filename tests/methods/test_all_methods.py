@@ -24,12 +24,16 @@ from ris_pipeline.methods import METHODS, list_compared
 from ris_pipeline.training import checkpoints
 from ris_pipeline.training.batches import RefBatches
 
-# The table of each method in the card; {clip} is a folder with a tiny CLIP, a ResNet.
+# The table of each method in the card; {clip} is a folder with a tiny CLIP, a ResNet, {vit} one with a ViT.
 FROZEN_CLIP = 'clip = "{clip}"\nclip_weights = "none"\ninput_size = 64\n'
+FROZEN_VIT = FROZEN_CLIP.replace("clip}", "vit}")
 SUPERVISED = FROZEN_CLIP + "hidden = 16\nepochs = 2\nbatch_size = 6\n"
 TINY = {
     "maskclip": FROZEN_CLIP,
     "maskclip-trained": SUPERVISED,
+    "clip-es": FROZEN_VIT,
+    "clip-es-trained": SUPERVISED + "confidence = 0.6\n",
+    "car": FROZEN_VIT + "with_rivals = true\n",
 }
 COMPARED = [method.name for method in list_compared()]
 TRAINED = [method.name for method in list_compared() if method.trained]
@@ -41,11 +45,12 @@ def project(
     tmp_path_factory: pytest.TempPathFactory,
     write_tiny_card: Callable[..., Path],
     tiny_clip: Path,
+    tiny_vit: Path,
     call_ris: Callable[..., int],
 ) -> Path:
     """A folder with a card that has a table for every method, and its data; tests may add to its runs."""
     root = tmp_path_factory.mktemp("methods")
-    tables = "".join(f"[config.{name}]\n{table}" for name, table in TINY.items()).format(clip=tiny_clip)
+    tables = "".join(f"[config.{name}]\n{table}" for name, table in TINY.items()).format(clip=tiny_clip, vit=tiny_vit)
     card = write_tiny_card(root, train=4, val=2)
     card.write_text(card.read_text() + tables)
     assert call_ris("data", "make-shapes", **places_in(root)) == 0

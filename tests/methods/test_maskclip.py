@@ -1,7 +1,5 @@
 """MaskCLIP against its formulas in numpy, with a ResNet and a ViT of random values."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,26 +7,10 @@ from scipy.special import softmax
 
 from ris_pipeline.methods import maskclip
 from ris_pipeline.methods.configs import MaskClipConfig
-from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.dense import dense_features
-from ris_pipeline.networks.weights.clip_weights import save_compact
 
 CPU = torch.device("cpu")
 SENTENCES = ["red star", "left circle", "the ring"]
-VIT = {
-    "embed_dim": 12,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture(scope="module")
-def tiny_vit(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vit")
-    torch.manual_seed(0)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": VIT}))
-    save_compact(Clip.from_config(VIT), folder / "model.safetensors", range(49408))
-    return folder
 
 
 @pytest.fixture(params=["resnet", "vit"])

@@ -75,7 +75,7 @@ def store(tmp_path):
 
 def test_targets_are_the_thresholded_maps_of_each_sentence(config, dataset, store, tmp_path):
     done = []
-    targets = maskclip_trained.open_targets(config, dataset, store, tmp_path, done.append)
+    targets = maskclip_trained.open_targets(config, dataset, store, tmp_path, 0, done.append)
     assert done == [3]
     right = targets.load(dataset, dataset.refs[0], dataset.refs[0].expressions[1])
     assert right.shape == (64, 64)
@@ -88,11 +88,11 @@ def test_targets_are_the_thresholded_maps_of_each_sentence(config, dataset, stor
 
 
 def test_targets_that_are_there_are_not_made_again(config, dataset, store, tmp_path):
-    maskclip_trained.open_targets(config, dataset, store, tmp_path, lambda n: None)
+    maskclip_trained.open_targets(config, dataset, store, tmp_path, 0, lambda n: None)
     whole = (tmp_path / "50.png").stat().st_mtime_ns
     (tmp_path / "51.png").unlink()
     (tmp_path / "60.png").write_bytes(b"")  # as a crash of the machine leaves it
-    maskclip_trained.open_targets(config, dataset, store, tmp_path, lambda n: None)
+    maskclip_trained.open_targets(config, dataset, store, tmp_path, 0, lambda n: None)
     assert (tmp_path / "50.png").stat().st_mtime_ns == whole
     assert load_label(tmp_path / "51.png").shape == load_label(tmp_path / "60.png").shape == (64, 64)
 
@@ -103,4 +103,4 @@ def test_a_teachers_maps_of_other_sentences_are_refused(config, dataset, tmp_pat
         input_size=64, rule=RULE, attributes={},
     )  # fmt: skip
     with pytest.raises(RisError, match="image 1 has other sentences in the data set; dump it again"):
-        maskclip_trained.open_targets(config, dataset, store, tmp_path, lambda n: None)
+        maskclip_trained.open_targets(config, dataset, store, tmp_path, 0, lambda n: None)

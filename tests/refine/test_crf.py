@@ -9,7 +9,7 @@ from ris_pipeline.refine.crf import (
     NormalizedKernel,
     build_lattice,
     odds_of_labels,
-    odds_of_maps,
+    odds_of_scores,
     refine_labels,
 )
 from ris_pipeline.refine.seeds import compute_seeds
@@ -77,15 +77,16 @@ def test_a_soft_map_with_the_numbers_of_clip_es():
     image = two_colour_image(rng, (12, 12), left_columns=5)
     soft = np.linspace(0.95, 0.05, 12, dtype=np.float32)[None, :] * np.ones((12, 1), np.float32)
     exact = exact_mean_field(image, soft, 67, 3, 4)
-    found = expit(DenseCrf(image, CLIP_ES).log_odds(odds_of_maps(soft[None])))[0]
+    found = expit(DenseCrf(image, CLIP_ES).log_odds(odds_of_scores(soft[None], 1 - soft[None])))[0]
     np.testing.assert_allclose(found, exact, atol=0.02)
     assert (exact[:, :5] > 0.95).all()
     assert (exact[:, 6:] < 0.05).all()
 
 
-def test_odds_of_maps_have_limits():
-    odds = odds_of_maps(np.array([0, 0.5, 0.9, 1], np.float32))
-    assert odds.tolist() == pytest.approx([np.log(1e-5), 0, np.log(9), -np.log(1e-5)], rel=1e-5)
+def test_odds_of_scores_have_limits():
+    foreground, background = np.array([[0, 0.5, 0.9, 1, 0.2], [1, 0.5, 0.1, 0, 0.8]], np.float32)
+    odds = odds_of_scores(foreground, background)
+    assert odds.tolist() == pytest.approx([np.log(1e-5), 0, np.log(9), -np.log(1e-5), -np.log(4)], rel=1e-5)
 
 
 def test_refined_labels_follow_the_colour_edge():
