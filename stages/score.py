@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.scoring.rows import list_stages
+from ris_pipeline.scoring.rows import ROWS, list_stages
 from stages.console import draw_table, emit
 from stages.context import (
     METRIC_WORDS,
@@ -43,7 +43,7 @@ def run(
     stage: Annotated[
         str | None,
         typer.Option(
-            metavar=f"<{'|'.join(list_stages())}>",
+            metavar=f"<{'|'.join(dict.fromkeys(row.stage for row in ROWS.values()))}|METHOD>",
             callback=choose_from(list_stages),
             help="Whose maps or masks; all if left out.",
         ),
