@@ -71,7 +71,7 @@ class Stage:
 STAGES = {
     "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch"), uses_precision=True),
     "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
-    "responses": Stage("ris dump-responses", 1, ("batch_size",), speed=("batch_size",)),
+    "responses": Stage("ris dump-responses", 2, ("batch_size",), speed=("batch_size",)),
     "pseudolabels": Stage("ris make-pseudolabels", 2, ("irn_batch",)),
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
     "scores": Stage("ris score", 2, uses_precision=True),
