@@ -1,21 +1,22 @@
-"""What Step-1 and Step-2 cost for one image and one sentence: parameters, multiplications and time of their parts."""
+"""What a network costs for one image and one sentence: parameters, multiplications, time; of TRIS's also each part."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ris_pipeline.config import Step1Config, Step2Config
+from ris_pipeline.methods import Method
 from ris_pipeline.networks.load import build_step1, build_step2
 from ris_pipeline.networks.referring import ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
@@ -25,6 +26,7 @@ from ris_pipeline.process.device import autocast
 WARM_UP, REPEATS = 2, 7  # passes before the clock counts, and behind a median
 # Neither the values of the weights nor how they are trained changes what a network costs.
 SHAPES = ("clip", "image_encoder", "input_size", "hidden", "decoder_width")
+SENTENCE = " ".join(["a"] * 18)  # with start and end the 20 tokens of the paper's count
 
 Run = Callable[[], Any]
 
@@ -70,6 +72,34 @@ def measure_cost(
     times = measure_parts(network, config.input_size, precision, advance)
     counts = count_parts(network.to("meta"), config.input_size)
     return [Cost(*count, ms) for count, ms in zip(counts, times, strict=True)]
+
+
+def measure_method(
+    method: Method, config: Any, device: torch.device, precision: str, advance: Callable[[], object]
+) -> Cost:
+    """Return what a compared method's network costs as a whole, with random values; the others as in `measure_cost`.
+
+    It encodes an image and a sentence and answers, with all that its answer needs: of a method that takes gradients,
+    these are counted too.
+    """
+    untrained = {field.name: None for field in fields(config) if field.name.endswith("weights")}
+    responder = method.load(replace(config, **untrained), device)
+    pixels = torch.randn(1, 3, responder.input_size, responder.input_size, device=device)
+    pixels = pixels.to(memory_format=torch.channels_last)
+
+    def run() -> None:
+        (image,) = responder.encode_images(pixels)
+        responder.respond(image, responder.encode_texts([SENTENCE]))
+
+    modules = [value for value in vars(responder).values() if isinstance(value, nn.Module)]
+    parameters = {parameter for module in modules for parameter in module.parameters()}
+    with torch.no_grad(), autocast(device, precision):
+        macs = sum(count_macs(run).values())
+        times = []
+        for _ in range(WARM_UP + REPEATS):
+            times.append(_time(run, device))
+            advance()
+    return Cost("all", sum(p.numel() for p in parameters), macs, statistics.median(times[WARM_UP:]))
 
 
 def count_parts(network: Step1 | Step2, input_size: int) -> list[tuple[str, int, int]]:

@@ -1,10 +1,12 @@
-"""`ris cost`: parameters, multiplications and time of Step-1, Step-2 and their parts, beside the paper's Table 2."""
+"""`ris cost`: parameters, multiplications and time of the networks, beside the paper's Table 2."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.errors import RisError, did_you_mean
@@ -13,20 +15,34 @@ from stages.context import Compute, Output, Places, open_context
 
 if TYPE_CHECKING:
     from ris_pipeline.chain.context import Context
+    from ris_pipeline.cost import Cost
 
 Config = Step1Config | Step2Config
 STAGES: dict[str, type[Config]] = {"step1": Step1Config, "step2": Step2Config}
+PAPER_SIDE = 320  # pixels; Table 2
 PAPER: dict[str, Mapping[str, Config]] = {"paper": {"step1": Step1Config(), "step2": Step2Config()}}
+# Where a method's figure is not the paper's.
+REMARKS = {
+    "amr": "with the image encoder of its CLIP, which is not used, 156.80 M; 0.07 M of the paper's stay unexplained",
+}
 
 
-def run(places: Places, compute: Compute, output: Output) -> None:
+def run(
+    places: Places,
+    compute: Compute,
+    output: Output,
+    methods: Annotated[
+        bool, typer.Option("--methods", help="Those of the compared methods too, at 320 pixels a side.")
+    ] = False,
+) -> None:
     """Count and time the networks, beside Table 2.
 
     Reads:    the card's configuration; no weights: values are random
     Writes:   stdout: parameters, multiplications, milliseconds
     Example:  ris cost --dataset refcoco --device cpu
     """
-    from ris_pipeline.cost import REPEATS, WARM_UP, is_papers, measure_cost
+    from ris_pipeline.cost import REPEATS, WARM_UP, is_papers, measure_cost, measure_method
+    from ris_pipeline.methods import list_compared
     from ris_pipeline.scoring.paper import load_paper_tables
     from ris_pipeline.scoring.rows import find_row
 
@@ -35,17 +51,26 @@ def run(places: Places, compute: Compute, output: Output) -> None:
     networks = dict(PAPER)
     if not all(map(is_papers, chosen.values())):
         networks[context.card.name] = chosen
-    results = []
-    with context.console.progress("cost, passes", 2 * (WARM_UP + REPEATS) * len(networks)) as advance:
+    compared = list(list_compared()) if methods else []
+    results: list[dict[str, Any]] = []
+
+    def add(network: str, stage: str, input_size: int, costs: Sequence[Cost]) -> None:
+        paper = load_paper_tables()["table2_cost_referit_test"].get(find_row(stage).paper)
+        results.append({
+            "network": network, "stage": stage, "input_size": input_size, "device": str(context.device),
+            "precision": compute.precision, "parts": [asdict(cost) for cost in costs],
+            "paper": paper if network == "paper" else None, "remark": REMARKS.get(stage),
+        })  # fmt: skip
+
+    n_networks = 2 * len(networks) + len(compared)
+    with context.console.progress("cost, passes", (WARM_UP + REPEATS) * n_networks) as advance:
         for name, configs in networks.items():
             for stage, config in configs.items():
-                costs = measure_cost(config, context.device, compute.precision, advance)
-                paper = load_paper_tables()["table2_cost_referit_test"][find_row(stage).paper]
-                results.append({
-                    "network": name, "stage": stage, "input_size": config.input_size, "device": str(context.device),
-                    "precision": compute.precision, "parts": [asdict(cost) for cost in costs],
-                    "paper": paper if name == "paper" else None,
-                })  # fmt: skip
+                add(name, stage, config.input_size, measure_cost(config, context.device, compute.precision, advance))
+        for method in compared:
+            config = replace(method.config(), input_size=PAPER_SIDE)
+            cost = measure_method(method, config, context.device, compute.precision, advance)
+            add("paper", method.name, PAPER_SIDE, [cost])
     conditions = f"{context.device}, {compute.precision}, median of {REPEATS}, random values"
     emit(output, f"one image, one sentence of 20 tokens; {conditions}\n{_render(results)}", results)
 
@@ -75,4 +100,6 @@ def _render(results: Sequence[Mapping[str, Any]]) -> str:
             figures = [f"{paper['params']} M", f"{paper['macs']:.2f}", f"{paper['ms']} (GTX 1080 Ti)"]
             lines.append(["", "the paper's Table 2", *figures])
         sections.append(lines)
-    return draw_table(["network", "part", "parameters", "GMAC", "ms"], sections, n_words=2)
+    table = draw_table(["network", "part", "parameters", "GMAC", "ms"], sections, n_words=2)
+    remarks = [f"{find_row(r['stage']).title}: {r['remark']}" for r in results if r["remark"]]
+    return "\n".join([table, *remarks])

@@ -10,6 +10,7 @@ upsampling.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ris_pipeline.cost import build_parts, count_macs
+from ris_pipeline.cost import Run, build_parts, count_macs
 from ris_pipeline.networks.parts.pixel_attention import PixelAttention
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
@@ -45,12 +46,17 @@ def count_as_paper(network: Step1 | Step2, input_size: int) -> dict[str, int]:
     counts = {}
     with torch.no_grad():
         for name, run in runs.items():
-            macs = count_macs(run, {
-                aten.native_batch_norm: _count_batch_norm, aten.native_layer_norm: _count_layer_norm,
-                aten.upsample_bilinear2d: _count_upsampling,
-            })  # fmt: skip
-            counts[name] = sum(n for operation, n in macs.items() if operation not in unseen.get(name, ()))
+            counts[name] = count_run_as_paper(run, unseen.get(name, set()))
     return {**counts, "all": sum(counts.values())}
+
+
+def count_run_as_paper(run: Run | None, unseen: Collection[Any] = ()) -> int:
+    """Return the count of a call, without the operations that are `unseen`."""
+    macs = count_macs(run, {
+        aten.native_batch_norm: _count_batch_norm, aten.native_layer_norm: _count_layer_norm,
+        aten.upsample_bilinear2d: _count_upsampling,
+    })  # fmt: skip
+    return sum(n for operation, n in macs.items() if operation not in unseen)
 
 
 def attend_as_released(attention: PixelAttention, V: Tensor, words: Tensor) -> Tensor:

@@ -1,14 +1,18 @@
 """Counts against the paper's, against fvcore's of the released code, and against sums done by hand."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from paper_macs import attend_as_released, count_as_paper
+from paper_macs import attend_as_released, count_as_paper, count_run_as_paper
 from ris_pipeline import cost
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.cost import count_parts, is_papers, measure_cost, measure_parts
+from ris_pipeline.cost import count_macs, count_parts, is_papers, measure_cost, measure_method, measure_parts
+from ris_pipeline.methods import METHODS, amr
+from ris_pipeline.methods.configs import AmrConfig
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step1, build_step2
 from ris_pipeline.networks.parts.pixel_attention import PixelAttention
@@ -133,6 +137,35 @@ def test_a_configuration_is_measured(tiny_clip, monkeypatch):
     assert whole.macs == sum(part.macs for part in parts) > 0
 
 
+def test_a_method_is_measured_as_a_whole(tiny_clip, monkeypatch):
+    monkeypatch.setattr(cost, "REPEATS", 1)
+    config = AmrConfig(backbone=str(tiny_clip), clip=str(tiny_clip), input_size=64, hidden=5)
+    passes = []
+    found = measure_method(METHODS["amr"], config, torch.device("cpu"), "fp32", lambda: passes.append(1))
+    network = amr.build(replace(config, backbone_weights=None, clip_weights=None), None)
+    pixels, tokens = torch.randn(1, 3, 64, 64), network.clip.tokenize([cost.SENTENCE])
+    assert (tokens != 0).all()  # the sentence fills all 20 tokens
+    images = [count_macs(partial(network.encode_image, pixels, branch)) for branch in ("spotlight", "compensation")]
+    text = count_macs(partial(network.encode_text, tokens))
+    answer = 2 * 5 * 2 * 2  # ⟨V, T⟩ in both branches: 5 channels, 2×2 cells
+    assert found.macs == sum(sum(part.values()) for part in (*images, text)) + answer
+    assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert found.ms > 0
+    assert len(passes) == cost.WARM_UP + 1
+
+
+def test_amr_multiplies_as_often_as_table_2_says():
+    """27.88 G: two branches with their heads on the 20×20 grid, and a sentence of 20 tokens."""
+    with torch.device("meta"):
+        network = amr.build(AmrConfig(backbone_weights=None, clip_weights=None), None)
+        pixels, tokens = torch.randn(1, 3, 320, 320), torch.arange(1, 21)[None]
+    runs = [partial(network.encode_image, pixels, branch) for branch in ("spotlight", "compensation")]
+    n = sum(map(count_run_as_paper, runs))
+    n += count_run_as_paper(partial(network.clip.words, tokens), {torch.ops.aten.bmm})
+    n += 1024 * 1024  # the layer for texts
+    assert round(n / 1e9, 2) == 27.88
+
+
 def test_the_command(tiny_clip, tmp_path, call_ris, capsys, monkeypatch):
     monkeypatch.setattr(cost, "REPEATS", 1)
     monkeypatch.setattr(cost, "WARM_UP", 0)
@@ -153,3 +186,21 @@ def test_the_command(tiny_clip, tmp_path, call_ris, capsys, monkeypatch):
     assert max(map(len, lines)) <= 120
     assert call_ris("cost", *options, "--set", "hiden=16") == 1
     assert "did you mean 'hidden'" in capsys.readouterr().err
+
+
+def test_the_command_with_the_compared_methods(call_ris, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cost, "REPEATS", 1)
+    monkeypatch.setattr(cost, "WARM_UP", 0)
+    monkeypatch.setattr("stages.cost.PAPER", {})
+    monkeypatch.setattr("ris_pipeline.methods.METHODS", {name: METHODS[name] for name in ("tris", "amr")})
+    options = ["--dataset", "refcoco", "--runs", tmp_path, "--device", "cpu", "--quiet", "--methods"]
+    assert call_ris("cost", *options, "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["network"], found["stage"], found["input_size"]) == ("paper", "amr", 320)
+    assert (found["parts"][0]["part"], found["parts"][0]["parameters"]) == ("all", 118_482_801)
+    assert (found["paper"]["params"], found["paper"]["macs"]) == (156.87, 27.88)
+    assert call_ris("cost", *options) == 0
+    out = capsys.readouterr().out
+    assert "AMR (paper, 320 px)" in out
+    assert "156.87 M" in out
+    assert "\nAMR: with the image encoder of its CLIP, which is not used, 156.80 M; " in out

@@ -110,6 +110,11 @@ METHODS = {
             trained=True, teacher="clip-es",
         ),
         Method("car", "CaR", "ris_pipeline.methods.car", configs.CarConfig, 1),
+        Method("amr", "AMR", "ris_pipeline.methods.amr", configs.AmrConfig, 1, trained=True, paper="AMR"),
+        Method(
+            "groupvit", "GroupViT", "ris_pipeline.methods.groupvit", configs.GroupVitConfig, 1, trained=True,
+            paper="GroupViT",
+        ),
     )
 }  # fmt: skip
 

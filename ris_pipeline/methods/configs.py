@@ -124,3 +124,48 @@ class CarConfig(ClipEsConfig):
     circle: Flag = True  # mark by a red circle; CaR
     blur: Flag = False  # mark by blurring the rest; CaR's code on RefCOCO+ and RefCOCOg
     skip_last_block: Flag = False  # of the ViT that judges marked pictures; CaR's code skips it, its paper does not
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class AmrConfig(TrainedConfig):
+    """AMR (AAAI 2022; released code de39168): plain CAM training of one branch, then of a second one beside it."""
+
+    epochs: Count = 16  # of both parts together, 8 each; AMR
+    cam_epochs: Count = 8  # of those, plain CAM training of the spotlight branch; AMR
+    batch_size: Count = 16  # refs, each of another image; AMR
+    backbone: str = "resnet50"  # of both branches: timm name, or a CLIP-ResNet's; AMR
+    backbone_weights: Source = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; AMR
+    clip: str = "RN50-quickgelu"  # its text encoder makes the classifiers; TRIS's, by the count of Table 2
+    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
+    hidden: Count = 1024  # channels of a branch's last level and of a sentence's weights; by the count of Table 2
+    lr: Rate = 0.01  # SGD without momentum; AMR
+    new_factor: Rate = 10.0  # on the rate of what starts: the heads in the first part, then the second branch; AMR
+    weight_decay: Weight = 1e-4  # AMR
+    poly_power: Weight = 0.9  # lr · (1 − iteration/total)^power, in each part; AMR
+    weight_recalibration: Weight = 0.05  # of the difference of the branches' maps; AMR
+    threshold: Share = 0.2  # of the mean of the branches' maps, each divided by its maximum; AMR
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class GroupVitConfig(TrainedConfig):
+    """GroupViT (CVPR 2022; released code 13b7861), fine-tuned. TRIS says no more of how. The sizes are its weights'."""
+
+    weights: Source = "nvidia/groupvit-gcc-yfcc"  # tag, folder or file in transformers' form; None: random values
+    side: Side = 224  # pixels a side that its positions are made for; GroupViT
+    patch: Count = 16  # pixels a side; GroupViT
+    width: Count = 384  # of the image encoder; GroupViT
+    heads: Count = 6  # of the image encoder; GroupViT
+    depth: Count = 3  # blocks of the stages: twice as many, as many, as many; GroupViT
+    n_first_groups: Count = 64  # after the first stage; GroupViT
+    n_groups: Count = 8  # after the second stage; GroupViT
+    text_width: Count = 256  # GroupViT
+    text_heads: Count = 4  # GroupViT
+    text_layers: Count = 12  # GroupViT
+    n_tokens: Count = 77  # of a sentence; GroupViT
+    projection: Count = 4096  # hidden units of both projections; GroupViT
+    embed_dim: Count = 256  # of what images and sentences are compared in; GroupViT
+    lr: Rate = 5e-5  # AdamW; TRIS's, GroupViT has 1.6e-3 for batches of 4096 from the start
+    weight_decay: Weight = 0.05  # AdamW, matrices alone; GroupViT
+    clip_grad: Rate = 5.0  # largest norm of the gradient; GroupViT
+    poly_power: Weight = 0.9  # as Step1Config.poly_power; TRIS
+    threshold: Share = 0.5  # of the map, stretched from 0 to 1: the middle of its least and its largest value

@@ -96,8 +96,8 @@ class Amr(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return T float (N, C), the weights that `tokens` int64 (N, T) make."""
-        with torch.no_grad():
-            sentences = self.clip.encode_text(tokens)
+        with torch.no_grad():  # of length 1, as CLIP compares them: AMR's learning rates are those of small weights
+            sentences = F.normalize(self.clip.encode_text(tokens), dim=-1)
         weights: Tensor = self.lan_project(sentences)
         return weights
 

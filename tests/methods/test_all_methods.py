@@ -34,10 +34,24 @@ TINY = {
     "clip-es": FROZEN_VIT,
     "clip-es-trained": SUPERVISED + "confidence = 0.6\n",
     "car": FROZEN_VIT + "with_rivals = true\n",
+    "amr": FROZEN_CLIP + 'backbone = "{clip}"\nbackbone_weights = "none"\nhidden = 8\n'
+    "epochs = 2\ncam_epochs = 1\nbatch_size = 4\nlr = 0.1\n",
+    "groupvit": 'weights = "none"\nside = 64\nwidth = 16\nheads = 2\ndepth = 1\nn_first_groups = 6\nn_groups = 3\n'
+    "text_width = 16\ntext_heads = 2\ntext_layers = 1\nn_tokens = 20\nprojection = 16\nembed_dim = 8\n"
+    "input_size = 64\nepochs = 2\nbatch_size = 4\nlr = 1e-3\n",
 }
+PACKAGES = {"groupvit": "transformers"}  # of the extra: pip install -e '.[methods]'
 COMPARED = [method.name for method in list_compared()]
 TRAINED = [method.name for method in list_compared() if method.trained]
 N_STEPS = 12  # of the test that a batch is learnt
+
+
+@pytest.fixture(autouse=True)
+def _extra(request: pytest.FixtureRequest) -> None:
+    """Skip a method whose package is not installed."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if package := PACKAGES.get(str(parameters.get("name"))):
+        pytest.importorskip(package, reason="needs the extra: pip install -e '.[methods]'")
 
 
 @pytest.fixture(scope="module")
