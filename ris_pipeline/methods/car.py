@@ -75,7 +75,11 @@ class Car(FrozenClip):
             for own, others in enumerate(rivals):
                 kept = drop_unfit([own, *others], rounds, texts[:, 1], self.scale, self.config.confidence)
                 background[own] = np.maximum(background[own], maps[kept[1:]].max(axis=0, initial=0))
-        odds = DenseCrf(image.colours, CLIP_ES).log_odds(odds_of_scores(maps, background))
+        unary = odds_of_scores(maps, background)
+        odds = DenseCrf(image.colours, CLIP_ES).log_odds(unary)
+        # A small object can vanish in the CRF; but what is asked for is there.
+        vanished = (odds <= 0).all(axis=(1, 2))
+        odds[vanished] = unary[vanished]
         return F.avg_pool2d(torch.from_numpy(odds)[:, None], self.config.stride)[:, 0].to(self.device)
 
     def draw_maps(self, image: Picture, texts: Tensor) -> NDArray[np.float32]:

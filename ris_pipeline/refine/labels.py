@@ -36,12 +36,14 @@ def write_confident(
 ) -> None:
     """Write folder/<sent_id>.png: labels of the maps float32 (n, H, W) of one image after CLIP-ES's dense CRF.
 
-    255 where neither label has a probability of `confidence`, in [0.5, 1).
+    255 where neither label has a probability of `confidence`, in [0.5, 1), and throughout where no object is left.
     """
     odds = DenseCrf(image, CLIP_ES).log_odds(odds_of_scores(maps, 1 - maps))
     labels = np.where(odds > 0, FOREGROUND, BACKGROUND)
-    limit = np.log(confidence / (1 - confidence))
-    write_labels(folder, sent_ids, np.where(np.abs(odds) < limit, IGNORE, labels).astype(np.uint8))
+    is_sure = np.abs(odds) >= np.log(confidence / (1 - confidence))
+    # What a sentence means is there: a label without it is wrong, and teaches nothing.
+    is_sure &= (labels == FOREGROUND).any(axis=(1, 2), keepdims=True)
+    write_labels(folder, sent_ids, np.where(is_sure, labels, IGNORE).astype(np.uint8))
 
 
 def write_refined(

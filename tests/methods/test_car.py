@@ -74,9 +74,25 @@ def test_the_map_is_the_crf_of_the_templated_sentence(tiny_vit, with_rivals, mon
     background = 1 - maps
     if with_rivals:
         background = np.maximum(background, maps[::-1])
-    odds = DenseCrf(colours, CLIP_ES).log_odds(odds_of_scores(maps, background))
+    unary = odds_of_scores(maps, background)
+    odds = DenseCrf(colours, CLIP_ES).log_odds(unary)
+    odds = np.where((odds > 0).any(axis=(1, 2), keepdims=True), odds, unary)
     assert found.shape == (2, 16, 16)
     np.testing.assert_allclose(found.numpy(), odds.reshape(2, 16, 4, 16, 4).mean(axis=(2, 4)), atol=1e-4)
+
+
+def test_an_object_that_vanishes_in_the_crf_is_what_the_map_shows(tiny_vit, monkeypatch):
+    """A blue picture with a red pixel: the CRF takes it for noise."""
+    responder = car.load(CarConfig(clip=str(tiny_vit), input_size=64, stride=1), CPU)
+    colours = np.full((64, 64, 3), (40, 60, 180), np.uint8)
+    (image,) = responder.encode_images(car.normalise(colours)[None])
+    maps = np.full((2, 64, 64), 0.1, np.float32)
+    maps[0, 30:32, 30:32], maps[1, :, :32] = 0.7, 0.7
+    assert not (DenseCrf(colours, CLIP_ES).log_odds(odds_of_scores(maps, 1 - maps))[0] > 0).any()
+    monkeypatch.setattr(car.Car, "draw_maps", lambda *_: maps)
+    found = responder.respond(image, responder.encode_texts(["red star", "left circle"])).numpy()
+    np.testing.assert_array_equal(found[0] > 0, maps[0] > 0.5)
+    assert (found[1] > 0).mean() > 0.4
 
 
 def test_the_judge_sees_marked_pictures(tiny_clip):

@@ -51,35 +51,38 @@ def test_gradients_are_taken_where_none_are_recorded(responder):
 
 def test_labels_are_those_of_the_crf_where_it_is_sure(tmp_path, tiny_image):
     dataset, store = tiny_image
-    targets = clip_es_trained.open_targets(
-        ClipEsTrainedConfig(input_size=64), dataset, store, tmp_path, 0, lambda n: None
-    )
+    config = ClipEsTrainedConfig(input_size=64)
+    targets = clip_es_trained.open_targets(config, dataset, store, tmp_path, 0, lambda n: None)
     image = load_image(dataset.images[1])
-    for row, expression in enumerate(dataset.refs[0].expressions):
-        label = targets.load(dataset, dataset.refs[0], expression)
-        maps = compute_map(torch.from_numpy(store.read_grids([row])), store.rule, store.input_size, (40, 60)).numpy()
-        prob = expit(DenseCrf(image, CLIP_ES).log_odds(odds_of_scores(maps, 1 - maps)))[0]
-        expected = np.where(prob > 0.95, FOREGROUND, np.where(prob < 0.05, BACKGROUND, IGNORE))
-        assert (label != expected).mean() < 1e-3  # of rounding at the limits
-        assert (label[:, :28] == (FOREGROUND, IGNORE)[row]).all()
-        assert (label[:, 32:] == (BACKGROUND, IGNORE)[row]).all()
+    maps = compute_map(torch.from_numpy(store.read_grids(range(3))), store.rule, store.input_size, (40, 60)).numpy()
+    probs = expit(DenseCrf(image, CLIP_ES).log_odds(odds_of_scores(maps, 1 - maps)))
+    sure, unsure, small = (targets.load(dataset, dataset.refs[0], e) for e in dataset.refs[0].expressions)
+    expected = np.where(probs[0] > 0.95, FOREGROUND, np.where(probs[0] < 0.05, BACKGROUND, IGNORE))
+    assert (sure != expected).mean() < 1e-3  # of rounding at the limits
+    assert (sure[:, :28] == FOREGROUND).all()
+    assert (sure[:, 32:] == BACKGROUND).all()
+    assert (unsure == IGNORE).all()
+    assert (probs[2] < 0.05).all()  # the CRF takes it away
+    assert (small == IGNORE).all()
 
 
 @pytest.fixture
 def tiny_image(tmp_path):
-    """A picture, red on the left, with a sure and an unsure map of that."""
+    """A picture, red on the left, with a sure and an unsure map of that, and one of a corner of it, hardly visible."""
     import PIL.Image
 
     picture = np.full((40, 60, 3), (40, 60, 180), np.uint8)
     picture[:, :30] = (200, 40, 40)
     PIL.Image.fromarray(picture).save(tmp_path / "a.png")
-    refs = (Ref(5, 1, "train", (Expression(50, "a"), Expression(51, "b")), None, None),)
+    refs = (Ref(5, 1, "train", (Expression(50, "a"), Expression(51, "b"), Expression(52, "c")), None, None),)
     dataset = Dataset("toy", "train", {1: Image(1, tmp_path / "a.png", (40, 60))}, refs)
     store = ResponseStore.create(
-        tmp_path / "train.zarr", sent_id=[50, 51], ref_id=[5, 5], image_hw=[(40, 60)] * 2, grid_hw=(4, 6),
+        tmp_path / "train.zarr", sent_id=[50, 51, 52], ref_id=[5, 5, 5], image_hw=[(40, 60)] * 3, grid_hw=(4, 6),
         input_size=64, rule=RULE, attributes={},
     )  # fmt: skip
     sure = np.repeat([[0.99, 0.99, 0.99, 0.01, 0.01, 0.01]], 4, axis=0)
     unsure = np.full((4, 6), 0.5)
-    store.write_block(0, np.stack([sure, unsure]).astype(np.float32))
+    small = np.zeros((4, 6))
+    small[0, 0] = 0.55
+    store.write_block(0, np.stack([sure, unsure, small]).astype(np.float32))
     return dataset, store
