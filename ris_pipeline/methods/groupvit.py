@@ -74,7 +74,8 @@ class GroupVitTask(Task[Batch]):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.config.lr)
+        # One fused kernel: several times as fast over the token embedding.
+        return torch.optim.AdamW(groups, lr=self.config.lr, fused=self.device.type in ("cpu", "cuda"))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of a batch of different images; those that are said the same of are no negatives."""
