@@ -1,4 +1,4 @@
-"""Masks for one's own images and sentences, by a trained Step-1 or Step-2: ours, or one that TRIS released."""
+"""Masks for your own images and sentences: by Step-1 or Step-2, ours or released by TRIS, or by a compared method."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ ImageLike = Pixels | PIL.Image.Image | Path | str
 class Prediction:
     """What one sentence refers to in an image of H×W pixels.
 
-    `map` float32 (H, W) in [0, 1]: Step-1's response map, or the sigmoid of Step-2's logits.
-    `mask` bool (H, W): the map exceeds 1e-9, or the logit 0; nowhere, where the network finds nothing.
+    `map` float32 (H, W) in [0, 1]: the response map, or the sigmoid of Step-2's logits. `mask` bool (H, W): where the
+    map exceeds the threshold of its rule; empty where nothing is found.
 
     >>> import numpy as np
     >>> from ris_pipeline import Prediction

@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
 TRAININGS = ("train-step1", "train-step2")  # the commands that several processes of torchrun share
 METRIC_WORDS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "all")  # of --metric; prec and box are groups
 Option = typer.Option
+DryRun = Annotated[bool, Option("--dry-run", help="Say what would run and why, then stop.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,11 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Compute:
-    """How to compute."""
-
-    seed: Annotated[int, Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")] = 0
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], Option(help="bf16 and fp16: automatic mixed precision; fp16 needs CUDA.")
-    ] = "fp32"
-    workers: Annotated[int, Option(min=0, help="Processes that read images.")] = 2
-
-
-@dataclass(frozen=True, slots=True)
 class Making:
     """Whether the command makes its artifact."""
 
     force: Annotated[bool, Option("--force", help="Make it again, even if nothing changed.")] = False
-    dry_run: Annotated[bool, Option("--dry-run", help="Say what would run and why, then stop.")] = False
+    dry_run: DryRun = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +76,13 @@ def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None
     return check
 
 
-GROUPS = (Places, Compute, Making, Output)
+GROUPS = (Places, Making, Output)
+Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"], Option(help="bf16 and fp16: automatic mixed precision; fp16 needs CUDA.")
+]
+Workers = Annotated[int, Option(min=0, help="Processes that read images.")]
 Splits = Annotated[
     list[str] | None, Option("--split", metavar="<str>", help="Split to use; repeatable; all of the card if left out.")
 ]
@@ -103,7 +98,14 @@ Limit = Annotated[
 
 
 def open_context(
-    places: Places, compute: Compute = Compute(), making: Making = Making(), output: Output = Output()
+    places: Places,
+    making: Making = Making(),
+    output: Output = Output(),
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "fp32",
+    workers: int = 2,
 ) -> Context:
     """Return the library's context of a command's options."""
     from ris_pipeline.chain.context import Context
@@ -116,10 +118,10 @@ def open_context(
         runs=places.runs,
         config_file=places.config,
         assignments=parse_assignments(places.set or ()),
-        seed=compute.seed,
-        device_name=compute.device,
-        precision=compute.precision,
-        workers=compute.workers,
+        seed=seed,
+        device_name=device,
+        precision=precision,
+        workers=workers,
         force=making.force,
         dry_run=making.dry_run,
         console=Console(quiet=output.quiet),

@@ -11,7 +11,7 @@ import typer
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.errors import RisError, did_you_mean
 from stages.console import draw_table, emit
-from stages.context import Compute, Output, Places, open_context
+from stages.context import Device, Output, Places, Precision, open_context
 
 if TYPE_CHECKING:
     from ris_pipeline.chain.context import Context
@@ -29,11 +29,12 @@ REMARKS = {
 
 def run(
     places: Places,
-    compute: Compute,
     output: Output,
     methods: Annotated[
         bool, typer.Option("--methods", help="Those of the compared methods too, at 320 pixels a side.")
     ] = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
 ) -> None:
     """Count and time the networks, beside Table 2.
 
@@ -46,7 +47,7 @@ def run(
     from ris_pipeline.scoring.paper import load_paper_tables
     from ris_pipeline.scoring.rows import find_row
 
-    context = open_context(places, compute, output=output)
+    context = open_context(places, output=output, device=device, precision=precision)
     chosen = _resolve(context)
     networks = dict(PAPER)
     if not all(map(is_papers, chosen.values())):
@@ -58,7 +59,7 @@ def run(
         paper = load_paper_tables()["table2_cost_referit_test"].get(find_row(stage).paper)
         results.append({
             "network": network, "stage": stage, "input_size": input_size, "device": str(context.device),
-            "precision": compute.precision, "parts": [asdict(cost) for cost in costs],
+            "precision": precision, "parts": [asdict(cost) for cost in costs],
             "paper": paper if network == "paper" else None, "remark": REMARKS.get(stage),
         })  # fmt: skip
 
@@ -66,12 +67,12 @@ def run(
     with context.console.progress("cost, passes", (WARM_UP + REPEATS) * n_networks) as advance:
         for name, configs in networks.items():
             for stage, config in configs.items():
-                add(name, stage, config.input_size, measure_cost(config, context.device, compute.precision, advance))
+                add(name, stage, config.input_size, measure_cost(config, context.device, precision, advance))
         for method in compared:
             config = replace(method.config(), input_size=PAPER_SIDE)
-            cost = measure_method(method, config, context.device, compute.precision, advance)
+            cost = measure_method(method, config, context.device, precision, advance)
             add("paper", method.name, PAPER_SIDE, [cost])
-    conditions = f"{context.device}, {compute.precision}, median of {REPEATS}, random values"
+    conditions = f"{context.device}, {precision}, median of {REPEATS}, random values"
     emit(output, f"one image, one sentence of 20 tokens; {conditions}\n{_render(results)}", results)
 
 

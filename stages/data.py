@@ -10,7 +10,7 @@ import typer
 
 from ris_pipeline.errors import RisError
 from stages.console import emit
-from stages.context import Compute, Making, Output, Places, open_context
+from stages.context import Making, Output, Places, Workers, open_context
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets.check import Check
@@ -37,12 +37,12 @@ def run_list(output: Output) -> None:
 
 def run_check(
     places: Places,
-    compute: Compute,
     output: Output,
     deep: Annotated[bool, typer.Option("--deep", help="Also open every image and mask.")] = False,
     write_exclude: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a list of what cannot be used, for the card's exclude.")
     ] = None,
+    workers: Workers = 2,
 ) -> None:
     """List everything that is missing, faulty or odd in a data set.
 
@@ -52,7 +52,7 @@ def run_check(
     """
     from ris_pipeline.chain.data import check_data, write_faults
 
-    context = open_context(places, compute, output=output)
+    context = open_context(places, output=output, workers=workers)
     check = check_data(context, deep=deep)
     emit(output, _describe(context.card.name, check), {
         "splits": [asdict(split) for split in check.splits],
@@ -65,7 +65,12 @@ def run_check(
         raise RisError(_summarise(context.card.name, check))
 
 
-def run_make_shapes(places: Places, compute: Compute, making: Making, output: Output) -> None:
+def run_make_shapes(
+    places: Places,
+    making: Making,
+    output: Output,
+    workers: Workers = 2,
+) -> None:
     """Generate a data set of shapes and sentences.
 
     Reads:    the card's [generate] table
@@ -74,7 +79,7 @@ def run_make_shapes(places: Places, compute: Compute, making: Making, output: Ou
     """
     from ris_pipeline.chain.data import make_shapes
 
-    context = open_context(places, compute, making, output)
+    context = open_context(places, making, output, workers=workers)
     folder = make_shapes(context)
     if folder is not None:
         emit(output, str(folder), {"path": str(folder), **context.card.generate})

@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from stages.console import emit
-from stages.context import Compute, Making, Output, Places, open_context
+from stages.context import Device, DryRun, Making, Output, Places, open_context
 
 
 def run(
     places: Places,
-    compute: Compute,
-    making: Making,
     output: Output,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     checkpoint: Annotated[Path | None, typer.Option(help="Use this instead of the latest Step-2.")] = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Serve a page: drop an image, write sentences, compare.
 
@@ -29,7 +29,7 @@ def run(
     from ris_pipeline.chain.predict import choose_checkpoint
     from ris_pipeline.demo import build_demo
 
-    context = open_context(places, compute, making, output)
+    context = open_context(places, Making(dry_run=dry_run), output, device=device)
     chosen = choose_checkpoint(context, checkpoint)
     if context.dry_run:
         context.say(f"would serve {chosen or 'the CLIP alone'} on {host}:{port}")

@@ -6,10 +6,15 @@ from dataclasses import asdict
 
 from ris_pipeline.errors import RisError
 from stages.console import emit
-from stages.context import Compute, Output, Places, open_context
+from stages.context import Device, Output, Places, Workers, open_context
 
 
-def run(places: Places, compute: Compute, output: Output) -> None:
+def run(
+    places: Places,
+    output: Output,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
     """Find what is wrong here, and say what to do about it.
 
     Reads:    installation, device, disk; the card's weights and data set
@@ -18,7 +23,7 @@ def run(places: Places, compute: Compute, output: Output) -> None:
     """
     from ris_pipeline.doctor import diagnose
 
-    findings = diagnose(open_context(places, compute, output=output))
+    findings = diagnose(open_context(places, output=output, device=device, workers=workers))
     emit(output, "\n".join(map(str, findings)), [asdict(finding) for finding in findings])
     broken = [finding.name for finding in findings if finding.state == "broken"]
     if broken:

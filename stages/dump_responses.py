@@ -8,12 +8,11 @@ import typer
 
 from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Making, MethodName, Output, Places, Splits, open_context
+from stages.context import Device, Making, MethodName, Output, Places, Splits, open_context
 
 
 def run(
     places: Places,
-    compute: Compute,
     making: Making,
     output: Output,
     split: Splits = None,
@@ -21,6 +20,7 @@ def run(
         bool | None, typer.Option("--prms/--no-prms", help="Select a map for each ref; if left out, as configured.")
     ] = None,
     method: MethodName = TRIS,
+    device: Device = "auto",
 ) -> None:
     """Write each sentence's score grid and PRMS's choice.
 
@@ -31,6 +31,6 @@ def run(
     from ris_pipeline.chain.responses import dump_responses
 
     settings = None if prms is None else {"prms": prms}
-    context = open_context(places, compute, making, output)
+    context = open_context(places, making, output, device=device)
     for artifact in dump_responses(context, settings, splits=split, method=method).values():
         show(output, artifact)

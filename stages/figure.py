@@ -8,18 +8,19 @@ from typing import Annotated, Literal
 import typer
 
 from stages.console import emit
-from stages.context import Compute, Making, Output, Places, Splits, open_context
+from stages.context import Device, DryRun, Making, Output, Places, Seed, Splits, open_context
 
 
 def run(
     places: Places,
-    compute: Compute,
-    making: Making,
     output: Output,
     kind: Annotated[Literal["qualitative", "curves"], typer.Argument(help="What to draw.")],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File to write, .png or .pdf.")],
     split: Splits = None,
     ref: Annotated[list[int] | None, typer.Option(metavar="<int>", help="Id of a ref to show; repeatable.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Draw sample rows or curves for a paper.
 
@@ -31,7 +32,8 @@ def run(
     from ris_pipeline.report.make import draw_figure
 
     check_format(out)
-    figure = draw_figure(open_context(places, compute, making, output), kind, splits=split, refs=ref or ())
+    context = open_context(places, Making(dry_run=dry_run), output, seed=seed, device=device)
+    figure = draw_figure(context, kind, splits=split, refs=ref or ())
     if figure is not None:
         save_figure(figure, out)
         emit(output, str(out), {"figure": kind, "path": str(out)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,11 +15,7 @@ def run(
     places: Places,
     making: Making,
     output: Output,
-    file: Annotated[Path, typer.Argument(help="A checkpoint of TRIS or IRNet, or OpenAI's CLIP.")],
-    kind: Annotated[
-        Literal["tris-step1", "tris-step2", "irn", "clip"] | None,
-        typer.Option(help="What the file is; if left out, its entries tell."),
-    ] = None,
+    file: Annotated[Path, typer.Argument(help="A checkpoint of TRIS (or its name: tris-refcoco), of IRNet or CLIP.")],
     out: Annotated[
         Path | None, typer.Option(help="New folder to write to; if left out, it becomes an artifact of --dataset.")
     ] = None,
@@ -33,4 +29,4 @@ def run(
     from ris_pipeline.chain.imports import import_checkpoint
 
     context = open_context(places, making=making, output=output)
-    show(output, import_checkpoint(context, file, kind=kind, out=out))
+    show(output, import_checkpoint(context, file, out=out))

@@ -8,16 +8,21 @@ import typer
 
 from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Making, MethodName, Output, Places, open_context
+from stages.context import Device, Making, MethodName, Output, Places, Seed, Workers, open_context
 
 
 def run(
     places: Places,
-    compute: Compute,
     making: Making,
     output: Output,
-    refine: Annotated[bool, typer.Option(help="Refine by inter-pixel relations, or only threshold.")] = True,
+    refine: Annotated[
+        bool | None,
+        typer.Option("--refine/--no-refine", help="By inter-pixel relations, or threshold only; else as configured."),
+    ] = None,
     method: MethodName = TRIS,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 2,
 ) -> None:
     """Turn the selected response maps into masks.
 
@@ -27,4 +32,5 @@ def run(
     """
     from ris_pipeline.chain.pseudolabels import make_pseudolabels
 
-    show(output, make_pseudolabels(open_context(places, compute, making, output), refine=refine, method=method))
+    context = open_context(places, making, output, seed=seed, device=device, workers=workers)
+    show(output, make_pseudolabels(context, refine=refine, method=method))

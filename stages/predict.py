@@ -10,13 +10,11 @@ import typer
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS
 from stages.console import emit
-from stages.context import Compute, Making, MethodName, Output, Places, open_context
+from stages.context import Device, DryRun, Making, MethodName, Output, Places, Precision, open_context
 
 
 def run(
     places: Places,
-    compute: Compute,
-    making: Making,
     output: Output,
     arguments: Annotated[
         list[str], typer.Argument(metavar="IMAGE... TEXT...", help="Images or folders, then sentences in quotes.")
@@ -36,6 +34,9 @@ def run(
     raw_orientation: Annotated[
         bool, typer.Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")
     ] = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    dry_run: DryRun = False,
 ) -> None:
     """Segment what each sentence says in images.
 
@@ -46,11 +47,12 @@ def run(
     from ris_pipeline.chain.predict import predict_files, split_arguments
 
     images, sentences = split_arguments(arguments, n_least=0 if more else 1)
+    context = open_context(places, Making(dry_run=dry_run), output, device=device, precision=precision)
     written = predict_files(
-        open_context(places, compute, making, output), [*(more or ()), *images], sentences, out,
+        context, [*(more or ()), *images], sentences, out,
         checkpoint=checkpoint, method=method, save_map=save_map, upright=not raw_orientation,
     )  # fmt: skip
-    if written.records or (output.json and not making.dry_run):
+    if written.records or (output.json and not dry_run):
         emit(output, "\n".join(written.files), written.records)
     for line in written.failures:
         raise RisError(line)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from stages.console import show
-from stages.context import Compute, Making, Output, Places, open_context
+from stages.context import Device, Making, Output, Places, Precision, Seed, Workers, open_context
 
 
-def run(places: Places, compute: Compute, making: Making, output: Output) -> None:
+def run(
+    places: Places,
+    making: Making,
+    output: Output,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    workers: Workers = 2,
+) -> None:
     """Train the small CLIP of the embedded data set.
 
     Reads:    nothing: its pictures and captions are generated
@@ -15,4 +23,5 @@ def run(places: Places, compute: Compute, making: Making, output: Output) -> Non
     """
     from ris_pipeline.chain.clip import pretrain_clip
 
-    show(output, pretrain_clip(open_context(places, compute, making, output)))
+    context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
+    show(output, pretrain_clip(context))

@@ -9,17 +9,18 @@ import typer
 
 from ris_pipeline.artifacts.layout import REPORT
 from stages.console import emit
-from stages.context import Compute, Making, Output, Places, Splits, open_context
+from stages.context import Device, Making, Output, Places, Seed, Splits, open_context
 
 
 def run(
     places: Places,
-    compute: Compute,
     making: Making,
     output: Output,
     split: Splits = None,
     samples: Annotated[int | None, typer.Option(min=0, help="Sentences in the gallery; 200 if left out.")] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a copy to this file.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """Show in one HTML file what the stages made and scored.
 
@@ -30,7 +31,7 @@ def run(
     from ris_pipeline.report.make import copy_report, make_report
 
     settings = None if samples is None else {"samples": samples}
-    report = make_report(open_context(places, compute, making, output), settings, splits=split)
+    report = make_report(open_context(places, making, output, seed=seed, device=device), settings, splits=split)
     if report is not None and not making.dry_run:
         if out is not None:
             copy_report(report, out)

@@ -14,7 +14,7 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.process.units import format_duration, format_size
 from stages.console import align, emit
-from stages.context import METRIC_WORDS, Compute, Output, Places, check_metric, open_context
+from stages.context import METRIC_WORDS, Output, Places, Seed, check_metric, open_context
 
 if TYPE_CHECKING:
     from ris_pipeline.chain.context import Context
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 def run(
     places: Places,
-    compute: Compute,
     output: Output,
     which: Annotated[list[str] | None, typer.Argument(help="Two runs to compare, by digest or name.")] = None,
     metric: Annotated[
         str, typer.Option(metavar=f"<{'|'.join(METRIC_WORDS)}>", callback=check_metric, help="What to compare.")
     ] = "all",
     tensorboard: Annotated[Path | None, typer.Option(help="Write the training curves to this folder instead.")] = None,
+    seed: Seed = 0,
 ) -> None:
     """List all runs, or compare two: settings and scores.
 
@@ -39,7 +39,7 @@ def run(
     """
     from ris_pipeline.report.curves import write_events
 
-    context = open_context(places, compute, output=output)
+    context = open_context(places, output=output, seed=seed)
     folder = context.runs / context.card.name
     variants = list_variants(context.runs, context.card.name)
     if not variants:

@@ -13,10 +13,12 @@ from ris_pipeline.scoring.rows import ROWS, list_stages
 from stages.console import draw_table, emit
 from stages.context import (
     METRIC_WORDS,
-    Compute,
+    Device,
     Making,
     Output,
     Places,
+    Precision,
+    Seed,
     Splits,
     check_metric,
     choose_from,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 def run(
     places: Places,
-    compute: Compute,
     making: Making,
     output: Output,
     metric: Annotated[
@@ -51,6 +52,9 @@ def run(
     min_box_area: Annotated[
         float | None, typer.Option(help="Leave out objects whose box covers at most this share: 0.05 on ReferIt.")
     ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
 ) -> None:
     """Score what the stages made against boxes and masks.
 
@@ -60,7 +64,7 @@ def run(
     """  # fmt: skip
     from ris_pipeline.chain.scores import score
 
-    context = open_context(places, compute, making, output)
+    context = open_context(places, making, output, seed=seed, device=device, precision=precision)
     settings = None if min_box_area is None else {"skip_small_boxes": min_box_area}
     scores = score(context, settings, splits=split, stage=stage)
     if scores:

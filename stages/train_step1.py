@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Init, Limit, Making, MethodName, Output, Places, open_context
+from stages.context import (
+    Device,
+    Init,
+    Limit,
+    Making,
+    MethodName,
+    Output,
+    Places,
+    Precision,
+    Seed,
+    Workers,
+    open_context,
+)
 
 
 def run(
     places: Places,
-    compute: Compute,
     making: Making,
     output: Output,
     method: MethodName = TRIS,
     init: Init = None,
     limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    workers: Workers = 2,
 ) -> None:
     """Step-1: learn response maps from images and sentences.
 
@@ -24,5 +39,5 @@ def run(
     """
     from ris_pipeline.chain.train import train_step1
 
-    context = open_context(places, compute, making, output)
+    context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
     show(output, train_step1(context, method=method, init=init, limit=limit))

@@ -8,18 +8,33 @@ import typer
 
 from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Compute, Init, Limit, Making, MethodName, Output, Places, open_context
+from stages.context import (
+    Device,
+    Init,
+    Limit,
+    Making,
+    MethodName,
+    Output,
+    Places,
+    Precision,
+    Seed,
+    Workers,
+    open_context,
+)
 
 
 def run(
     places: Places,
-    compute: Compute,
     making: Making,
     output: Output,
     oracle: Annotated[bool, typer.Option("--oracle", help="Learn from the true masks: an upper bound.")] = False,
     method: MethodName = TRIS,
     init: Init = None,
     limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    workers: Workers = 2,
 ) -> None:
     """Step-2: learn to segment from the pseudo-labels.
 
@@ -29,5 +44,5 @@ def run(
     """
     from ris_pipeline.chain.train import train_step2
 
-    context = open_context(places, compute, making, output)
+    context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
     show(output, train_step2(context, oracle=oracle, method=method, init=init, limit=limit))

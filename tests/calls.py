@@ -11,12 +11,14 @@ import typer
 
 from ris_pipeline.chain.context import Context
 from stages.cli import app
-from stages.context import GROUPS, Compute, Making, Output, Places, open_context
+from stages.context import GROUPS, Making, Output, Places, open_context
+
+SINGLE = ("seed", "device", "precision", "workers", "dry_run")  # options that commands take one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of all groups."""
+    """All options that several commands share."""
 
     dataset: str = "shapes"
     data_root: Path = Path("data")
@@ -42,7 +44,8 @@ def call(command: Callable[..., None], options: Options, **arguments: Any) -> No
     """Call a command with the groups that it takes, and its own arguments."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: options.group(kind) for name, kind in hints.items() if kind in GROUPS}
-    command(**groups, **arguments)
+    single = {name: getattr(options, name) for name in SINGLE if name in hints}
+    command(**{**groups, **single, **arguments})
 
 
 def places_in(root: Path) -> dict[str, Any]:
@@ -64,4 +67,5 @@ def find_command(words: Sequence[str]) -> Any:
 
 def context_of(options: Options) -> Context:
     """A new context, as a command makes one."""
-    return open_context(*map(options.group, (Places, Compute, Making, Output)))
+    groups = map(options.group, (Places, Making, Output))
+    return open_context(*groups, **{name: getattr(options, name) for name in SINGLE[:4]})

@@ -6,7 +6,7 @@
     runs/<dataset>/<stage>/latest             link to the artifact without flags that was asked for last
     runs/<dataset>/<stage>/latest-<label>     the same among those with equal flags, such as latest-val
 
-The digest covers configuration, flags, inputs, seed, precision and code version. Equal digest, equal result.
+docs/architecture.md says what the digest covers. Equal digest, equal result.
 
 The manifest holds a checksum of itself and that of files.json, which has one of every other file. `verify` compares
 them.
@@ -75,7 +75,7 @@ STAGES = {
     "pseudolabels": Stage("ris make-pseudolabels", 2, ("irn_batch",)),
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
     "scores": Stage("ris score", 2, uses_precision=True),
-    "irnet": Stage("ris import-checkpoint --kind irn", 1),
+    "irnet": Stage("ris import-checkpoint", 1),
     "report": Stage("ris report", 7),
 }
 

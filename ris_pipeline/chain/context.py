@@ -282,7 +282,7 @@ class Context:
         chosen = {**self.find_chosen(method.table if method and method.trained else stage), **(given or {})}
         configuration, versions = asdict(config), {}
         if method is not None:
-            versions, flags = method.versions, {**method.flags, **flags}
+            versions, flags = method.version_input, {**method.flags, **flags}
             if not method.trained:
                 configuration[method.table] = asdict(self.resolve(method.config, method.table, beside=True))
                 if beside := self.find_chosen(method.table, beside=True):

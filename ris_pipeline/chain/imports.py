@@ -27,17 +27,17 @@ _TOLD = {"step1": ("clip", "image_encoder", "hidden"), "step2": ("clip", "image_
 _CHOSEN = {"step1": ("input_size", "aux_clip", "aux_weights"), "step2": ("input_size",)}
 
 
-def import_checkpoint(
-    context: Context, file: Path, *, kind: Kind | None = None, out: Path | None = None
-) -> Artifact | None:
+def import_checkpoint(context: Context, file: Path, *, out: Path | None = None) -> Artifact | None:
     """Write the artifact into the new folder `out`, or as the latest of the data set's stage, and return it.
 
-    `kind`: what the file is; by default its entries tell. Only a dry run returns None. Raises RisError where the file
-    is no such checkpoint.
+    `file`: or the name of one of TRIS's checkpoints, which is fetched. Its entries tell what it is. Only a dry run
+    returns None. Raises RisError where the file is no such checkpoint.
     """
+    from ris_pipeline.networks.weights.checkpoints import find_checkpoint
     from ris_pipeline.networks.weights.released import read_released
 
-    released = read_released(file, kind)
+    file = find_checkpoint(file, context.console)
+    released = read_released(file)
     stage = _STAGES[released.kind]
     if out is None:
         _check_home(context, file, released.kind)

@@ -21,7 +21,7 @@ from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.methods import TRIS, Method, find_method, method_of
-from ris_pipeline.networks.weights.checkpoints import CHECKPOINTS, fetch_checkpoint
+from ris_pipeline.networks.weights.checkpoints import CHECKPOINTS, find_checkpoint
 
 if TYPE_CHECKING:
     from ris_pipeline.arrays import Pixels
@@ -106,7 +106,7 @@ def choose_checkpoint(context: Context, chosen: Path | None, method: str = TRIS)
             advice = f"give a released .pth file, its name ({', '.join(CHECKPOINTS)}) or the folder of an artifact"
             raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
         if not context.dry_run:
-            checkpoint = fetch_checkpoint(str(checkpoint), context.console)
+            checkpoint = find_checkpoint(checkpoint, context.console)
     if checkpoint is not None and (checkpoint / MANIFEST).is_file():
         artifact = load_artifact(checkpoint)
         if method != TRIS and artifact is not None and method_of(artifact).name != method:

@@ -28,20 +28,21 @@ def make_pseudolabels(
     data: Context | Card | Path | str,
     config: PseudolabelConfig | Mapping[str, Any] | None = None,
     *,
-    refine: bool = True,
+    refine: bool | None = None,
     method: str = TRIS,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Make a pseudo-label for each ref of the train split, unless that is done, and return the artifact.
 
-    `refine`: by inter-pixel relations (IRNet), else by a threshold alone. `method`: of a compared method's maps. The
-    others as in `train_step1`.
+    `refine`: by inter-pixel relations (IRNet), or by a threshold alone; None: as configured. `method`: of a compared
+    method's maps. The others as in `train_step1`.
     """
     context = open_context(data, **places)
-    resolved = context.resolve(PseudolabelConfig, "pseudolabels", config, refine=refine)
+    chosen = {} if refine is None else {"refine": refine}
+    resolved = context.resolve(PseudolabelConfig, "pseudolabels", config, **chosen)
     variant = find_method(method).flags
     responses = context.find_input("responses", **variant, split=SPLIT)
-    flags = {"refine": refine, **variant}
+    flags = {"refine": resolved.refine, **variant}
     request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], flags=flags)
     if context.is_due(request):
         from ris_pipeline.maps.store import ResponseStore

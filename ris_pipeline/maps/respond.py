@@ -1,4 +1,4 @@
-"""What a trained network answers for a data set: each image encoded once for all its sentences."""
+"""What a responder answers for a data set: each image is encoded once for all its sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ris_pipeline.networks.clip import Clip, encode_each
 
 
 class Responder(Protocol):
-    """A trained network as a dump, a prediction, a score and the report ask it, whichever method it is of."""
+    """A network as a dump, a prediction, a score and the report ask it, whatever its method, trained or not."""
 
     @property
     def input_size(self) -> int:
@@ -32,7 +32,7 @@ class Responder(Protocol):
 
     @property
     def rule(self) -> Rule:
-        """How a grid of its becomes a map and a mask."""
+        """How one of its grids becomes a map and a mask."""
 
     @property
     def device(self) -> torch.device:

@@ -73,7 +73,7 @@ class Method:
         return f"{self.name}@{self.code_version}"
 
     @property
-    def versions(self) -> dict[str, str]:
+    def version_input(self) -> dict[str, str]:
         """Its version as an input of what it makes. TRIS's is that of the stages."""
         return {} if self.is_tris else {METHOD: self.version}
 

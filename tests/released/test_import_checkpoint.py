@@ -61,7 +61,7 @@ def photo(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_of_its_own(kind, ris, tiny_files, released_state, photo):
-    status, out, _ = ris("import-checkpoint", tiny_files[kind], "--kind", kind, "--out", "deep/imported")
+    status, out, _ = ris("import-checkpoint", tiny_files[kind], "--out", "deep/imported")
     assert (status, out) == (0, "deep/imported\n")
     manifest = json.loads(Path("deep/imported/manifest.json").read_text())
     state = released_state(kind)
@@ -201,7 +201,7 @@ def test_irnet_refines_without_training(ris, tiny_files):
     assert ris("data", "make-shapes", dataset="made.toml")[0] == 0
     assert ris("import-checkpoint", tiny_files["tris-step1"])[0] == 0
     assert ris("dump-responses", "--split", "train")[0] == 0
-    status, out, _ = ris("import-checkpoint", tiny_files["irn"], "--kind", "irn", "--out", "irnet")
+    status, out, _ = ris("import-checkpoint", tiny_files["irn"], "--out", "irnet")
     assert (status, out) == (0, "irnet\n")
     walk = ("--set", "log2_steps=1", "--set")
     Path("broken.pth").write_bytes(tiny_files["irn"].read_bytes()[:1000])
@@ -220,7 +220,7 @@ def test_irnet_refines_without_training(ris, tiny_files):
 
 def test_openais_clip(ris, released_state, write_released, tmp_path):
     file = write_released("clip", released_state("clip"), tmp_path / "RN50.pt")
-    assert ris("import-checkpoint", file, "--kind", "clip", "--out", "clip")[0] == 0
+    assert ris("import-checkpoint", file, "--out", "clip")[0] == 0
     clip = load_clip("clip")
     assert torch.equal(clip.model.text_projection, released_state("clip")["text_projection"])
     assert float(clip.model.transformer.resblocks[0].mlp.gelu(torch.tensor(1.0))) == pytest.approx(0.8458, abs=1e-4)
@@ -230,7 +230,6 @@ def test_openais_clip(ris, released_state, write_released, tmp_path):
     ("kind", "options", "message"),
     [
         ("irn", [], "give --out DIR, then: ris make-pseudolabels --set irnet=DIR"),
-        ("tris-step1", ["--kind", "irn", "--out", "x"], "a checkpoint of kind tris-step1, not irn"),
         ("tris-step1", ["--set", "epochs=3"], "an import takes input_size, aux_clip, aux_weights only"),
     ],
 )

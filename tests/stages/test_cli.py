@@ -107,9 +107,9 @@ def test_defaults_are_those_of_the_library(record):
 @pytest.mark.parametrize(
     ("line", "function", "expected"),
     [
-        ("make-pseudolabels", "pseudolabels.make_pseudolabels", {"refine": True, "method": "tris"}),
+        ("make-pseudolabels", "pseudolabels.make_pseudolabels", {"refine": None, "method": "tris"}),
         ("make-pseudolabels --no-refine", "pseudolabels.make_pseudolabels", {"refine": False, "method": "tris"}),
-        ("import-checkpoint a.pth --kind irn --out o", "imports.import_checkpoint", {"kind": "irn", "out": Path("o")}),
+        ("import-checkpoint a.pth --out o", "imports.import_checkpoint", {"out": Path("o")}),
     ],
 )  # fmt: skip
 def test_own_arguments_reach_the_library(record, line, function, expected):

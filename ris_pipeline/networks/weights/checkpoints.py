@@ -21,6 +21,11 @@ CHECKPOINTS = {
 }
 
 
+def find_checkpoint(path: Path, console: Console) -> Path:
+    """Return `path`, or, where nothing is there and it is a name in CHECKPOINTS, the file of that name, fetched."""
+    return fetch_checkpoint(str(path), console) if str(path) in CHECKPOINTS and not path.exists() else path
+
+
 def fetch_checkpoint(name: str, console: Console) -> Path:
     """Return the file of a name in CHECKPOINTS, after fetching it where it is not there yet.
 
