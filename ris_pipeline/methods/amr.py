@@ -56,8 +56,8 @@ class AmrTask(Task[Batch]):
     """Plain CAM training of the spotlight branch, then the compensation branch beside it, without momentum (AMR).
 
     Every image of a batch is classified by every sentence of it. In the second part the loss is
-    ½·cls₁ + ½·cls₂ + λ·mean|CAM₁ − CAM₂|, in which the spotlight's features are fixed: of its branch only the head
-    still learns, and from the last term alone.
+    ½·cls₁ + ½·cls₂ + λ·mean|CAM₁ − CAM₂|, in which the spotlight's features and the sentences' weights are fixed: its
+    head alone still learns, and from the last term only.
     """
 
     network: Amr
@@ -103,6 +103,7 @@ class AmrTask(Task[Batch]):
             return {"loss": F.binary_cross_entropy_with_logits(classify(V, T).float(), targets)}
         with torch.no_grad():
             features = network.spotlight.stages(batch.pixels)[-1]
+        T = T.detach()  # both branches' classifiers have it: what the second learns would undo what the first has
         V1, V2 = network.spotlight_head(features), network.encode_image(batch.pixels, "compensation")
         cls1 = F.binary_cross_entropy_with_logits(classify(V1, T).detach().float(), targets)
         cls2 = F.binary_cross_entropy_with_logits(classify(V2, T).float(), targets)
