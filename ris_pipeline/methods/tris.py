@@ -14,8 +14,9 @@ from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
-from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION, Rule
+from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.methods import method_of
+from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.load import (
     aux_from_config,
     config_from_manifest,
@@ -23,7 +24,7 @@ from ris_pipeline.networks.load import (
     step1_from_config,
     step2_from_config,
 )
-from ris_pipeline.networks.referring import Levels, ReferringNetwork
+from ris_pipeline.networks.referring import Levels
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.released import read_released
@@ -31,34 +32,7 @@ from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.tasks import Step1Task
 
 
-class _TrisResponder:
-    """What the responders of both networks share."""
-
-    rule: Rule
-
-    def __init__(self, network: ReferringNetwork, input_size: int) -> None:
-        self.network = network
-        self.input_size = input_size
-
-    @property
-    def device(self) -> torch.device:
-        """The network's."""
-        return next(self.network.parameters()).device
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of a sentence that CLIP reads."""
-        return self.network.clip.n_tokens
-
-    def find_cut(self, sentences: Sequence[str]) -> list[str]:
-        """Return the sentences that have more tokens than CLIP reads."""
-        return self.network.clip.find_cut(sentences)
-
-    def _tokenize(self, sentences: list[str]) -> Tensor:
-        return self.network.clip.tokenize(sentences).to(self.device)
-
-
-class Step1Responder(_TrisResponder):
+class Step1Responder(NetworkResponder):
     """Step-1: a grid at stride 32, each sentence alone with its image, as in the official evaluation."""
 
     network: Step1
@@ -66,7 +40,7 @@ class Step1Responder(_TrisResponder):
 
     def __init__(self, network: Step1, input_size: int, *, centred: bool = False) -> None:
         """`centred`: only the part of the scores that exceeds their mean over the image counts."""
-        super().__init__(network, input_size)
+        super().__init__(network, network.clip, input_size)
         self.centred = centred
 
     @property
@@ -81,7 +55,7 @@ class Step1Responder(_TrisResponder):
 
     def encode_texts(self, sentences: list[str]) -> Tensor:
         """Return T float (N, C)."""
-        return self.network.encode_text(self._tokenize(sentences))
+        return self.network.encode_text(self.network.clip.tokenize(sentences).to(self.device))
 
     def respond(self, image: Tensor, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
         """Return S float32 (n, h, w) of one image's V and n rows of T."""
@@ -89,11 +63,14 @@ class Step1Responder(_TrisResponder):
         return S - S.mean(dim=(1, 2), keepdim=True) if self.centred else S
 
 
-class Step2Responder(_TrisResponder):
+class Step2Responder(NetworkResponder):
     """Step-2: logits at input size."""
 
     network: Step2
     rule = SEGMENTATION
+
+    def __init__(self, network: Step2, input_size: int) -> None:
+        super().__init__(network, network.clip, input_size)
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -107,7 +84,7 @@ class Step2Responder(_TrisResponder):
 
     def encode_texts(self, sentences: list[str]) -> Tensor:
         """Return the words float (N, T, word_width)."""
-        return self.network.encode_text(self._tokenize(sentences))
+        return self.network.encode_text(self.network.clip.tokenize(sentences).to(self.device))
 
     def respond(self, image: Levels, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
         """Return the logits float32 (n, S, S) of one image's levels and the words of n sentences."""

@@ -1,0 +1,44 @@
+"""What responders of a trained network have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from ris_pipeline.maps.rule import Rule
+
+
+class Reader(Protocol):
+    """The text encoder of a network."""
+
+    n_tokens: int
+
+    def find_cut(self, sentences: Sequence[str]) -> list[str]:
+        """Return the sentences that have more tokens than it reads."""
+
+
+class NetworkResponder:
+    """A network that reads squares of input_size and, by `reader`, sentences; how it answers is the subclass's."""
+
+    rule: Rule
+    network: Any
+
+    def __init__(self, network: torch.nn.Module, reader: Reader, input_size: int) -> None:
+        self.network, self.reader, self.input_size = network, reader, input_size
+
+    @property
+    def device(self) -> torch.device:
+        """The network's."""
+        device: torch.device = next(self.network.parameters()).device
+        return device
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a sentence that it reads."""
+        return self.reader.n_tokens
+
+    def find_cut(self, sentences: Sequence[str]) -> list[str]:
+        """Return the sentences that have more tokens than it reads."""
+        return self.reader.find_cut(sentences)
