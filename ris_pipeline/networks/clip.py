@@ -141,8 +141,8 @@ class Clip(nn.Module):
         return find_cut(sentences, self.n_tokens)
 
     def drop_image_encoder(self) -> Self:
-        """Return self without the image encoder, for a network that reads sentences only."""
-        self.model.visual = nn.Identity()
+        """Return self without image encoder and scale of the comparison, for a network that reads sentences only."""
+        del self.model.visual, self.model.logit_scale
         return self
 
     @property

@@ -96,7 +96,14 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[
 
     Pairs with the same caption are not each other's negatives.
     """
-    logits = scale * image @ text.T
+    return matching_loss(scale * image @ text.T, captions)
+
+
+def matching_loss(logits: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return the cross-entropy of logits float (B, B), image by caption, the mean of both directions, a float scalar.
+
+    Pairs with the same caption are not each other's negatives.
+    """
     same = find_equal(captions) & ~torch.eye(len(captions), dtype=torch.bool)
     logits = logits.masked_fill(same.to(logits.device), -math.inf)
     target = torch.arange(len(captions), device=logits.device)

@@ -135,7 +135,7 @@ def test_parameters_beside_those_of_table_2():
             "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
         })  # fmt: skip
-        n_image = sum(parameter.numel() for parameter in clip.model.visual.parameters())
+        n_image = 1 + sum(parameter.numel() for parameter in clip.model.visual.parameters())  # and logit_scale
         network = Amr(*branches, clip, 1024)
     bottlenecks = {256: 3, 512: 4, 1024: 6, 2048: 3}
     resnet, modules = 23_508_032, sum(n * (2 * C * C // 16 + C // 16 + C + 98 + 2) for C, n in bottlenecks.items())

@@ -48,3 +48,20 @@ def attention_pool(pooling: Any, c4: Tensor) -> Tensor:
         v_proj_weight=pooling.v_proj.weight,
     )
     return pooled[0]
+
+
+def attend_pool(pooling: Any, c4: Tensor) -> tuple[Tensor, Tensor]:
+    """The image feature (B, D) of c4 (B, C, h, w), as `attention_pool`, and the attention behind it.
+
+    The attention (B, heads, 1, 1 + h·w), the mean token's to itself first, is part of the graph.
+    """
+    cells = c4.flatten(2).transpose(1, 2)  # (B, h·w, C)
+    cells = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)
+    cells = cells + resize_positions(pooling.positional_embedding, (c4.shape[2], c4.shape[3]))
+    q, k, v = (
+        layer(x).unflatten(-1, (pooling.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
+        for layer, x in ((pooling.q_proj, cells[:, :1]), (pooling.k_proj, cells), (pooling.v_proj, cells))
+    )
+    attention = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+    feature: Tensor = pooling.c_proj((attention @ v).transpose(1, 2).flatten(2)[:, 0])
+    return feature, attention
