@@ -169,3 +169,46 @@ class GroupVitConfig(TrainedConfig):
     clip_grad: Rate = 5.0  # largest norm of the gradient; GroupViT
     poly_power: Weight = 0.9  # as Step1Config.poly_power; TRIS
     threshold: Share = 0.5  # of the map, stretched from 0 to 1: the middle of its least and its largest value
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class GbSConfig(TrainedConfig):
+    """GbS: "Detector-Free Weakly Supervised Grounding by Separation" (ICCV 2021)."""
+
+    epochs: Count = 10  # GbS
+    batch_size: Count = 6  # refs, of which two are blended; GbS: 3 pairs
+    text_encoder: str = "bert-base-uncased"  # transformers' BERT by name or a folder, or "clip"; GbS
+    clip: str = "RN50-quickgelu"  # whose text encoder it is where text_encoder is "clip"; ours
+    clip_weights: Source = "openai"  # as Step1Config.clip_weights
+    vgg_weights: Source = "IMAGENET1K_V1"  # torchvision's tag for vgg16_bn, a file, or None: random values; GbS
+    width: Count = 64  # channels of VGG-16's first layer; VGG
+    levels: Count = 5  # of VGG-16, from the deepest, that are matched with words; GbS
+    lr: Rate = 1e-4  # Adam, all but the text encoder; GbS
+    weight_decay: Weight = 1e-9  # Adam; GbS
+    decay_every: Count = 50_000  # steps, then the learning rate is a tenth; GbS
+    weight_match: Weight = 0.1  # of the matching of images and texts; GbS
+    match_scale: Rate = 10.0  # of similarities before their softmax over the batch; GbS
+    word_power: Rate = 5.0  # how much a sentence's similarity is that of its best word; GbS
+    threshold: Share = 0.5  # of the map's maximum; ours
+
+
+@dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
+class WWbLConfig(TrainedConfig):
+    """WWbL: "What is Where by Looking" (NeurIPS 2022), with TRIS's text encoder."""
+
+    batch_size: Count = 32  # refs; WWbL
+    refs_per_image: Count = 1  # as Step1Config.refs_per_image
+    clip: str = "RN50-quickgelu"  # whose text encoder it is; the parameters in TRIS Table 2
+    clip_weights: Source = "openai"  # as Step1Config.clip_weights
+    aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP that gives relevance and judges masks; WWbL
+    aux_weights: Source = "openai"  # as Step1Config.clip_weights
+    vgg_weights: Source = "IMAGENET1K_V1"  # torchvision's tag for vgg16, a file, or None: random values; WWbL
+    width: Count = 64  # channels of VGG-16's first layer; VGG
+    lr: Rate = 1.2e-3  # SGD, all but the text encoder; WWbL
+    momentum: Share = 0.9  # SGD; WWbL
+    weight_decay: Weight = 1e-4  # SGD; WWbL
+    weight_relevance: Weight = 16.0  # of the distance to the relevance map; WWbL
+    weight_fg: Weight = 0.25  # of the likeness of what the mask keeps; WWbL
+    weight_bg: Weight = 0.5  # of the likeness of the rest; WWbL
+    weight_area: Weight = 0.25  # of the mask's area; WWbL
+    threshold: Share = 0.5  # of the map's maximum; ours

@@ -39,6 +39,9 @@ TINY = {
     "groupvit": 'weights = "none"\nside = 64\nwidth = 16\nheads = 2\ndepth = 1\nn_first_groups = 6\nn_groups = 3\n'
     "text_width = 16\ntext_heads = 2\ntext_layers = 1\nn_tokens = 20\nprojection = 16\nembed_dim = 8\n"
     "input_size = 64\nepochs = 2\nbatch_size = 4\nlr = 1e-3\n",
+    "gbs": FROZEN_CLIP + 'text_encoder = "clip"\nvgg_weights = "none"\nwidth = 2\nepochs = 2\nbatch_size = 4\n',
+    "wwbl": FROZEN_CLIP + 'aux_clip = "{clip}"\naux_weights = "none"\nvgg_weights = "none"\nwidth = 2\nepochs = 2\n'
+    "batch_size = 6\n",
 }
 PACKAGES = {"groupvit": "transformers"}  # of the extra: pip install -e '.[methods]'
 COMPARED = [method.name for method in list_compared()]
