@@ -57,6 +57,7 @@ def _check_words(value: str) -> str:
 Template = Annotated[str, AfterValidator(_check_template)]
 Words = Annotated[str, AfterValidator(_check_words)]
 Confidence = Annotated[Share, Field(ge=0.5, lt=1)]
+Pools = Annotated[Count, Field(le=5)]  # of VGG-16's
 
 
 @dataclass(frozen=True, slots=True, config=STRICT, kw_only=True)
@@ -182,7 +183,7 @@ class GbSConfig(TrainedConfig):
     clip_weights: Source = "openai"  # as Step1Config.clip_weights
     vgg_weights: Source = "IMAGENET1K_V1"  # torchvision's tag for vgg16_bn, a file, or None: random values; GbS
     width: Count = 64  # channels of VGG-16's first layer; VGG
-    levels: Count = 5  # of VGG-16, from the deepest, that are matched with words; GbS
+    levels: Pools = 5  # of VGG-16, from the deepest, that are matched with words; GbS
     lr: Rate = 1e-4  # Adam, all but the text encoder; GbS
     weight_decay: Weight = 1e-9  # Adam; GbS
     decay_every: Count = 50_000  # steps, then the learning rate is a tenth; GbS

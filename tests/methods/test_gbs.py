@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ris_pipeline.config import resolve
 from ris_pipeline.datasets import Dataset
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import compute_map
@@ -180,6 +181,11 @@ def test_a_trained_network_is_built_from_its_file_alone(config, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
+
+
+def test_vgg_has_five_levels():
+    with pytest.raises(RisError, match=r"levels = 6: should be less than or equal to 5"):
+        resolve(GbSConfig, {"levels": 6})
 
 
 def test_transformers_missing_is_told(config, monkeypatch):

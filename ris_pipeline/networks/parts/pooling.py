@@ -51,7 +51,7 @@ def attention_pool(pooling: Any, c4: Tensor) -> Tensor:
 
 
 def attend_pool(pooling: Any, c4: Tensor) -> tuple[Tensor, Tensor]:
-    """The image feature (B, D) of c4 (B, C, h, w), as `attention_pool`, and the attention behind it.
+    """Return the image feature (B, D) of c4 (B, C, h, w), as `attention_pool`, and the attention behind it.
 
     The attention (B, heads, 1, 1 + h·w), the mean token's to itself first, is part of the graph.
     """
