@@ -115,8 +115,8 @@ METHODS = {
             "groupvit", "GroupViT", "ris_pipeline.methods.groupvit", configs.GroupVitConfig, 1, trained=True,
             paper="GroupViT",
         ),
-        Method("gbs", "GbS", "ris_pipeline.methods.gbs", configs.GbSConfig, 1, trained=True),
-        Method("wwbl", "WWbL", "ris_pipeline.methods.wwbl", configs.WWbLConfig, 1, trained=True),
+        Method("gbs", "GbS", "ris_pipeline.methods.gbs", configs.GbSConfig, 1, trained=True, paper="GbS"),
+        Method("wwbl", "WWbL", "ris_pipeline.methods.wwbl", configs.WWbLConfig, 1, trained=True, paper="WWbL"),
     )
 }  # fmt: skip
 

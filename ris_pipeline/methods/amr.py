@@ -14,6 +14,7 @@ from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import Rule
 from ris_pipeline.methods.configs import AmrConfig
+from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.amr import Amr, activate, classify
 from ris_pipeline.networks.clip import encode_each
 from ris_pipeline.networks.load import load_stages
@@ -117,36 +118,23 @@ class AmrTask(Task[Batch]):
         return n_steps * self.config.cam_epochs // self.config.epochs
 
 
-class AmrResponder:
+class AmrResponder(NetworkResponder):
     """The mean of both branches' class activation maps, each divided by its maximum."""
 
+    network: Amr
+
     def __init__(self, network: Amr, config: AmrConfig) -> None:
-        self.network = network
-        self.input_size = config.input_size
+        super().__init__(network, network.clip, config.input_size)
         # The mean is compared as it is: its own maximum is 1 only where both branches agree.
         self.rule = Rule(
             via_input=False, activation="none", to_image="centres", normalise="none", threshold=config.threshold
         )
 
     @property
-    def device(self) -> torch.device:
-        """The network's."""
-        return self.network.lan_project.weight.device
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of a sentence that CLIP reads."""
-        return self.network.clip.n_tokens
-
-    @property
     def grid_hw(self) -> tuple[int, int]:
         """Height and width of the branches' last level."""
         side = -(-self.input_size // self.network.spotlight.stage_strides[-1])
         return side, side
-
-    def find_cut(self, sentences: Sequence[str]) -> list[str]:
-        """Return the sentences that have more tokens than CLIP reads."""
-        return self.network.clip.find_cut(sentences)
 
     def encode_images(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return V float (1, C, h, w) of both branches for each image."""

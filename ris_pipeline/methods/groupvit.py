@@ -14,6 +14,7 @@ from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import Rule
 from ris_pipeline.methods.configs import GroupVitConfig
+from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.clip import encode_each
 from ris_pipeline.networks.groupvit import GroupVit, GroupVitSizes, build_groupvit
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
@@ -93,32 +94,23 @@ class GroupVitTask(Task[Batch]):
         self.network.model.logit_scale.clamp_(max=LARGEST_SCALE)
 
 
-class GroupVitResponder:
+class GroupVitResponder(NetworkResponder):
     """For each patch the mean of its groups' likeness to the sentence, weighed by how much it belongs to each."""
 
+    network: GroupVit
+
     def __init__(self, network: GroupVit, config: GroupVitConfig) -> None:
-        self.network = network
-        self.input_size = config.input_size
-        self.n_tokens = network.n_tokens
+        super().__init__(network, network, config.input_size)
         # A single sentence has nothing to compete with: the middle between the least and the most alike stands for it.
         self.rule = Rule(
             via_input=False, activation="none", to_image="centres", normalise="minmax", threshold=config.threshold
         )
 
     @property
-    def device(self) -> torch.device:
-        """The network's."""
-        return next(self.network.parameters()).device
-
-    @property
     def grid_hw(self) -> tuple[int, int]:
         """Height and width in patches."""
         side = self.input_size // self.network.patch
         return side, side
-
-    def find_cut(self, sentences: Sequence[str]) -> list[str]:
-        """Return the sentences that have more tokens than it reads."""
-        return self.network.find_cut(list(sentences))
 
     def encode_images(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return of each image the segments' features float (G, E) and the shares float (G, h, w)."""

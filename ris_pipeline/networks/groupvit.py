@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, find_cut
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
+from ris_pipeline.networks.weights.extra import import_transformers
 
 STAGE_DEPTHS = (2, 1, 1)  # blocks of the three stages, for a depth of 1; GroupViT has three times as many
 MLP_RATIO = 4  # of a block; GroupViT
@@ -94,7 +96,7 @@ class GroupVit(nn.Module):
         tokens: Tensor = open_clip.tokenize(sentences, context_length=self.n_tokens)
         return tokens
 
-    def find_cut(self, sentences: list[str]) -> list[str]:
+    def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that `tokenize` cuts."""
         return find_cut(sentences, self.n_tokens)
 
@@ -106,7 +108,7 @@ def build_groupvit(sizes: GroupVitSizes, weights: str | None) -> GroupVit:
     transformers, a file of tensors with its names, or None for random values. Raises RisError where transformers is not
     installed, for weights that cannot be read, and for those of a network of other sizes.
     """
-    transformers = _import_transformers()
+    transformers = import_transformers()
     model = transformers.GroupViTModel(_configure(transformers, sizes)).eval()
     if weights is None:
         _start(model)
@@ -115,14 +117,6 @@ def build_groupvit(sizes: GroupVitSizes, weights: str | None) -> GroupVit:
     else:
         copy_tensors(model, _load_pretrained(transformers, weights), Path(weights))
     return GroupVit(model, sizes.patch)
-
-
-def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise RisError("GroupViT is an extra: pip install -c constraints.txt -e '.[methods]'") from error
-    return transformers
 
 
 def _configure(transformers: Any, s: GroupVitSizes) -> Any:

@@ -190,5 +190,5 @@ def test_vgg_has_five_levels():
 
 def test_transformers_missing_is_told(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(RisError, match=r"pip install ris-pipeline\[methods\]"):
+    with pytest.raises(RisError, match=r"pip install .*\[methods\]"):
         gbs.build(GbSConfig(vgg_weights=None, width=2), None)

@@ -13,6 +13,4 @@ def import_transformers() -> Any:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise RisError(
-            "transformers is not installed, which this method needs: pip install ris-pipeline[methods]"
-        ) from error
+        raise RisError("this method needs an extra: pip install -c constraints.txt -e '.[methods]'") from error
