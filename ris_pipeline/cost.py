@@ -93,6 +93,8 @@ def measure_method(
 
     modules = [value for value in vars(responder).values() if isinstance(value, nn.Module)]
     parameters = {parameter for module in modules for parameter in module.parameters()}
+    if (uncounted := getattr(responder, "uncounted", None)) is not None:
+        parameters -= set(uncounted.parameters())
     with torch.no_grad(), autocast(device, precision):
         macs = sum(count_macs(run).values())
         times = []

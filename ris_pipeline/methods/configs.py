@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -178,7 +178,8 @@ class GbSConfig(TrainedConfig):
 
     epochs: Count = 10  # GbS
     batch_size: Count = 6  # refs, of which two are blended; GbS: 3 pairs
-    text_encoder: str = "bert-base-uncased"  # transformers' BERT by name or a folder, or "clip"; GbS
+    text_encoder: Literal["bert", "clip"] = "bert"  # GbS
+    bert_weights: Source = "bert-base-uncased"  # transformers' name or a folder; None: random values of its size; GbS
     clip: str = "RN50-quickgelu"  # whose text encoder it is where text_encoder is "clip"; ours
     clip_weights: Source = "openai"  # as Step1Config.clip_weights
     vgg_weights: Source = "IMAGENET1K_V1"  # torchvision's tag for vgg16_bn, a file, or None: random values; GbS

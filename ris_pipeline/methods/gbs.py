@@ -19,8 +19,8 @@ from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.clip import encode_each
 from ris_pipeline.networks.gbs import STRIDE, GbS, compare_places, ground_words
 from ris_pipeline.networks.vgg import build_vgg
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
-from ris_pipeline.networks.words import build_words
+from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.words import ClipWords, Words, build_bert
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import matching_loss
 from ris_pipeline.training.draws import Plan
@@ -180,6 +180,11 @@ class GbSResponder(NetworkResponder):
         )
 
     @property
+    def uncounted(self) -> Words:
+        """What TRIS's Table 2 leaves out of the parameters."""
+        return self.network.text
+
+    @property
     def grid_hw(self) -> tuple[int, int]:
         """Height and width of the stride-16 grid."""
         return self.input_size // STRIDE, self.input_size // STRIDE
@@ -207,8 +212,13 @@ class GbSResponder(NetworkResponder):
 
 def build(config: GbSConfig, weights: Path | None) -> GbS:
     """Return the network of the weights in a file, or with pretrained VGG-16 and text encoder."""
-    text = build_words(config.text_encoder, config.clip, config.clip_weights, is_trained=weights is not None)
-    features = build_vgg("vgg16_bn", config.width, None if weights else config.vgg_weights)
+    is_trained = weights is not None
+    text: Words
+    if config.text_encoder == "bert":
+        text = build_bert(config.bert_weights, is_trained=is_trained)
+    else:
+        text = ClipWords(load_clip(config.clip, None if is_trained else config.clip_weights))
+    features = build_vgg("vgg16_bn", config.width, None if is_trained else config.vgg_weights)
     network = GbS(text, features, config.levels)
     if weights is not None:
         copy_tensors(network, read_weights(weights).tensors, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 
 from ris_pipeline.errors import DownloadError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.networks.weights.extra import import_transformers
 
 N_TOKENS = 20  # of a sentence that BERT reads, as many as CLIP; TRIS
+_LETTERS = (
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+    *(start + letter for start in ("", "##") for letter in string.ascii_lowercase + string.digits),
+)  # fmt: skip
 
 
 class Words(nn.Module):
@@ -82,23 +86,25 @@ class ClipWords(Words):
         return self.clip.find_cut(sentences)
 
 
-def build_words(name: str, clip: str, clip_weights: str | None, *, is_trained: bool) -> Words:
-    """Return BERT by its name or folder in transformers' format, or, for the name "clip", the text encoder of a CLIP.
+def build_bert(weights: str | None, *, is_trained: bool) -> BertWords:
+    """Return BERT in transformers' format by its name, from a folder, or, for None, of BERT-base's size at random.
 
-    `is_trained`: its weights come from a checkpoint anyway. `clip`, `clip_weights`: as `load_clip`'s.
-    Raises RisError where a part of it is not there.
+    `is_trained`: its weights come from a checkpoint anyway. A vocabulary comes with weights; without them words are
+    spelt. Raises RisError where a part of it is not there.
     """
-    if name == "clip":
-        return ClipWords(load_clip(clip, None if is_trained else clip_weights))
     transformers = import_transformers()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        if is_trained:
-            bert = transformers.BertModel(transformers.BertConfig.from_pretrained(name), add_pooling_layer=False)
-        else:  # a file of tensors alone: torch's own format could execute code
-            bert = transformers.BertModel.from_pretrained(name, add_pooling_layer=False, use_safetensors=True)
+        if weights is None:
+            tokenizer = transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(_LETTERS)})
+            bert = transformers.BertModel(transformers.BertConfig(), add_pooling_layer=False)
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
+            if is_trained:
+                bert = transformers.BertModel(transformers.BertConfig.from_pretrained(weights), add_pooling_layer=False)
+            else:  # a file of tensors alone: torch's own format could execute code
+                bert = transformers.BertModel.from_pretrained(weights, add_pooling_layer=False, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise DownloadError(f"{name}: no BERT of that name or in that folder ({error})") from error
+        raise DownloadError(f"{weights}: no BERT of that name or in that folder ({error})") from error
     return BertWords(bert, tokenizer, N_TOKENS)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.words import ClipWords, build_words
+from ris_pipeline.networks.words import ClipWords, build_bert
 from tiny import TINY, build_random
 
 
@@ -28,7 +28,7 @@ def bert_folder(tmp_path_factory):
 def test_bert_is_transformers_without_start_and_end(bert_folder):
     import transformers
 
-    words = build_words(str(bert_folder), "", None, is_trained=False).eval()
+    words = build_bert(str(bert_folder), is_trained=False).eval()
     model = transformers.BertModel.from_pretrained(bert_folder).eval()
     with torch.no_grad():
         found = words(["A reddish circle", "red"])
@@ -42,19 +42,27 @@ def test_bert_is_transformers_without_start_and_end(bert_folder):
 
 
 def test_a_trained_bert_needs_no_weights_of_the_folder(bert_folder):
-    words = build_words(str(bert_folder), "", None, is_trained=False)
+    words = build_bert(str(bert_folder), is_trained=False)
     (bert_folder / "model.safetensors").rename(bert_folder / "away")
     try:
-        again = build_words(str(bert_folder), "", None, is_trained=True)
+        again = build_bert(str(bert_folder), is_trained=True)
         again.load_state_dict(words.state_dict())
         with pytest.raises(RisError, match="no BERT of that name or in that folder"):
-            build_words(str(bert_folder), "", None, is_trained=False)
+            build_bert(str(bert_folder), is_trained=False)
     finally:
         (bert_folder / "away").rename(bert_folder / "model.safetensors")
 
 
+def test_a_bert_at_random_spells_words():
+    transformers = pytest.importorskip("transformers")
+    words = build_bert(None, is_trained=False)
+    assert words.width == transformers.BertConfig().hidden_size == 768
+    assert sum(parameter.numel() for parameter in words.parameters()) == 108_891_648  # BERT-base without its pooler
+    assert words.tokenizer.tokenize("a Red") == ["a", "r", "##e", "##d"]
+
+
 def test_bert_tells_which_sentences_it_cuts(bert_folder):
-    words = build_words(str(bert_folder), "", None, is_trained=False)
+    words = build_bert(str(bert_folder), is_trained=False)
     fits, long = " ".join(["red"] * 18), " ".join(["red"] * 19)
     assert words.find_cut([fits, long]) == [long]
 
