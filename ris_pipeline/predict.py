@@ -27,7 +27,8 @@ from ris_pipeline.datasets.io.segmentations import Rle, encode_rle
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
-from ris_pipeline.methods.tris import load_network, load_released, load_untrained
+from ris_pipeline.methods.load import load_network
+from ris_pipeline.methods.tris import load_released, load_untrained
 from ris_pipeline.pictures import overlay_mask
 from ris_pipeline.process.device import find_device
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ris_pipeline.artifacts.find import find_named, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, differences
-from ris_pipeline.artifacts.layout import CHECKPOINT, INIT, NO_ARTIFACTS, STAGES
+from ris_pipeline.artifacts.layout import CHECKPOINT, INIT, NO_ARTIFACTS, STAGES, TRAIN_SPLIT
 from ris_pipeline.errors import RisError
 
 Look = Callable[[str, Mapping[str, Any]], str]
@@ -71,7 +71,7 @@ class Freshness:
 
 def split_of(manifest: Mapping[str, Any]) -> str:
     """Return the split whose images an artifact was made from: that of its flags, or train."""
-    return str(manifest["flags"].get("split", "train"))
+    return str(manifest["flags"].get("split", TRAIN_SPLIT))
 
 
 def describe_other_data(artifact: Artifact, runs: Path, dataset: str, look: Look) -> str | None:

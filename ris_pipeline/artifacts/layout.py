@@ -23,6 +23,7 @@ RECORDS = (MANIFEST, FILES)  # what an artifact holds beside its stage's files
 RESUME = "resume.pt"  # the checkpoint of a training; removed when its artifact has been published
 UNLISTED = (*RECORDS, RESUME, "manifest.copy.json")  # what files.json does not list; the last is of older artifacts
 
+TRAIN_SPLIT = "train"  # that networks learn from, and the only one with pseudo-labels
 WEIGHTS = "model.safetensors"  # of clip, step1, step2
 CLIP_CONFIG = "open_clip_config.json"  # of clip
 METRICS = "metrics.jsonl"  # the log of a training, a line per step

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import Freshness, describe_other_data, split_of
 from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
-from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, VALIDATION, command_of
+from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, TRAIN_SPLIT, VALIDATION, command_of
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, load_config_file, resolve
@@ -275,7 +275,7 @@ class Context:
         flags = dict(flags or {})
         data = {"data": self.data_digest}
         if stage != "report":  # which is made of artifacts
-            data["images"] = self.digest_images(str(flags.get("split", "train")))
+            data["images"] = self.digest_images(str(flags.get("split", TRAIN_SPLIT)))
         if validated := getattr(config, "validate", ""):
             data[VALIDATION] = self.digest_images(validated)
         given = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, label_path, store_path
+from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, TRAIN_SPLIT, label_path, store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import PseudolabelConfig
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ris_pipeline.datasets.records import Dataset, ImageGroup
     from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.networks.irnet import IRNet
-
-SPLIT = "train"
 
 
 def make_pseudolabels(
@@ -41,14 +39,14 @@ def make_pseudolabels(
     chosen = {} if refine is None else {"refine": refine}
     resolved = context.resolve(PseudolabelConfig, "pseudolabels", config, **chosen)
     variant = find_method(method).flags
-    responses = context.find_input("responses", **variant, split=SPLIT)
+    responses = context.find_input("responses", **variant, split=TRAIN_SPLIT)
     flags = {"refine": resolved.refine, **variant}
     request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], flags=flags)
     if context.is_due(request):
         from ris_pipeline.maps.store import ResponseStore
 
-        dataset = context.open_dataset(SPLIT, with_images=True)
-        store = ResponseStore.open(store_path(responses.path, SPLIT))
+        dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
+        store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
         with publish(request, force=context.force) as work:
             _fill(context, work, dataset, store, resolved)
     return find(request)

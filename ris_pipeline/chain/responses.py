@@ -41,7 +41,7 @@ def dump_responses(
     trained = context.find_input("step1", **answering.flags) if answering.trained else None
 
     def load() -> Responder:
-        from ris_pipeline.methods.tris import load_network
+        from ris_pipeline.methods.load import load_network
 
         if trained is not None:
             return load_network(trained, context.device)

@@ -156,7 +156,7 @@ def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
 def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:
     """Yield the outcomes of a row."""
     from ris_pipeline.maps.store import ResponseStore
-    from ris_pipeline.methods.tris import load_network
+    from ris_pipeline.methods.load import load_network
     from ris_pipeline.process.device import autocast
     from ris_pipeline.scoring import evaluate
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ris_pipeline.artifacts.find import find, find_weights, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, Request, digest_file
-from ris_pipeline.artifacts.layout import INIT, TARGETS, WEIGHTS, store_path
+from ris_pipeline.artifacts.layout import INIT, TARGETS, TRAIN_SPLIT, WEIGHTS, store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.pseudolabels import describe_labels
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ris_pipeline.training.loop import Task
 
 T = TypeVar("T")
-TRAIN = "train"  # the split
 
 
 def train_step1(
@@ -62,14 +61,14 @@ def train_step1(
     start = None if init is None else _find_start(Path(init), trained)
     teacher = None
     if trained.teacher:
-        teacher = context.find_input("responses", **find_method(trained.teacher).flags, split=TRAIN)
+        teacher = context.find_input("responses", **find_method(trained.teacher).flags, split=TRAIN_SPLIT)
     request = context.request(
         "step1", resolved, settings=config, inputs=[teacher] if teacher else [],
         others=_describe_start(start), flags=_describe_limit(limit), method=trained,
     )  # fmt: skip
     if context.is_due(request):
         code = trained.code
-        dataset = context.open_dataset(TRAIN, with_images=True).first_refs(limit or 0)
+        dataset = context.open_dataset(TRAIN_SPLIT, with_images=True).first_refs(limit or 0)
         _train(
             context, request, resolved, code.plan(dataset, resolved, context.seed),
             lambda network: code.wrap(network, resolved),
@@ -85,7 +84,7 @@ def _open_targets(
     """Return the targets that a method makes of its teacher's maps; what it has to write goes into `folder`."""
     from ris_pipeline.maps.store import ResponseStore
 
-    store = ResponseStore.open(store_path(teacher.path, TRAIN))
+    store = ResponseStore.open(store_path(teacher.path, TRAIN_SPLIT))
     folder.mkdir(exist_ok=True)
     with context.console.progress("targets", dataset.n_expressions) as advance:
         targets: Targets = code.open_targets(config, dataset, store, folder, context.workers, advance)
@@ -131,7 +130,7 @@ def train_step2(
 
         if labels is not None:
             context.say(describe_labels(labels.manifest["counts"]))
-        dataset = context.open_dataset(TRAIN, with_images=True).first_refs(limit or 0)
+        dataset = context.open_dataset(TRAIN_SPLIT, with_images=True).first_refs(limit or 0)
         plan = Plan(dataset, resolved.batch_size, resolved.refs_per_image, 0, context.seed)
         targets = RefLabels(labels.path) if labels else TrueMasks()
         encoders = step1.path / WEIGHTS if step1 else None

@@ -1,6 +1,6 @@
 """Softmax Grad-CAM of a CLIP and its refinement by class-aware attention affinity (CLIP-ES, CVPR 2023).
 
-Both training-free methods stand on it: CLIP-ES itself, and CaR, which asks again with the image masked by the map.
+CLIP-ES and CaR are built on it; CaR asks again with the map marked in the image.
 """
 
 from __future__ import annotations

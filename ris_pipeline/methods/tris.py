@@ -1,4 +1,4 @@
-"""TRIS (ICCV 2023): its two networks as responders, and how one is loaded from where a training left it."""
+"""TRIS (ICCV 2023): its two networks as responders, and what its registry entry needs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import WEIGHTS
 from ris_pipeline.config import Step1Config, Step2Config
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
-from ris_pipeline.methods import method_of
 from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.load import (
     aux_from_config,
-    config_from_manifest,
     freeze,
     step1_from_config,
     step2_from_config,
@@ -109,22 +105,6 @@ def plan(dataset: Dataset, config: Step1Config, seed: int) -> Plan:
 def wrap(network: Step1, config: Step1Config) -> Responder:
     """Return a trained Step-1 as a responder."""
     return Step1Responder(network, config.input_size)
-
-
-def load_network(artifact: Artifact, device: torch.device) -> Responder:
-    """Return the trained network of an artifact of step1 or step2, in evaluation mode, whichever method made it.
-
-    Raises RisError for another stage's artifact, and where its weights cannot be read.
-    """
-    stage = artifact.manifest["stage"]
-    if stage == "step1":
-        method = method_of(artifact)
-        return method.load(config_from_manifest(method.config, artifact.manifest), device, artifact.path / WEIGHTS)
-    if stage == "step2":
-        config = config_from_manifest(Step2Config, artifact.manifest)
-        network = step2_from_config(config, artifact.path / WEIGHTS)
-        return Step2Responder(freeze(network, device), config.input_size)
-    raise RisError(f"{artifact.path}: an artifact of {stage}, which does not segment; give one of step1 or step2")
 
 
 def load_released(file: Path, device: torch.device) -> Responder:

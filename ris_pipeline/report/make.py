@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ris_pipeline.artifacts.files import render_json, write_bytes
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import REPORT, STAGE_ROWS
+from ris_pipeline.artifacts.layout import REPORT, STAGE_ROWS, TRAIN_SPLIT
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.status import Row, arrange, list_status
@@ -17,7 +17,6 @@ from ris_pipeline.config import ReportConfig
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.sources import Sources, find_sources
-from ris_pipeline.scoring.rows import LABELS_SPLIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +122,7 @@ def _draw_qualitative(context: Context, sources: Sources, refs: Sequence[int]) -
         samples = [find_sample(datasets, ref_id) for ref_id in refs]
     else:
         # The split with the most columns: only train has pseudo-labels.
-        full = LABELS_SPLIT if ("pseudo-refined", LABELS_SPLIT) in sources.shown else next(iter(datasets))
+        full = TRAIN_SPLIT if ("pseudo-refined", TRAIN_SPLIT) in sources.shown else next(iter(datasets))
         samples = draw_samples(sources, {full: datasets[full]}, N_ROWS, context.seed)
     strips = {
         (strip.sample.split, strip.sample.ref.ref_id): strip

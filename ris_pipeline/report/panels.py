@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ris_pipeline.arrays import FOREGROUND, BoolMask, Pixels
-from ris_pipeline.artifacts.layout import label_path, store_path
+from ris_pipeline.artifacts.layout import TRAIN_SPLIT, label_path, store_path
 from ris_pipeline.datasets.io.images import load_image, normalise, to_pixels
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Dataset
@@ -20,14 +20,14 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.methods.tris import load_network
+from ris_pipeline.methods.load import load_network
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.networks.load import load_irnet
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.sources import Sources
 from ris_pipeline.scoring.evaluate import score_sentence
 from ris_pipeline.scoring.metrics import Outcome, point_of
-from ris_pipeline.scoring.rows import LABELS_SPLIT, Row, find_row
+from ris_pipeline.scoring.rows import Row, find_row
 
 Kind = Literal["map", "boundary", "mask", "truth"]
 Map = NDArray[np.float32]
@@ -120,7 +120,7 @@ class _Opened:
 def _read_boundary(opened: _Opened, split: str, image: Pixels) -> Panel:
     """Return the boundary of an image that was refined, at stride 4."""
     empty = Panel("boundary", "Boundary", "boundary", note=_why_no_label(split))
-    if split != LABELS_SPLIT or opened.irnet is None:
+    if split != TRAIN_SPLIT or opened.irnet is None:
         return empty
     device = next(opened.irnet.parameters()).device
     boundary, _ = opened.irnet.boundary_displacement(normalise(image)[None].to(device))
@@ -128,7 +128,7 @@ def _read_boundary(opened: _Opened, split: str, image: Pixels) -> Panel:
 
 
 def _why_no_label(split: str) -> str:
-    return "no refined pseudo-labels yet" if split == LABELS_SPLIT else f"refinement is of {LABELS_SPLIT} only"
+    return "no refined pseudo-labels yet" if split == TRAIN_SPLIT else f"refinement is of {TRAIN_SPLIT} only"
 
 
 @torch.no_grad()

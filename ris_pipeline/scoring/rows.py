@@ -13,10 +13,10 @@ from typing import Literal
 
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.methods import Method, list_compared
 
 RED, AMBER = (255, 64, 64), (255, 176, 0)
-LABELS_SPLIT = "train"  # the only split that has pseudo-labels
 
 # maps: one per sentence, stored as responses; choice: the map that PRMS selects of a ref's; labels: PNGs, one per ref;
 # network: Step-2, run on the images.
@@ -50,8 +50,8 @@ class Row:
         Step-2 is scored on the split it was trained on only where that is chosen.
         """
         if self.kind == "labels":
-            return split == LABELS_SPLIT
-        return self.kind != "network" or split != LABELS_SPLIT or chosen
+            return split == TRAIN_SPLIT
+        return self.kind != "network" or split != TRAIN_SPLIT or chosen
 
     def find_source(self, runs: Path, dataset: str, split: str) -> Artifact | None:
         """Return the artifact that the row is read from, the latest of its flags; None where there is none."""
