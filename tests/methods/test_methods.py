@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from ris_pipeline.artifacts.layout import store_path
 from ris_pipeline.datasets.io.images import to_pixels
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.methods import METHODS, Method, find_method
+from ris_pipeline.methods import METHODS, Method, find_method, list_compared
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -134,3 +137,13 @@ def test_the_fixture_finds_what_differs_from_the_mean():
     grid = responder.respond(encoded, responder.encode_texts(["a", "b"]))
     assert grid.shape == (2, 8, 8)
     assert grid[0].argmax().item() in (0, 1, 8, 9)
+
+
+def test_make_compare_runs_all_methods():
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    listed = {word for line in lines if line.startswith(("FREE", "TRAINED")) for word in line.split()[2:]}
+    assert listed == {method.name for method in list_compared()}
+    trained = next(line.split()[2:] for line in lines if line.startswith("TRAINED"))
+    assert [METHODS[name].trained for name in trained] == [True] * len(trained)
+    for name in trained:  # a teacher's maps are there before its pupil is trained
+        assert METHODS[name].teacher in ("", *(listed - set(trained)))
