@@ -65,6 +65,17 @@ def find_command(words: Sequence[str]) -> Any:
     return found
 
 
+def add_options(words: Sequence[object], **options: object) -> list[str]:
+    """The command's words, with those of the options (data_root=…, quiet=True) that it has and that are not there."""
+    line = [str(word) for word in words]
+    known = {name for parameter in find_command(line).params for name in parameter.opts}
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if option in known and option not in line:
+            line += [option] if value is True else [option, str(value)]
+    return line
+
+
 def context_of(options: Options) -> Context:
     """A new context, as a command makes one."""
     groups = map(options.group, (Places, Making, Output))

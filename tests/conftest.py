@@ -164,18 +164,12 @@ def call_ris() -> Callable[..., int]:
 
     It takes the command's words, and by keyword the options to add where the command has them: data_root=…, quiet=True.
     """
-    from calls import find_command
+    from calls import add_options
     from stages.cli import main
 
     def call(*arguments: object, **options: object) -> int:
-        words = [str(word) for word in arguments]
-        known = {name for parameter in find_command(words).params for name in parameter.opts}
-        for name, value in options.items():
-            option = f"--{name.replace('_', '-')}"
-            if option in known and option not in words:
-                words += [option] if value is True else [option, str(value)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["ris", *words])
+            patch.setattr("sys.argv", ["ris", *add_options(arguments, **options)])
             with pytest.raises(SystemExit) as stop:
                 main()
         # Whatever a command ends with, nothing that it has started goes on.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from calls import add_options, places_in
 from ris_pipeline.artifacts.layout import RECORDS
 from ris_pipeline.training.checkpoints import TrainingState
 
@@ -56,12 +57,11 @@ class Launcher:
     root: Path
     peak_kib: int = 0  # of the last command
 
-    def start(self, command: list[str], *extra: str) -> int:
+    def start(self, command: list[str], *extra: str, workers: str = "0") -> int:
         """The pid of the command's process."""
         assert self.process.stdin is not None
-        places = ["--dataset", self.root / "tiny.toml", "--data-root", self.root / "data", "--runs", self.root / "runs"]
-        options = [*map(str, places), "--device", "cpu"]
-        request = {"arguments": [*command, *options, *extra], "stderr": str(self.root / "errors.txt")}
+        words = add_options([*command, *extra], **{**places_in(self.root), "workers": workers})
+        request = {"arguments": words, "stderr": str(self.root / "errors.txt")}
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         return int(self.read_line())
 
@@ -78,9 +78,9 @@ class Launcher:
         """Whether the command ends within this time; its status can then be read."""
         return bool(select.select([self.process.stdout], [], [], max(seconds, 0))[0])
 
-    def run(self, command: list[str], *extra: str) -> float:
+    def run(self, command: list[str], *extra: str, workers: str = "0") -> float:
         """Run a command undisturbed; the seconds from the moment that it began to write."""
-        began = self.wait_until_it_writes(self.start(command, *extra))
+        began = self.wait_until_it_writes(self.start(command, *extra, workers=workers))
         self.has_ended(600)
         status = self.read_status()
         assert status == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
@@ -94,9 +94,9 @@ class Launcher:
                 break
         return time.monotonic()
 
-    def run_and_kill(self, command: list[str], delay: float, *extra: str, whole_group: bool) -> bool:
+    def run_and_kill(self, command: list[str], delay: float, *extra: str, workers: str, whole_group: bool) -> bool:
         """Kill the command `delay` seconds after it began to write, alone or with its workers; False if it was done."""
-        pid = self.start(command, *extra)
+        pid = self.start(command, *extra, workers=workers)
         self.wait_until_it_writes(pid)
         if self.has_ended(delay):
             assert self.read_status() == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
@@ -194,13 +194,12 @@ def kill_at_random(
             workers = rng.choice("001")  # the result does not depend on it
             delay = rng.uniform(0, durations[name, workers])
             # Killed alone, its workers have to notice; a machine that goes down kills all.
-            extra = ["--workers", workers, *anew]
-            if launcher.run_and_kill(command, delay, *extra, whole_group=rng.random() < 0.5):
+            if launcher.run_and_kill(command, delay, *anew, workers=workers, whole_group=rng.random() < 0.5):
                 kills[name] += 1
                 anew = []
             else:
                 anew = ["--force"]
-        launcher.run(command, "--workers", "0")
+        launcher.run(command)
         print(f"{name}: {kills[name]} kills", flush=True)
     return kills
 
@@ -218,7 +217,7 @@ def test_each_stage_killed_once(project, tmp_path, launch):
     assert kills.total() == 7
     launcher.root = calm
     for name in ("pretrain-clip", "score"):  # what the project does not have
-        launcher.run(COMMANDS[name], "--workers", "0")
+        launcher.run(COMMANDS[name])
     check_same(calm, stormy)
 
 
@@ -244,7 +243,7 @@ def test_a_signal_ends_a_command_with_a_line_that_says_how_to_go_on(copy_of_proj
     errors = (copy_of_project / "errors.txt").read_text()
     assert "Traceback" not in errors
     places = f"--dataset {copy_of_project}/tiny.toml --data-root {copy_of_project}/data --runs {runs.parent}"
-    line = f"ris: stopped by SIGTERM; to go on: ris train-step1 {places} --device cpu {' '.join(long)}"
+    line = f"ris: stopped by SIGTERM; to go on: ris train-step1 {' '.join(long)} {places} --device cpu"
     assert errors.splitlines()[-1] == line
     (partial,) = runs.glob("step1/*.partial")
     assert sorted(path.name for path in partial.iterdir()) == ["metrics.jsonl", "resume.pt"]
@@ -253,7 +252,7 @@ def test_a_signal_ends_a_command_with_a_line_that_says_how_to_go_on(copy_of_proj
     assert TrainingState(partial, {}).load() == len(steps)
     assert not list(runs.glob("step1/*.lock"))
 
-    pid = launcher.start(["make-pseudolabels", "--refine", "--force"], "--workers", "1")
+    pid = launcher.start(["make-pseudolabels", "--refine", "--force"], workers="1")
     wait_for(lambda: any(runs.glob("pseudolabels/*.partial/seeds/*.png")))
     os.killpg(pid, signal.SIGINT)
     assert launcher.has_ended(60)
@@ -280,7 +279,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launc
         launcher.root.mkdir()
         write_tiny_card(launcher.root, train=n_images, val=1)
         for name in [command for command in COMMANDS if command != "pretrain-clip"]:
-            launcher.run(COMMANDS[name], "--workers", "0", "--quiet")
+            launcher.run(COMMANDS[name], "--quiet")
             peaks[name, n_images] = launcher.peak_kib
     growth = {name: (peaks[name, 280] - peak) / 1024 for (name, n_images), peak in peaks.items() if n_images == 40}
     print({name: f"{peaks[name, 40] / 1024:.0f} MiB, {more:+.1f}" for name, more in growth.items()})
@@ -302,7 +301,7 @@ def test_every_command_killed_four_times(seed, tmp_path, write_tiny_card, launch
         card.write_text(text)
     for name, command in COMMANDS.items():
         for workers in "10":
-            durations[name, workers] = launcher.run(command, "--workers", workers, "--force")
+            durations[name, workers] = launcher.run(command, "--force", workers=workers)
     launcher.root = stormy
     kills = kill_at_random(launcher, list(COMMANDS), 4, durations, random.Random(seed))
     assert kills.total() == 4 * len(COMMANDS)

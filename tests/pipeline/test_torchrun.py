@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from calls import add_options
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import METRICS, RESUME
@@ -37,9 +38,10 @@ def root(tmp_path, write_tiny_card):
 
 
 def start(root: Path, command: list[str], runs: str = "runs") -> subprocess.Popen[str]:
-    options = ["--dataset", "tiny.toml", "--data-root", "data", "--runs", runs, "--workers", "0", "--device", "cpu"]
+    own = command.index("stages.cli") + 1
+    places = {"dataset": "tiny.toml", "data_root": "data", "runs": runs, "workers": 0, "device": "cpu"}
     return subprocess.Popen(
-        [sys.executable, *command, *options],
+        [sys.executable, *command[:own], *add_options(command[own:], **places)],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         stdout=subprocess.PIPE,

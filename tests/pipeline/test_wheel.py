@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from calls import add_options
+
 CHECKOUT = Path(__file__).parents[2]
 BUILT_FROM = ("ris_pipeline", "stages", "pyproject.toml", "README.md", "LICENSE")
 
@@ -75,10 +77,8 @@ def test_predict_before_any_training_the_chain_the_report_and_the_demo(
     run("predict", image, "the red square", "--out", "before", "--device", "cpu")
     assert len(list((folder / "before").glob("*.png"))) == 3
 
-    common = ["--dataset", "tiny", "--workers", 0, "--device", "cpu"]
-    for words in (*chain, ["score"]):
-        run(*words, *common)
-    run("report", *common, "--out", "report.html")
+    for words in (*chain, ["score"], ["report", "--out", "report.html"]):
+        run(*add_options(words, dataset="tiny", workers=0, device="cpu"))
     page = (folder / "report.html").read_text(encoding="utf-8")
     for name in ("page.css", "page.js"):
         assert (CHECKOUT / "ris_pipeline" / "report" / name).read_text(encoding="utf-8")[:80] in page
