@@ -112,6 +112,10 @@ def train_step2(
         raise RisError("--init gives all weights, encoders_from_step1 those of the encoders: choose one")
     if oracle and method != TRIS:
         raise RisError("--oracle trains on the true masks, --method on labels: choose one")
+    if resolved.encoders_from_step1 and method != TRIS:
+        raise RisError(
+            f"encoders_from_step1 are TRIS's: give {method} its own start by --set encoders_from_step1=false"
+        )
     variant = find_method(method).flags
     start = None if init is None else find_weights(Path(init))
     labels = None if oracle else context.find_input("pseudolabels", refine=True, **variant)

@@ -85,12 +85,12 @@ class Method:
     def load(self, config: Any, device: torch.device, weights: Path | None = None) -> Responder:
         """Return its responder on a device; a trained method's of the weights in a file."""
         responder: Responder
-        if not self.trained:
-            responder = self.code.load(config, device)
-        else:
+        if self.trained:
             from ris_pipeline.networks.load import freeze
 
             responder = self.code.wrap(freeze(self.code.build(config, weights), device), config)
+        else:
+            responder = self.code.load(config, device)
         return responder
 
 
@@ -102,12 +102,12 @@ METHODS = {
         Method("maskclip", "MaskCLIP, untrained", "ris_pipeline.methods.maskclip", configs.MaskClipConfig, 1),
         Method(
             "maskclip-trained", "MaskCLIP", "ris_pipeline.methods.maskclip_trained", configs.SupervisedConfig, 1,
-            trained=True, teacher="maskclip",
+            trained=True, teacher="maskclip", paper="MaskCLIP",
         ),
         Method("clip-es", "CLIP-ES, untrained", "ris_pipeline.methods.clip_es", configs.ClipEsConfig, 1),
         Method(
             "clip-es-trained", "CLIP-ES", "ris_pipeline.methods.clip_es_trained", configs.ClipEsTrainedConfig, 1,
-            trained=True, teacher="clip-es",
+            trained=True, teacher="clip-es", paper="CLIP-ES",
         ),
         Method("car", "CaR", "ris_pipeline.methods.car", configs.CarConfig, 1),
         Method("amr", "AMR", "ris_pipeline.methods.amr", configs.AmrConfig, 1, trained=True, paper="AMR"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ris_pipeline.arrays import Pixels
 from ris_pipeline.datasets.io.images import normalise, to_colours
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
@@ -28,8 +29,6 @@ from ris_pipeline.refine.crf import CLIP_ES, DenseCrf, odds_of_scores
 
 RED = (255, 0, 0)
 BLUR_SIDE = 15  # pixels of the Gaussian window; CaR's code
-
-Pixels = NDArray[np.uint8]
 
 
 class Picture(NamedTuple):

@@ -21,7 +21,7 @@ from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, r
 from ris_pipeline.datasets.io.labels import has_right_checksums, load_label
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.rule import compute_map
+from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.workers import map_processes
@@ -37,8 +37,9 @@ def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: t
     Where the store was filled without PRMS: the map of each ref's first sentence.
     """
     rows = [store.rows_of_ref(ref.ref_id)[store.selected(ref.ref_id) if store.has_selection else 0] for ref in refs]
-    maps: Maps = compute_map(torch.from_numpy(store.read_grids(rows)), store.rule, store.input_size, image_hw).numpy()
-    return maps
+    maps = compute_map(torch.from_numpy(store.read_grids(rows)), store.rule, store.input_size, image_hw)
+    shown: Maps = show_map(maps, store.rule).numpy()  # a compared method may store logits; thresholds are of maps
+    return shown
 
 
 def save_thresholded(

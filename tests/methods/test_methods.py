@@ -96,6 +96,39 @@ def test_step2_learns_from_a_methods_maps(ris, tmp_path):
     assert find_latest(runs, "tiny", "step2", labels="pseudo") is None
 
 
+def test_step2_of_a_method_does_not_start_from_tris(ris, capsys):
+    assert ris("train-step2", "--method", "mean-colour", "--set", "encoders_from_step1=true") == 1
+    assert "give mean-colour its own start by --set encoders_from_step1=false" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["train-step1", "--method", "maskclip-trained"], "ris dump-responses --method maskclip --split train"),
+        (["dump-responses", "--method", "wwbl"], "ris train-step1 --method wwbl"),
+        (["predict", "IMAGE", "the dog", "--method", "amr"], "ris train-step1 --method amr"),
+        (["make-pseudolabels", "--method", "car"], "ris dump-responses --method car --split train"),
+        (["train-step2", "--method", "car"], "ris make-pseudolabels --refine --method car"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_command(words, advice, ris, tmp_path, capsys):
+    image = next((tmp_path / "data" / "tiny" / "images").glob("*.jpg"))
+    assert ris(*[image if word == "IMAGE" else word for word in words]) == 1
+    assert f"run: {advice} --dataset" in capsys.readouterr().err
+
+
+def test_a_network_of_another_method_is_refused_by_name(ris, tmp_path, capsys):
+    assert ris("train-step1") == 0
+    step1 = find_latest(tmp_path / "runs", "tiny", "step1").path
+    image = next((tmp_path / "data" / "tiny" / "images").glob("*.jpg"))
+    for words in (
+        ("train-step1", "--method", "gbs", "--init", step1),
+        ("predict", image, "the dog", "--method", "gbs", "--checkpoint", step1),
+    ):
+        assert ris(*words) == 1
+        assert "trained by tris, not by gbs" in capsys.readouterr().err
+
+
 def test_its_responses_are_made_again_where_its_code_or_settings_changed(ris, tmp_path, capsys, monkeypatch):
     dump = ("dump-responses", "--method", "mean-colour", "--split", "val")
     assert ris(*dump) == 0

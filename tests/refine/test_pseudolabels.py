@@ -8,7 +8,7 @@ from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.io.labels import load_label, save_label
 from ris_pipeline.datasets.records import group_by_image
-from ris_pipeline.maps.rule import RESPONSE
+from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
 from ris_pipeline.refine.pseudolabels import (
@@ -67,11 +67,11 @@ def dataset_of(folder, hw, known_hw=True):
     return Dataset("tiny", "train", images, tuple(refs))
 
 
-def store_of(folder, dataset, grids, scores=(0.1, 0.9, 0.5, 0.5), input_size=4):
+def store_of(folder, dataset, grids, scores=(0.1, 0.9, 0.5, 0.5), input_size=4, rule=RESPONSE):
     """Responses of four sentences, the second of ref 0 selected; scores None: without PRMS."""
     store = ResponseStore.create(
         folder / "train.zarr", sent_id=[0, 1, 20, 10], ref_id=[0, 0, 2, 1], image_hw=[(4, 4)] * 4,
-        grid_hw=grids.shape[1:], rule=RESPONSE, input_size=input_size, attributes={},
+        grid_hw=grids.shape[1:], rule=rule, input_size=input_size, attributes={},
     )  # fmt: skip
     store.write_block(0, grids[[0, 1, 3, 2]], None if scores is None else np.array(scores, np.float32))
     if scores is not None:
@@ -88,6 +88,16 @@ def labels(tmp_path):
 
 def read(folder):
     return {path.name: load_label(path).tolist() for path in folder.iterdir()}
+
+
+def test_selected_maps_of_logits_are_probabilities(tmp_path):
+    dataset = dataset_of(tmp_path, (4, 4))
+    grids = np.full((4, 4, 4), -2.0, np.float32)
+    grids[1, :2] = np.log(3)  # of the selected sentence: odds of three to one
+    store = store_of(tmp_path, dataset, grids, rule=SEGMENTATION)
+    maps = compute_selected_maps(store, dataset.refs[:1], (4, 4))
+    np.testing.assert_allclose(maps[0, :2], 0.75, atol=1e-6)
+    np.testing.assert_allclose(maps[0, 2:], 1 / (1 + np.e**2), atol=1e-6)
 
 
 def test_selected_maps(tmp_path):
