@@ -150,6 +150,8 @@ def _load_pretrained(transformers: Any, source: str) -> dict[str, Tensor]:
         model = transformers.GroupViTModel.from_pretrained(source, dtype=torch.float32)
     except Exception as error:  # whatever the network, the hub, the disk or the reader may raise
         reason = str(error).partition("\n")[0][:200]
+        if reason.startswith("Weights only load failed"):  # torch's own words would advise to read it all the same
+            reason = "its weights hold more than tensors"
         if Path(source).is_dir():
             raise RisError(f"{source}: not a GroupViT in transformers' form ({reason})") from error
         raise DownloadError(f"GroupViT {source} did not download ({reason}): give a local folder") from error

@@ -136,6 +136,24 @@ def test_a_folder_of_something_else_is_refused(transformers, tmp_path):
         build_groupvit(SIZES, str(tmp_path))
 
 
+class Payload:
+    """What a hostile pickle holds: a call that the reader makes."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (type(self.path).touch, (self.path,))
+
+
+def test_a_folder_with_a_payload_does_not_run_it(network, tmp_path):
+    network.model.config.save_pretrained(tmp_path)
+    torch.save({"a": Payload(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(RisError, match="its weights hold more than tensors"):
+        build_groupvit(SIZES, str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_tag_that_does_not_download(transformers, monkeypatch):
     def fail(*_, **__):
         raise OSError("no connection")
