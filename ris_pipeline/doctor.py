@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from ris_pipeline.chain.context import Context
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.process.failures import explain_failure
+from ris_pipeline.process.packages import find_version
 
 REINSTALL = "rm -r .venv and make again, or: pip install -c constraints.txt -e . (torch and torchvision in one command)"
 GIGABYTE = 1e9
@@ -69,15 +70,16 @@ def check_packages(context: Context) -> Iterator[Finding]:
     needed = [Requirement(line) for line in requires("ris-pipeline") or () if "extra ==" not in line]
     faults = []
     for package in needed:
-        try:
-            if not package.specifier.contains(version(package.name), prereleases=True):
-                faults.append(f"{package.name} {version(package.name)} where {package.specifier} is needed")
-        except PackageNotFoundError:
+        found = find_version(package.name)
+        if found is None:
             faults.append(f"{package.name} is not installed")
+        elif not package.specifier.contains(found, prereleases=True):
+            faults.append(f"{package.name} {found} where {package.specifier} is needed")
     if faults:
         yield Finding("packages", "broken", "; ".join(faults), REINSTALL)
     else:
-        shown = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "open_clip_torch", "timm"))
+        named = ("torch", "torchvision", "open_clip_torch", "timm")
+        shown = ", ".join(f"{name} {find_version(name)}" for name in named)
         found = f"{len(needed)} as pyproject.toml asks: {shown}, …; Python {platform.python_version()} in {sys.prefix}"
         yield Finding("packages", "ok", found)
 

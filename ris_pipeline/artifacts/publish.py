@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from ris_pipeline.artifacts.layout import (
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explained
+from ris_pipeline.process.packages import find_version
 
 _IRNET_FILES = {IRNET_WEIGHTS, METRICS}  # of pseudolabels
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "numpy", "scipy", "opencv-python", "pillow")
@@ -197,7 +197,7 @@ def _seal(request: Request, work: Work, started: str) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "resumed": work.resumed,
         "host": {**host, "cpus": os.cpu_count(), **work.host},
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": {name: find_version(name) for name in _LIBRARIES},
         "files": {"count": len(files), "bytes": sum(entry["bytes"] for entry in files.values()), "sha256": sha256},
     }
     write_json(work.path / MANIFEST, with_checksum(manifest))
