@@ -1,4 +1,4 @@
-"""`ris data list`, `ris data check` and `ris data make-shapes`."""
+"""`ris data list`, `ris data fetch`, `ris data check` and `ris data make-shapes`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,33 @@ def run_list(output: Output) -> None:
         lines.append(f"{card.name:<16} {card.format:<8} {splits}")
         rows.append({"name": card.name, "format": card.format, "splits": dict(card.splits)})
     emit(output, "\n".join(lines), rows)
+
+
+def run_fetch(
+    output: Output,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a card, or path of its .toml file.")],
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data"),
+    print_only: Annotated[bool, typer.Option("--print", help="Say what would be downloaded, then stop.")] = False,
+) -> None:
+    """Download a data set from the addresses in its card.
+
+    Reads:    the card; the addresses, in turn until one has the file whole
+    Writes:   the files, where the card looks for them
+    Example:  ris data fetch refcoco --data-root /path/to/data
+    """
+    from ris_pipeline.chain.data import fetch_data, plan_fetch
+    from ris_pipeline.datasets.fetch import describe_download
+
+    context = open_context(Places(dataset=name, data_root=data_root), output=output)
+    if print_only:
+        plan = plan_fetch(context)
+        lines = [describe_download(item, data_root) + (" (there)" if there else "") for item, there in plan]
+        rows = [{**asdict(item), "into": str(item.into), "there": there} for item, there in plan]
+        emit(output, "\n".join(lines), rows)
+        return
+    fetch_data(context)
+    hint = f"`ris data check --dataset {name} --deep` opens every file"
+    emit(output, f"{context.card.name}: complete in {data_root}; {hint}", {"path": str(data_root)})
 
 
 def run_check(

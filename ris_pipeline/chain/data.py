@@ -1,4 +1,4 @@
-"""The data set of a chain: checked as a whole, or generated."""
+"""The data set of a chain: fetched, checked as a whole, or generated."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from ris_pipeline.artifacts.identity import differences
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import N_TOKENS
-from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.card import Card, Download
 from ris_pipeline.datasets.check import Check, check_contents, check_dataset, write_exclude
-from ris_pipeline.datasets.load import describe_missing, read_exclude
+from ris_pipeline.datasets.fetch import describe_download, fetch, is_there
+from ris_pipeline.datasets.load import describe_missing, missing_paths, read_exclude
 from ris_pipeline.errors import RisError
 
 
@@ -31,6 +32,34 @@ def check_data(context: Context, *, deep: bool) -> Check:
     if cut := _find_cut(list(dict.fromkeys(sentences))):
         check.remarks[f"sentences longer than the {N_TOKENS} tokens that CLIP reads: their end is cut"] = cut
     return check
+
+
+def plan_fetch(context: Context) -> list[tuple[Download, bool]]:
+    """Return what the card says to download, annotations before images, and whether it is there."""
+    return [(item, is_there(item, context.card, context.data_root)) for item in _list_downloads(context.card)]
+
+
+def fetch_data(context: Context) -> None:
+    """Download what the card says and is not there.
+
+    Raises RisError for a card without sources, where a file comes from none of them, and where annotations are missing
+    afterwards.
+    """
+    for item in _list_downloads(context.card):
+        if is_there(item, context.card, context.data_root):
+            context.say(f"{item.holds}: nothing to download, {context.data_root / item.into} has all that is needed")
+        else:
+            context.say(describe_download(item, context.data_root))
+            fetch(item, context.data_root, context.console)
+    if missing := missing_paths(context.card, context.data_root):
+        raise RisError(describe_missing(context.card, context.data_root, missing))
+
+
+def _list_downloads(card: Card) -> list[Download]:
+    if not card.fetch:
+        remedy = "`ris data make-shapes` makes it" if card.generate else "put your own files there: data/README.md"
+        raise RisError(f"{card.name}: its card has nothing to download; {remedy}")
+    return sorted(card.fetch, key=lambda item: item.holds)  # only the annotations tell which images are needed
 
 
 def write_faults(context: Context, check: Check, file: Path) -> None:

@@ -25,12 +25,30 @@ CARD_FOLDERS = (Path("data"), Path(__file__).resolve().parents[1] / "cards")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Download:
+    """A file that `ris data fetch` gets: from the first of its sources that has it, to a folder under the data root.
+
+    take: of a zip archive, which of its files are unpacked, by a pattern as "train2014/*.jpg"; each lands in `into` by
+    its own name. Empty where the file itself is wanted. n_bytes, digest ("sha256:…" or "md5:…"): where they are known.
+    """
+
+    holds: Literal["annotations", "images"]
+    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    into: Path
+    sources: Annotated[tuple[Annotated[str, Field(pattern="^https?://")], ...], Field(min_length=1)]
+    take: str = ""
+    n_bytes: int | None = None
+    digest: Annotated[str, Field(pattern="^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|)$")] = ""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Card:
     """One data set, as its card describes it.
 
     annotations, images: folders, relative to the data root (or absolute). exclude: a file there that lists what is
     left out, one image name or ref id a line; `ris data check --write-exclude` writes it. splits: the expected number
-    of sentences of each split; None where the card says "any". config: per stage, what replaces the defaults of its
+    of sentences of each split; None where the card says "any". holes: how many of the images no source has. fetch: the
+    files that can be downloaded. config: per stage, what replaces the defaults of its
     configuration. generate: the generator's settings, empty for data that are downloaded. oracle: the measured scores
     of a Step-2 trained on true masks, each metric's [value, low, high] in percent by split, shown until one is trained.
     """
@@ -42,6 +60,8 @@ class Card:
     splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]
     partition: str = ""
     exclude: Path | None = None
+    holes: int = 0
+    fetch: tuple[Download, ...] = ()
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
     oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)

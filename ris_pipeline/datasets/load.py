@@ -115,6 +115,8 @@ def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - 10:,} more" if len(paths) > 10 else ""
     if card.generate:
         remedy = f"`ris data make-shapes` makes them ({card.name})"
+    elif card.fetch:
+        remedy = f"`ris data fetch {card.name}` gets it, data/README.md says from where"
     elif card.format == "referit":
         pickles = data_root / card.annotations / "annotations"
         remedy = f"data/README.md says where they come from; with masks: train.pickle and test.pickle in {pickles}"

@@ -13,5 +13,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(n_bytes: int) -> str:
-    """Return such as "12.5 kB" or "1.5 MB"."""
+    """Return such as "12.5 kB", "1.5 MB" or "13.5 GB"."""
+    if n_bytes >= 1e9:
+        return f"{n_bytes / 1e9:.1f} GB"
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:.1f} kB"

@@ -18,6 +18,14 @@ val = "any"
 [config.step1]
 epochs = 3
 """
+FETCH = """
+[[fetch]]
+holds = "images"
+sources = ["{}/a.zip"]
+file = "{}"
+into = "train2014"
+digest = "{}"
+"""
 
 
 @pytest.fixture
@@ -61,6 +69,9 @@ def test_card(tmp_path):
         ("[config.step1]", "[oracle.test]\nmiou = [1, 0, 2]\n[config.step1]", r"\[oracle.test\] names no split"),
         ("[config.step1]", "[oracle.val]\nmiou = [1, 0]\n[config.step1]", r"oracle\.val\.miou\.2' must be given"),
         ("train = 12", "train = ", "not valid TOML"),
+        ("[config.step1]", FETCH.format("file:///etc/passwd", "a.zip", "md5:1") + "[config.step1]", "sources"),
+        ("[config.step1]", FETCH.format("https://a", "../a.zip", "md5:1") + "[config.step1]", r"fetch\.0\.file"),
+        ("[config.step1]", FETCH.format("https://a", "a.zip", "md5:1") + "[config.step1]", r"fetch\.0\.digest"),
     ],
 )
 def test_faulty_cards(old, new, message, tmp_path):
@@ -163,3 +174,15 @@ def test_every_shipped_card_loads():
     names = [card.name for card in list_cards()]
     assert {*PAPER, "shapes", "shapes+", "shapesg", "pairs"} <= set(names)
     assert all(load_card(name).generate for name in names if name.startswith("shapes"))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_data_can_be_fetched_to_where_the_card_looks(name):
+    card = load_card(name)
+    annotations, images = card.fetch
+    assert (annotations.holds, images.holds) == ("annotations", "images")
+    assert card.annotations in (
+        annotations.into,
+        annotations.into.parent,
+    )  # ReferIt's pickles lie in a folder of their own
+    assert images.into == card.images

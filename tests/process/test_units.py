@@ -11,6 +11,8 @@ def test_durations(seconds, text):
     assert format_duration(seconds) == text
 
 
-@pytest.mark.parametrize(("n_bytes", "text"), [(12_460, "12.5 kB"), (100_000, "0.1 MB"), (1_500_000, "1.5 MB")])
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(12_460, "12.5 kB"), (100_000, "0.1 MB"), (1_500_000, "1.5 MB"), (13_510_573_713, "13.5 GB")]
+)
 def test_sizes(n_bytes, text):
     assert format_size(n_bytes) == text

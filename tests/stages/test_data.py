@@ -1,11 +1,15 @@
 import dataclasses
+import io
 import json
 import re
+import zipfile
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from calls import Options, call, context_of
+from loopback import PAGE, serve
 from ris_pipeline.errors import RisError
 from stages import data
 
@@ -140,3 +144,83 @@ def test_shapes_never_replace_what_somebody_else_put_there(few):
 def test_only_generated_sets_are_made(tiny):
     with pytest.raises(RisError, match="tiny is not a generated data set"):
         call(data.run_make_shapes, tiny)
+
+
+CARD_WITH_SOURCES = """
+name = "hosted"
+format = "pairs"
+annotations = "hosted"
+images = "hosted/images"
+[splits]
+train = 1
+[[fetch]]
+holds = "images"
+file = "images.zip"
+take = "*.png"
+into = "hosted/images"
+sources = ["{address}/dead.zip", "{address}/images.zip"]
+[[fetch]]
+holds = "annotations"
+file = "pairs.jsonl"
+into = "hosted"
+n_bytes = {n_bytes}
+sources = ["{address}/pairs.jsonl"]
+"""
+
+
+@pytest.fixture
+def hosted(tmp_path):
+    """A server with a data set, the card that names it, and a data root that is empty."""
+    line = json.dumps({"image": "a.png", "ref": "dog", "sentence": "the dog"}).encode()
+    images, picture = io.BytesIO(), io.BytesIO()
+    PIL.Image.new("RGB", (6, 4)).save(picture, "PNG")
+    with zipfile.ZipFile(images, "w") as archive:
+        archive.writestr("photos/a.png", picture.getvalue())
+    with serve() as server:
+        server.host("/images.zip", images.getvalue())
+        server.host("/dead.zip", PAGE, kind="text/html")
+        server.host("/pairs.jsonl", line)
+        card = tmp_path / "hosted.toml"
+        card.write_text(CARD_WITH_SOURCES.format(address=server.address, n_bytes=len(line)))
+        yield server, card, tmp_path / "data"
+
+
+def test_a_data_set_is_fetched_checked_and_not_fetched_again(hosted, capsys):
+    server, card, root = hosted
+    options = Options(dataset=str(card), data_root=root)
+    call(data.run_fetch, options, name=str(card), data_root=root)
+    assert [path for path, _ in server.asked] == ["/pairs.jsonl", "/dead.zip", "/images.zip"]
+    assert f"hosted: complete in {root}" in capsys.readouterr().out
+    call(data.run_check, options, deep=True)
+    assert capsys.readouterr().out == "hosted train: 1 images, 1 refs, 1 sentences (card: 1)\n"
+    server.asked.clear()
+    call(data.run_fetch, options, name=str(card), data_root=root)
+    assert server.asked == []
+    assert "annotations: nothing to download" in capsys.readouterr().err
+
+
+def test_what_would_be_fetched_is_printed_and_nothing_is_asked_for(hosted, capsys):
+    server, card, root = hosted
+    options = Options(dataset=str(card), data_root=root)
+    call(data.run_fetch, options, name=str(card), data_root=root, print_only=True)
+    first, second = capsys.readouterr().out.splitlines()
+    address = server.address
+    assert first == f"annotations: pairs.jsonl, 0.1 kB, into {root}/hosted, from {address}/pairs.jsonl"
+    assert second.endswith(
+        f"images.zip, size not known beforehand, into {root}/hosted/images, from {address}/dead.zip, "
+        f"else {address}/images.zip"
+    )
+    call(data.run_fetch, dataclasses.replace(options, json=True), name=str(card), data_root=root, print_only=True)
+    assert [row["there"] for row in json.loads(capsys.readouterr().out)] == [False, False]
+    assert server.asked == []
+    assert not root.exists()
+
+
+def test_a_card_without_sources_says_what_to_do(tiny):
+    with pytest.raises(RisError, match=r"shapes: its card has nothing to download; `ris data make-shapes` makes it"):
+        call(data.run_fetch, tiny, name="shapes", data_root=tiny.data_root)
+
+
+def test_a_missing_data_set_names_the_command_that_fetches_it(tmp_path):
+    with pytest.raises(RisError, match=r"refcoco is not complete: put .*; `ris data fetch refcoco` gets it"):
+        call(data.run_check, Options(dataset="refcoco", data_root=tmp_path))

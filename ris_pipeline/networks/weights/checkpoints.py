@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 
-from ris_pipeline.artifacts.files import replacing
 from ris_pipeline.errors import DownloadError
 from ris_pipeline.process.console import Console
-from ris_pipeline.process.units import format_size
+from ris_pipeline.process.download import download
 
 RELEASES = "https://github.com/fawnliu/storage/releases/download"
 _DATASETS = ("referit", "refcoco", "refcoco+", "refcocog-google", "refcocog-umd")
-_CHUNK = 2**20  # bytes
 # By TRIS's README: a release of each of the two networks, a file per data set.
 CHECKPOINTS = {
     f"{prefix}-{dataset}": f"{release}/{network}_{dataset.replace('-', '_')}.pth"
@@ -39,16 +36,7 @@ def fetch_checkpoint(name: str, console: Console) -> Path:
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, replacing(file) as copy:
-            n_bytes = int(answer.headers["Content-Length"])
-            console.say(f"{name}: fetching {format_size(n_bytes)} from {url}")
-            with console.progress(name, n_bytes) as advance:
-                while chunk := answer.read(_CHUNK):
-                    copy.write(chunk)
-                    advance(len(chunk))
-            if copy.tell() != n_bytes:
-                raise OSError(f"{copy.tell():,} of {n_bytes:,} bytes came")
-    except (OSError, TypeError) as error:  # a TypeError: an answer without a length is a page, not a file
-        advice = f"get it from {url} yourself and give its path, or put it at {file}"
-        raise DownloadError(f"{name} did not download ({error}): {advice}") from error
+        download([url], file, console)
+    except DownloadError as error:
+        raise DownloadError(f"{error}: get it from {url} yourself and give its path, or put it at {file}") from error
     return file

@@ -1,0 +1,130 @@
+"""The files of a data set from the addresses in its card: downloaded, checked, and unpacked to where the card looks."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from ris_pipeline.artifacts.files import make_folder, replacing
+from ris_pipeline.artifacts.locks import hold
+from ris_pipeline.datasets.card import Card, Download
+from ris_pipeline.datasets.check import MISSING, UNREADABLE, check_dataset
+from ris_pipeline.datasets.io.files import resolve_inside
+from ris_pipeline.datasets.load import missing_paths
+from ris_pipeline.errors import RisError
+from ris_pipeline.process.console import Console
+from ris_pipeline.process.download import download, find_fault
+from ris_pipeline.process.units import format_size
+
+
+def describe_download(item: Download, data_root: Path) -> str:
+    """Return a line that says what is downloaded, how large it is, where to, and from where."""
+    size = format_size(item.n_bytes) if item.n_bytes else "size not known beforehand"
+    others = f", else {' or '.join(item.sources[1:])}" if len(item.sources) > 1 else ""
+    return f"{item.holds}: {item.file}, {size}, into {data_root / item.into}, from {item.sources[0]}{others}"
+
+
+def is_there(item: Download, card: Card, data_root: Path) -> bool:
+    """Return whether the download is not needed: its file is there, or all annotations, or all images that they name.
+
+    Without annotations nobody knows which images are needed. Raises RisError where the annotations cannot be read.
+    """
+    missing = missing_paths(card, data_root)
+    if item.holds == "annotations":
+        file = data_root / item.into / item.file
+        return not set(missing) - {data_root / card.images} if item.take else file.is_file()
+    if missing:
+        return False
+    check = check_dataset(card, data_root)
+    if unreadable := check.faults.get(UNREADABLE):
+        raise RisError(unreadable[0].text)
+    return len(check.faults.get(MISSING, ())) <= card.holes
+
+
+def fetch(item: Download, data_root: Path, console: Console) -> None:
+    """Download the file, check it, and unpack it where it is an archive.
+
+    An archive that is there already, in the data root or beside the place where it belongs, is taken and kept; one that
+    was downloaded is removed once it is unpacked. Raises RisError where no source gives the file, and for an archive
+    that is damaged or would write elsewhere.
+    """
+    folder = data_root / item.into
+    make_folder(folder)
+    target = (data_root if item.take else folder) / item.file
+    with hold(target.with_name(f"{target.name}.lock")):
+        own = _find_archive(item, data_root, console) if item.take else None
+        if own is None:
+            _check_space(item, data_root)
+            download(item.sources, target, console, n_bytes=item.n_bytes, digest=item.digest)
+        if item.take:
+            unpack(own or target, item.take, folder, console)
+            if own is None:
+                target.unlink()
+
+
+def unpack(archive: Path, take: str, folder: Path, console: Console) -> None:
+    """Write the files of a zip archive that fit the pattern `take` into the folder, each whole and by its own name.
+
+    A file of the same name and size is left as it is, so that a broken run goes on. Raises RisError for an archive that
+    is damaged or encrypted, has nothing that fits, two files of one name, a link, or a name that leads elsewhere.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            wanted = dict(_choose(opened, archive, take, folder))
+            if not wanted:
+                raise RisError(f"{archive}: there is nothing like {take} in it; is it another archive?")
+            n_bytes = sum(member.file_size for member in wanted.values())
+            if n_bytes > (free := shutil.disk_usage(folder).free):
+                raise RisError(f"{folder}: {format_size(n_bytes)} to unpack, and {format_size(free)} free on the disk")
+            console.say(f"unpacking {len(wanted):,} files, {format_size(n_bytes)}, from {archive} into {folder}")
+            with console.progress("files", len(wanted)) as advance:
+                for path, member in wanted.items():
+                    if not (path.is_file() and path.stat().st_size == member.file_size):
+                        with opened.open(member) as source, replacing(path, fsync=False) as copy:
+                            shutil.copyfileobj(source, copy)
+                    advance()
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        raise RisError(f"{archive}: not a whole zip archive ({error}); delete it and fetch it again") from error
+
+
+def _choose(opened: zipfile.ZipFile, archive: Path, take: str, folder: Path) -> Iterator[tuple[Path, zipfile.ZipInfo]]:
+    """Yield the place of each file of the archive that is wanted; a Mac's hidden copies are not."""
+    seen: dict[str, str] = {}
+    for member in opened.infolist():
+        if member.is_dir() or not fnmatchcase(member.filename, take):
+            continue
+        resolve_inside(folder, member.filename, str(archive))
+        name = PurePosixPath(member.filename).name
+        if name.startswith("."):
+            continue
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise RisError(f"{archive}: {member.filename!r} is a link; only files are unpacked")
+        if name in seen:
+            raise RisError(f"{archive}: {member.filename!r} and {seen[name]!r} would be one file in {folder}")
+        seen[name] = member.filename
+        yield folder / name, member
+
+
+def _find_archive(item: Download, data_root: Path, console: Console) -> Path | None:
+    """Return the archive where somebody has put it: in the data root, or in or beside the folder that it fills."""
+    folder = data_root / item.into
+    for path in dict.fromkeys(place / item.file for place in (data_root, folder, folder.parent)):
+        if path.is_file():
+            if fault := find_fault(path, item.n_bytes, item.digest):
+                console.say(f"{path} is not the right file: {fault}")
+            else:
+                console.say(f"{path} is there and right: nothing is downloaded")
+                return path
+    return None
+
+
+def _check_space(item: Download, data_root: Path) -> None:
+    """Raise RisError where the disk cannot hold the file, and of an archive what is in it too."""
+    needed = (item.n_bytes or 0) * (2 if item.take else 1)
+    if needed > (free := shutil.disk_usage(data_root).free):
+        raise RisError(f"{data_root}: {format_size(needed)} are needed, and {format_size(free)} free on the disk")

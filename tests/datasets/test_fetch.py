@@ -1,0 +1,220 @@
+import hashlib
+import io
+import json
+import pickle
+import stat
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from loopback import PAGE, serve
+from ris_pipeline.datasets import fetch as module
+from ris_pipeline.datasets.card import Card, Download
+from ris_pipeline.datasets.fetch import fetch, is_there, unpack
+from ris_pipeline.datasets.load import load_dataset
+from ris_pipeline.errors import DownloadError, RisError
+from ris_pipeline.process.console import Console
+
+QUIET = Console(quiet=True)
+REFS = [
+    {
+        "ref_id": 1, "ann_id": 50, "image_id": 5, "split": "train",
+        "sentences": [{"sent_id": 10, "sent": "left dog"}, {"sent_id": 11, "sent": "dog"}],
+    }
+]  # fmt: skip
+INSTANCES = {
+    "images": [{"id": 5, "file_name": "COCO_train2014_000000000005.jpg", "height": 4, "width": 6}],
+    "annotations": [{"id": 50, "image_id": 5, "category_id": 1, "bbox": [1, 1, 3, 2],
+                     "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}],
+}  # fmt: skip
+
+
+def zipped(files):
+    """The bytes of a zip archive of {name: content}."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def picture():
+    data = io.BytesIO()
+    PIL.Image.fromarray(np.full((4, 6, 3), 90, np.uint8)).save(data, "JPEG")
+    return data.getvalue()
+
+
+ANNOTATIONS = zipped({
+    "toy/": "", "toy/refs(unc).p": pickle.dumps(REFS, 2), "toy/instances.json": json.dumps(INSTANCES),
+    "__MACOSX/toy/._instances.json": "x",
+})  # fmt: skip
+IMAGES = zipped({"train2014/COCO_train2014_000000000005.jpg": picture(), "train2014/COCO_train2014_9.jpg": picture()})
+
+
+@pytest.fixture
+def server():
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def card(server):
+    """A card in the layout of RefCOCO's, whose first source of annotations has become a web page."""
+    sources = server.host("/dead/toy.zip", PAGE, kind="text/html"), server.host("/toy.zip", ANNOTATIONS)
+    digest = f"sha256:{hashlib.sha256(ANNOTATIONS).hexdigest()}"
+    annotations = Download(
+        "annotations", "toy.zip", Path("refer/toy"), sources, "toy/*", n_bytes=len(ANNOTATIONS), digest=digest
+    )
+    images = Download(
+        "images", "train2014.zip", Path("train2014"), (server.host("/t.zip", IMAGES),), "train2014/*.jpg",
+        digest=f"md5:{hashlib.md5(IMAGES).hexdigest()}",
+    )  # fmt: skip
+    return Card("toy", "refer", Path("refer/toy"), Path("train2014"), {"train": 2}, "unc", fetch=(annotations, images))
+
+
+def fetch_all(card, root):
+    for item in card.fetch:
+        fetch(item, root, QUIET)
+
+
+def test_a_data_set_is_fetched_to_where_its_card_looks(card, tmp_path):
+    assert [is_there(item, card, tmp_path) for item in card.fetch] == [False, False]
+    fetch_all(card, tmp_path)
+    assert [is_there(item, card, tmp_path) for item in card.fetch] == [True, True]
+    dataset = load_dataset(card, tmp_path, "train")
+    assert [e.sentence for ref in dataset.refs for e in ref.expressions] == ["left dog", "dog"]
+    assert dataset.images[5].path.read_bytes() == picture()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [
+        "refer/toy/instances.json", "refer/toy/refs(unc).p",
+        "train2014/COCO_train2014_000000000005.jpg", "train2014/COCO_train2014_9.jpg",
+    ]  # fmt: skip
+
+
+def test_images_count_as_there_when_those_that_the_annotations_name_are(card, tmp_path):
+    fetch_all(card, tmp_path)
+    image = tmp_path / "train2014" / "COCO_train2014_000000000005.jpg"
+    (tmp_path / "train2014" / "COCO_train2014_9.jpg").unlink()
+    assert is_there(card.fetch[1], card, tmp_path)
+    image.unlink()
+    assert not is_there(card.fetch[1], card, tmp_path)
+    assert is_there(card.fetch[1], replace(card, holes=1), tmp_path)
+    (tmp_path / "refer" / "toy" / "refs(unc).p").write_bytes(PAGE)
+    with pytest.raises(RisError, match=r"refs\(unc\)\.p is not annotations but a web page"):
+        is_there(card.fetch[1], card, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["toy.zip", "refer/toy.zip", "refer/toy/toy.zip"])
+def test_an_archive_that_somebody_put_there_is_taken_and_kept(card, server, tmp_path, place, capsys):
+    archive = tmp_path / place
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_bytes(ANNOTATIONS)
+    fetch(card.fetch[0], tmp_path, Console())
+    assert is_there(card.fetch[0], card, tmp_path)
+    assert archive.read_bytes() == ANNOTATIONS
+    assert server.asked == []
+    assert f"{archive} is there and right" in capsys.readouterr().err
+
+
+def test_half_of_an_archive_that_somebody_put_there_is_named_and_not_taken(card, tmp_path, capsys):
+    archive = tmp_path / "refer" / "toy.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(ANNOTATIONS[:100])
+    fetch(card.fetch[0], tmp_path, Console())
+    assert f"{archive} is not the right file: 100 bytes, not {len(ANNOTATIONS):,}" in capsys.readouterr().err
+    assert is_there(card.fetch[0], card, tmp_path)
+
+
+def test_a_file_that_is_no_archive_is_put_into_its_folder(server, tmp_path):
+    item = Download("annotations", "g.json", Path("g"), (server.host("/g.json", b"[1]"),))
+    fetch(item, tmp_path, QUIET)
+    assert (tmp_path / "g" / "g.json").read_bytes() == b"[1]"
+    assert is_there(item, Card("g", "refer", Path("g"), Path("i"), {"train": None}, "unc"), tmp_path)
+
+
+def test_a_page_in_the_place_of_the_archive_is_told(card, server, tmp_path):
+    server.host("/toy.zip", PAGE)
+    with pytest.raises(DownloadError, match=r"dead/toy\.zip: it is a web page.*; .*/toy\.zip: it is a web page"):
+        fetch(card.fetch[0], tmp_path, QUIET)
+    assert not is_there(card.fetch[0], card, tmp_path)
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(card, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=len(ANNOTATIONS)))
+    with pytest.raises(RisError, match=r"1\.\d kB are needed, and 0\.\d kB free"):
+        fetch(card.fetch[0], tmp_path, QUIET)
+    assert server.asked == []
+
+
+def save(tmp_path, files):
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    (tmp_path / "into").mkdir()
+    return tmp_path / "a.zip", tmp_path / "into"
+
+
+@pytest.mark.parametrize("name", ["toy/../../evil.jpg", "/tmp/evil.jpg", "toy/..\\..\\evil.jpg", "C:\\evil.jpg"])
+def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(tmp_path, name):
+    archive, folder = save(tmp_path, {"toy/good.jpg": "x", name: "x"})
+    with pytest.raises(RisError, match=r"a\.zip: the file name .*evil.* leads out"):
+        unpack(archive, "*", folder, QUIET)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.zip", "into"]
+
+
+def test_a_link_is_refused(tmp_path):
+    link = zipfile.ZipInfo("toy/a.jpg")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive, folder = save(tmp_path, {})
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr(link, "/etc/passwd")
+    with pytest.raises(RisError, match=r"'toy/a\.jpg' is a link"):
+        unpack(archive, "*", folder, QUIET)
+
+
+def test_only_what_is_wanted_is_unpacked_and_by_its_own_name(tmp_path):
+    archive, folder = save(tmp_path, {
+        "saiapr/00/images/1.jpg": "1", "saiapr/01/images/2.jpg": "2", "saiapr/00/segmented_images/1.jpg": "s",
+        "saiapr/00/images/.hidden.jpg": "h",
+    })  # fmt: skip
+    unpack(archive, "*/images/*.jpg", folder, QUIET)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"1.jpg": "1", "2.jpg": "2"}
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    archive, folder = save(tmp_path, {"a/1.jpg": "1", "b/1.jpg": "2"})
+    with pytest.raises(RisError, match=r"'b/1\.jpg' and 'a/1\.jpg' would be one file"):
+        unpack(archive, "*", folder, QUIET)
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path):
+    archive, folder = save(tmp_path, {"a/1.jpg": "1"})
+    with pytest.raises(RisError, match=r"there is nothing like train2014/\*\.jpg in it"):
+        unpack(archive, "train2014/*.jpg", folder, QUIET)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-30], lambda data: data[:60] + b"!" + data[61:], lambda _: PAGE])
+def test_a_damaged_archive_leaves_no_damaged_file(tmp_path, spoil):
+    archive, folder = save(tmp_path, {"a/1.jpg": bytes(range(256)) * 20})
+    archive.write_bytes(spoil(archive.read_bytes()))
+    with pytest.raises(RisError, match="not a whole zip archive"):
+        unpack(archive, "*", folder, QUIET)
+    assert list(folder.iterdir()) == []
+
+
+def test_unpacking_goes_on_where_it_broke_off(tmp_path):
+    archive, folder = save(tmp_path, {"a/1.jpg": "11", "a/2.jpg": "22"})
+    (folder / "1.jpg").write_text("1!")  # of the right size: it was written whole
+    (folder / "2.jpg").write_text("2")
+    unpack(archive, "*", folder, QUIET)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"1.jpg": "1!", "2.jpg": "22"}
+
+
+def test_a_bomb_is_refused(tmp_path, monkeypatch):
+    archive, folder = save(tmp_path, {"a/1.jpg": b"\0" * 3_000_000})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(RisError, match=r"3\.0 MB to unpack, and 1\.0 MB free"):
+        unpack(archive, "*", folder, QUIET)
