@@ -119,6 +119,8 @@ def test_a_command_of_a_block_runs(document, line, reader, call_ris, monkeypatch
         if words[1] in NOT_RUN:
             return
         words = list(put_paths_in(words[1:], reader))
+        if words[:2] == ["data", "fetch"]:  # what it downloads, from a server here: tests/stages/test_data.py
+            words.append("--print")
         monkeypatch.chdir(reader)
         assert call_ris(*words, **places_in(reader), debug=True) == 0
     elif words[0] == "make":
