@@ -31,7 +31,17 @@ SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,
 }
 TRAININGS = ("train-step1", "train-step2")  # the commands that several processes of torchrun share
-METRIC_WORDS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "all")  # of --metric; prec and box are groups
+METRIC_WORDS = (
+    "pointit",
+    "pointm",
+    "miou",
+    "oiou",
+    "prec",
+    "box",
+    "n_acc",
+    "t_acc",
+    "all",
+)  # of --metric; prec and box are groups
 Option = typer.Option
 DryRun = Annotated[bool, Option("--dry-run", help="Say what would run and why, then stop.")]
 
@@ -164,10 +174,13 @@ def check_metric(value: str) -> str:
     """Return this project's name of a metric, or of a group of metrics, given in any usual spelling."""
     from ris_pipeline.scoring.metrics import METRICS, find_metric
 
-    found = find_metric(value)
+    try:
+        found = find_metric(value)
+    except RisError as error:
+        raise typer.BadParameter(str(error)) from error
     choose_from(lambda: [*METRIC_WORDS, *METRICS])(found)
     if found != value.casefold():
-        print(f"{value}: printed as {found} (cIoU = oIoU; gIoU = mIoU where all refer)", file=sys.stderr)
+        print(f"{value}: printed as {found} (cIoU = oIoU; gIoU = mIoU)", file=sys.stderr)
     return found
 
 

@@ -37,7 +37,9 @@ def run(
     metric: Annotated[
         str,
         typer.Option(
-            metavar=f"<{'|'.join(METRIC_WORDS)}>", callback=check_metric, help="What to print; all are computed."
+            metavar=f"<{'|'.join(METRIC_WORDS)}>",
+            callback=check_metric,
+            help="What to print; all are computed. cIoU is oiou, gIoU is miou.",
         ),
     ] = "all",
     split: Splits = None,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image as Picture
 from torch import nn
 
-from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets import Annotation, Dataset, Expression, Image, Ref
 from ris_pipeline.networks.clip import Clip
 
 TINY: dict[str, Any] = {
@@ -66,5 +66,5 @@ def make_noise(folder: Path, mask: dict[str, Any] | None = None) -> Dataset:
             expressions = tuple(
                 Expression(2 * len(refs) + k, f"{colour} thing {word} of {i}") for k, word in enumerate(("left", "top"))
             )
-            refs.append(Ref(50 + len(refs), i, "train", expressions, None, mask))
+            refs.append(Ref(50 + len(refs), i, "train", expressions, (Annotation(None, mask),)))
     return Dataset("tiny", "train", images, tuple(refs))

@@ -123,11 +123,13 @@ def _plan(
 
 def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
     """Score every sentence, and publish the row."""
+    from ris_pipeline.datasets.records import count_expressions
     from ris_pipeline.scoring.evaluate import leave_out_small_boxes
 
     everything = context.open_dataset(job.split)
     dataset = leave_out_small_boxes(everything, config.skip_small_boxes)
-    n_all, expected = everything.n_expressions, context.card.splits[job.split]
+    n_all = count_expressions((*everything.refs, *everything.absent))
+    expected = context.card.splits[job.split]
     label = f"score {job.row.name} {job.split}"
     with publish(job.request, force=context.force) as work:
         outcomes = []

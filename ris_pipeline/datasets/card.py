@@ -54,7 +54,7 @@ class Card:
     """
 
     name: str
-    format: Literal["refer", "referit", "pairs"]
+    format: Literal["refer", "grefcoco", "referit", "pairs"]
     annotations: Path
     images: Path
     splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]

@@ -137,7 +137,7 @@ def check_contents(check: Check, folder: Path, workers: int, advance: Advance) -
         if remark:
             check.remarks[remark].append(image.path.name)
     for dataset in check.datasets:
-        refs = [ref for ref in dataset.refs if ref.segmentation is not None and str(ref.ref_id) not in known]
+        refs = [ref for ref in dataset.refs if ref.exists and ref.has_mask and str(ref.ref_id) not in known]
         for ref_id, fault in _share_out(_check_masks, [_only(dataset, ref) for ref in refs], workers, lambda n: None):
             check.faults["masks that cannot be used"].append(Fault(fault, (str(ref_id),)))
 
@@ -159,7 +159,7 @@ def _check_files(check: Check, folder: Path) -> None:
     """Look for images and mask PNGs that are missing or empty."""
     needed: list[tuple[Path, str]] = [(image.path, _name(image.path, folder)) for image in check.images]
     for dataset in check.datasets:
-        needed += [(ref.segmentation, str(ref.ref_id)) for ref in dataset.refs if isinstance(ref.segmentation, Path)]
+        needed += [(path, str(ref.ref_id)) for ref in dataset.refs for path in ref.mask_files]
     hint = ""
     for path, name in needed:
         if not path.is_file():

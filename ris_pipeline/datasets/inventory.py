@@ -85,7 +85,7 @@ class Inventory:
         if known is None or known[0] != of:
             reading = read_whole(self.card, self.data_root, split) if split in self.card.splits else Reading()
             paths = [image.path for image in reading.images.values()]
-            paths += [ref.segmentation for ref in reading.refs if isinstance(ref.segmentation, Path)]
+            paths += [path for ref in reading.refs for path in ref.mask_files]
             self._splits[split] = known = [of, list(dict.fromkeys(map(self._name_of, paths)))]
             self._save()
         return [str(name) for name in known[1]]

@@ -8,16 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.formats import pairs, refer, referit
-from ris_pipeline.datasets.records import Dataset, Reading, drop_repeated
+from ris_pipeline.datasets.formats import grefcoco, pairs, refer, referit
+from ris_pipeline.datasets.records import Dataset, Reading, count_expressions, drop_repeated
 from ris_pipeline.errors import EmptySplitError, RisError, suggest_path
 
-_FORMATS = {"refer": refer, "referit": referit, "pairs": pairs}
+_FORMATS = {"refer": refer, "grefcoco": grefcoco, "referit": referit, "pairs": pairs}
 
 
 def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     """Return the split of the data set. Image files are not opened; only their folder must exist.
+
+    A train split's refs all mean something in their image: the others are in `absent`.
 
     Raises RisError where the card has no such split, files are missing, or any record of the split cannot be used
     and the card does not exclude it.
@@ -25,13 +28,17 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     card.check_split(split)
     list_files(card, data_root)
     reading = read_whole(card, data_root, split)
-    if not reading.refs:
+    refs = tuple(ref for ref in reading.refs if ref.exists or split != TRAIN_SPLIT)
+    if not refs:
+        nothing = f"; {len(reading.refs):,} about nothing in their image" if reading.refs else ""
         others = ", ".join(f"{n:,} of {name!r}" for name, n in reading.other_splits.most_common(5))
-        hint = f"; there are {others}" if others else ""
+        hint = nothing + (f"; there are {others}" if others else "")
         raise EmptySplitError(
             f"{card.name} has no refs in the split {split!r} under {data_root / card.annotations}{hint}"
         )
-    return Dataset(card.name, split, reading.images, tuple(reading.refs), describe(card, reading))
+    images = {ref.image_id: reading.images[ref.image_id] for ref in refs}
+    absent = tuple(ref for ref in reading.refs if not ref.exists) if split == TRAIN_SPLIT else ()
+    return Dataset(card.name, split, images, refs, describe(card, reading), absent)
 
 
 def read_whole(card: Card, data_root: Path, split: str) -> Reading:
@@ -82,9 +89,11 @@ def read_exclude(path: Path) -> frozenset[str]:
 def describe(card: Card, reading: Reading) -> tuple[str, ...]:
     """Return a line for each peculiarity of a split's records that a user should know, though they are used."""
     others = ", ".join(f"{name!r} {n:,}" for name, n in reading.other_splits.most_common(5))
+    n_absent = count_expressions(ref for ref in reading.refs if not ref.exists)
     lines = [
         (reading.n_excluded, f"{reading.n_excluded:,} records are left out, as {card.exclude} says"),
-        (reading.n_absent, f"{reading.n_absent:,} sentences are left out, marked `exist: false`: about nothing there"),
+        (reading.n_silent, f"{reading.n_silent:,} refs without sentences are left out"),
+        (n_absent, f"{n_absent:,} sentences are about nothing in their image: scored, not learnt"),
         (sum(reading.other_splits.values()), f"refs of splits that the card does not have are not used: {others}"),
         (reading.n_other_kind, f"{reading.n_other_kind:,} refs are of another category than their annotation"),
     ]

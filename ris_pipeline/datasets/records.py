@@ -1,18 +1,20 @@
-"""The records of a data set: images, refs (one object each) and the expressions that name them."""
+"""The records of a data set: images, refs (an object each, or none or several) and the expressions that name them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ris_pipeline.arrays import BoolMask, Box
-from ris_pipeline.datasets.io.files import MAX_PIXELS, is_turned
+from ris_pipeline.datasets.io.files import MAX_PIXELS, is_turned, read_size
 from ris_pipeline.datasets.io.segmentations import extent_of, find_extent, is_coordinate, load_segmentation
 from ris_pipeline.errors import RisError
 
@@ -27,7 +29,7 @@ _MASK_SLACK_SHARE = 0.05  # of the image's longer side, where the boxes share ha
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One sentence that refers to an object."""
+    """One sentence about an image."""
 
     sent_id: int
     sentence: str
@@ -48,32 +50,17 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Ref:
-    """One object in one image, with every expression that refers to it.
+class Annotation:
+    """What is annotated of one object.
 
-    split: as its file names it (ReferIt's "val" is part of the paper's "train").
     box_xyxy: left, top, right, bottom in pixels, as annotated; right and bottom are the last pixels inside where
-    box_is_inclusive (ReferIt), else one past them. segmentation: COCO polygons, one RLE or
-    several, or the path of a mask PNG; decoded by Dataset.load_mask only when asked for.
-    n_same_kind: annotated objects of the ref's category in its image, including it; None where the annotations
-    have no categories. Reports break scores down by it; nothing learns from it.
-    name: what its file calls it, None if that is only the number.
+    box_is_inclusive (ReferIt), else one past them. segmentation: COCO polygons, one RLE or several, or the path of a
+    mask PNG; decoded by Dataset.load_mask only when asked for.
     """
 
-    ref_id: int
-    image_id: int
-    split: str
-    expressions: tuple[Expression, ...]
-    box_xyxy: Box | None
-    segmentation: Any | None
-    n_same_kind: int | None = None
-    name: str | None = None
+    box_xyxy: Box | None = None
+    segmentation: Any | None = None
     box_is_inclusive: bool = False
-
-    @property
-    def label(self) -> str:
-        """The ref's name for messages, or its number."""
-        return self.name or str(self.ref_id)
 
     @property
     def edges_xyxy(self) -> Box | None:
@@ -84,11 +71,78 @@ class Ref:
         return left, top, right + 1, bottom + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """What some expressions mean in one image: an object, several of them, or nothing that is there.
+
+    split: as its file names it (ReferIt's "val" is part of the paper's "train").
+    annotations: one for each object; none where the expressions are about nothing in the image.
+    ignored: the segmentation of pixels that count neither for nor against a prediction, None for none.
+    n_same_kind: annotated objects of the ref's category in its image, including it; None where the annotations
+    have no categories, and for several objects. Reports break scores down by it; nothing learns from it.
+    name: what its file calls it, None if that is only the number.
+    """
+
+    ref_id: int
+    image_id: int
+    split: str
+    expressions: tuple[Expression, ...]
+    annotations: tuple[Annotation, ...] = (Annotation(),)
+    ignored: Any | None = None
+    n_same_kind: int | None = None
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The ref's name for messages, or its number."""
+        return self.name or str(self.ref_id)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the expressions mean anything in the image."""
+        return bool(self.annotations)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it is known which pixels are meant: of every object; of no object, none are."""
+        return all(annotation.segmentation is not None for annotation in self.annotations)
+
+    @property
+    def mask_files(self) -> list[Path]:
+        """The mask PNGs of its objects."""
+        segmentations = (annotation.segmentation for annotation in self.annotations)
+        return [segmentation for segmentation in segmentations if isinstance(segmentation, Path)]
+
+    @property
+    def boxes_xyxy(self) -> tuple[Box, ...]:
+        """The box of each object, as annotated; empty where one lacks its box."""
+        boxes = tuple(a.box_xyxy for a in self.annotations if a.box_xyxy is not None)
+        return boxes if len(boxes) == len(self.annotations) else ()
+
+    @property
+    def box_xyxy(self) -> Box | None:
+        """The box around all boxes, as annotated; None without them."""
+        return _span(self.boxes_xyxy)
+
+    @property
+    def edges_xyxy(self) -> Box | None:
+        """The box around all boxes, right and bottom one past the last pixel; None without them."""
+        return _span([a.edges_xyxy for a in self.annotations if a.edges_xyxy is not None]) if self.boxes_xyxy else None
+
+
+def _span(boxes: Sequence[Box]) -> Box | None:
+    if len(boxes) <= 1:
+        return boxes[0] if boxes else None
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """One split of a data set.
 
-    remarks: a line for each kind of record that was left out or looks odd.
+    remarks: a line for each kind of record that was left out or looks odd. absent: refs of the train split that mean
+    nothing in their image: nothing is learnt of them, but their sentences are counter-examples for the image's others.
     """
 
     name: str
@@ -96,49 +150,81 @@ class Dataset:
     images: dict[int, Image]
     refs: tuple[Ref, ...]
     remarks: tuple[str, ...] = ()
+    absent: tuple[Ref, ...] = ()
 
     @property
     def n_expressions(self) -> int:
         """The number of expressions, the sample count of the paper's tables."""
-        return sum(len(ref.expressions) for ref in self.refs)
+        return count_expressions(self.refs)
 
     @property
     def has_truth(self) -> bool:
         """Whether any ref has a box or a mask to score against."""
-        return any(ref.box_xyxy is not None or ref.segmentation is not None for ref in self.refs)
+        return any(ref.boxes_xyxy or ref.has_mask for ref in self.refs)
 
     def first_refs(self, n: int) -> Dataset:
         """Return the data set with its first n refs only; 0: with all."""
         return replace(self, refs=self.refs[: n or None])
 
     def load_mask(self, ref: Ref) -> BoolMask:
-        """Return the object's mask, bool (H, W), True on the object.
+        """Return the mask of all objects that the ref means, bool (H, W); False everywhere where that is none.
 
-        Raises RisError where the ref has no mask, or one that cannot be decoded, is empty or does not fit its box.
+        Raises RisError where an object has no mask, or one that cannot be decoded, is empty or does not fit its box.
         """
+        if not ref.has_mask:
+            raise RisError(f"{self._where(ref)}: there is no mask; score it with a metric that needs boxes only")
         image = self.images[ref.image_id]
-        where = f"{self.name} {self.split}: ref {ref.label}, image {image.path.name}"
-        if ref.segmentation is None:
-            raise RisError(f"{where}: there is no mask; score it with a metric that needs boxes only")
-        try:
-            mask = load_segmentation(ref.segmentation, image.hw)
-        except ValueError as error:
-            raise RisError(f"{where}: bad segmentation: {error}") from error
-        if isinstance(ref.segmentation, Path):  # run lengths and polygons were compared when they were read
-            check_extent(ref, extent_of(mask), mask.shape, where)
+        if not ref.exists:
+            return np.zeros(image.hw or read_size(image.path, upright=image.upright), dtype=bool)
+        mask = self._load_object(ref, ref.annotations[0])
+        for annotation in ref.annotations[1:]:
+            mask = mask | self._load_object(ref, annotation)
         return mask
 
+    def load_ignored(self, ref: Ref) -> BoolMask | None:
+        """Return the pixels that count neither way, bool (H, W), None for none; RisError where they are broken."""
+        return None if ref.ignored is None else self._load_segmentation(ref, ref.ignored)
+
+    def _load_object(self, ref: Ref, annotation: Annotation) -> BoolMask:
+        mask = self._load_segmentation(ref, annotation.segmentation)
+        if isinstance(annotation.segmentation, Path):  # run lengths and polygons were compared when they were read
+            check_extent(annotation, extent_of(mask), mask.shape, self._where(ref))
+        return mask
+
+    def _load_segmentation(self, ref: Ref, segmentation: Any) -> BoolMask:
+        try:
+            return load_segmentation(segmentation, self.images[ref.image_id].hw)
+        except ValueError as error:
+            raise RisError(f"{self._where(ref)}: bad segmentation: {error}") from error
+
+    def _where(self, ref: Ref) -> str:
+        return f"{self.name} {self.split}: ref {ref.label}, image {self.images[ref.image_id].path.name}"
+
     def siblings(self, ref: Ref) -> tuple[Ref, ...]:
-        """Return the other refs of the ref's image, in the order of the data set."""
-        return tuple(other for other in self.refs_of_image[ref.image_id] if other.ref_id != ref.ref_id)
+        """Return the other refs of the ref's image, in the order of the data set, then those about nothing there."""
+        others = (*self.refs_of_image[ref.image_id], *self._absent_of_image.get(ref.image_id, ()))
+        return tuple(other for other in others if other.ref_id != ref.ref_id)
 
     @cached_property
     def refs_of_image(self) -> dict[int, tuple[Ref, ...]]:
         """The refs of each image by its id, both in the order of the data set."""
-        refs_of_image: defaultdict[int, list[Ref]] = defaultdict(list)
-        for ref in self.refs:
-            refs_of_image[ref.image_id].append(ref)
-        return {image_id: tuple(refs) for image_id, refs in refs_of_image.items()}
+        return _by_image(self.refs)
+
+    @cached_property
+    def _absent_of_image(self) -> dict[int, tuple[Ref, ...]]:
+        return _by_image(self.absent)
+
+
+def count_expressions(refs: Iterable[Ref]) -> int:
+    """Return the number of expressions of some refs."""
+    return sum(len(ref.expressions) for ref in refs)
+
+
+def _by_image(refs: Iterable[Ref]) -> dict[int, tuple[Ref, ...]]:
+    refs_of_image: defaultdict[int, list[Ref]] = defaultdict(list)
+    for ref in refs:
+        refs_of_image[ref.image_id].append(ref)
+    return {image_id: tuple(refs) for image_id, refs in refs_of_image.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +273,8 @@ class Reading:
     """What a format's reader found of a split: usable records, and all that cannot be used.
 
     other_splits: how many refs are of splits that the card does not have. n_excluded: records that the card leaves
-    out. n_absent: sentences left out because they are marked as being about nothing in the image. n_other_kind: refs
-    whose category is not their annotation's. n_unnamed: annotations on the split's images that no ref names.
+    out. n_silent: refs without sentences, left out. n_other_kind: refs whose category is not their annotation's.
+    n_unnamed: annotations on the split's images that no ref names.
     """
 
     images: dict[int, Image] = field(default_factory=dict)
@@ -196,7 +282,7 @@ class Reading:
     faults: list[Fault] = field(default_factory=list)
     other_splits: Counter[str] = field(default_factory=Counter)
     n_excluded: int = 0
-    n_absent: int = 0
+    n_silent: int = 0
     n_other_kind: int = 0
     n_unnamed: int = 0
 
@@ -249,18 +335,23 @@ def check_ref(ref: Ref, image: Image, where: str) -> None:
     for expression in ref.expressions:
         if not expression.sentence.strip():
             raise RisError(f"{where}: its sentence {expression.sent_id} is empty")
-    box, hw = ref.edges_xyxy, image.hw
+    for annotation in ref.annotations:
+        _check_annotation(annotation, image.hw, where)
+
+
+def _check_annotation(annotation: Annotation, hw: tuple[int, int] | None, where: str) -> None:
+    box, written = annotation.edges_xyxy, annotation.box_xyxy
     if box is not None and (box[2] <= box[0] or box[3] <= box[1]):
         raise RisError(f"{where}: its box {box} has no area")
-    if box is not None and ref.box_xyxy is not None and max(ref.box_xyxy) <= 1 and (hw is None or max(hw) > 2):
-        raise RisError(f"{where}: its box {ref.box_xyxy} is in shares of the image; it must be in pixels")
-    if ref.segmentation is None or hw is None or isinstance(ref.segmentation, Path):
+    if written is not None and max(written) <= 1 and (hw is None or max(hw) > 2):
+        raise RisError(f"{where}: its box {written} is in shares of the image; it must be in pixels")
+    if annotation.segmentation is None or hw is None or isinstance(annotation.segmentation, Path):
         return
     try:
-        extent = find_extent(ref.segmentation, hw)
+        extent = find_extent(annotation.segmentation, hw)
     except ValueError as error:
         raise RisError(f"{where}: bad segmentation: {error}") from error
-    check_extent(ref, extent, hw, where)
+    check_extent(annotation, extent, hw, where)
 
 
 def check_size(image: Image, hw: tuple[int, int]) -> None:
@@ -276,14 +367,14 @@ def check_size(image: Image, hw: tuple[int, int]) -> None:
     raise RisError(f"{line}: boxes and masks would not fit; put the original image there, or scale the annotations")
 
 
-def check_extent(ref: Ref, extent: Box | None, hw: tuple[int, int], where: str) -> None:
-    """Raise RisError where a mask is empty (None) or does not span the ref's box, up to a tolerance.
+def check_extent(annotation: Annotation, extent: Box | None, hw: tuple[int, int], where: str) -> None:
+    """Raise RisError where a mask is empty (None) or does not span the object's box, up to a tolerance.
 
     Each edge may be off by 8 pixels, or by 5 % of the image's longer side where the boxes share half of their union.
     """
     if extent is None:
         raise RisError(f"{where}: its mask is empty")
-    box = ref.edges_xyxy
+    box = annotation.edges_xyxy
     if box is None:
         return
     apart = max(abs(a - b) for a, b in zip(box, extent, strict=True))

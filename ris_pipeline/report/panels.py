@@ -25,7 +25,7 @@ from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.networks.load import load_irnet
 from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.sources import Sources
-from ris_pipeline.scoring.evaluate import score_sentence
+from ris_pipeline.scoring.evaluate import load_truth, score_sentence
 from ris_pipeline.scoring.metrics import Outcome, point_of
 from ris_pipeline.scoring.rows import Row, find_row
 
@@ -81,8 +81,7 @@ def read_strips(
         sentences = [sample.expression.sentence for sample in of_image]
         segmented = {row: _segment(network, image, sentences) for row, network in opened.networks.items()}
         for k, sample in enumerate(of_image):
-            mask = dataset.load_mask(sample.ref) if sample.ref.segmentation is not None else None
-            reader = _Reader(sample, hw, mask)
+            reader = _Reader(sample, hw, *load_truth(dataset, sample.ref))
             panels = []
             for row in sources.rows:
                 if row.kind == "labels":
@@ -144,11 +143,12 @@ def _segment(network: Responder, image: Pixels, sentences: list[str]) -> list[tu
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads the panels of one sample, whose ground-truth mask is bool (H, W) or None."""
+    """Reads the panels of one sample, whose ground truth `load_truth` gave."""
 
     sample: Sample
     hw: tuple[int, int]
     truth: BoolMask | None
+    ignored: BoolMask | None
 
     def read_map(self, row: Row, store: ResponseStore | None) -> Panel:
         """Return the map of the sample's own sentence."""
@@ -208,7 +208,8 @@ class _Reader:
         """Return the ground-truth mask; without one, an empty mask where there is a box to show."""
         empty = Panel("truth", "Ground truth", "truth", note="the data set has none")
         if self.truth is not None:
-            return replace(empty, values=self.truth.astype(np.uint8), note="")
+            note = "" if self.sample.ref.exists else "nothing is meant"
+            return replace(empty, values=self.truth.astype(np.uint8), note=note)
         if self.sample.ref.box_xyxy is None:
             return empty
         return replace(empty, values=np.zeros(self.hw, np.uint8), note="box only")
@@ -217,4 +218,4 @@ class _Reader:
         ref = self.sample.ref
         if self.truth is None and ref.box_xyxy is None:
             return None
-        return score_sentence(ref, self.sample.expression, response, prediction, self.truth)
+        return score_sentence(ref, self.sample.expression, response, prediction, self.truth, self.ignored)

@@ -128,7 +128,7 @@ def find_sample(datasets: Mapping[str, Dataset], ref_id: int) -> Sample:
 
 def has_truth(refs: Iterable[Ref]) -> bool:
     """Return whether any of the refs has a box or a mask."""
-    return any(ref.box_xyxy is not None or ref.segmentation is not None for ref in refs)
+    return any(ref.boxes_xyxy or ref.has_mask for ref in refs)
 
 
 def _shuffle(dataset: Dataset, seed: int) -> Iterator[tuple[Ref, Expression]]:

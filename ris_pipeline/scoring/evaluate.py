@@ -58,7 +58,7 @@ def evaluate_choice(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]
         selected = store.selected(ref.ref_id)
         maps = _compute_maps(store, ref, [selected])
         (response,), (prediction,) = maps.numpy(), compute_mask(maps, store.rule).numpy()
-        outcome = score_sentence(ref, ref.expressions[selected], response, prediction, _mask(dataset, ref))
+        outcome = score_sentence(ref, ref.expressions[selected], response, prediction, *load_truth(dataset, ref))
         yield replace(outcome, weight=len(ref.expressions))
 
 
@@ -70,7 +70,7 @@ def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
     """
     for ref in _refs_by_image(dataset):
         mask = load_label(label_path(folder, ref.ref_id)) == FOREGROUND
-        outcome = score_sentence(ref, ref.expressions[0], mask.astype(np.float32), mask, _mask(dataset, ref))
+        outcome = score_sentence(ref, ref.expressions[0], mask.astype(np.float32), mask, *load_truth(dataset, ref))
         yield replace(outcome, weight=len(ref.expressions), point_it=None, point_m=None)
 
 
@@ -121,28 +121,36 @@ def _compute_maps(store: ResponseStore, ref: Ref, which: range | list[int]) -> T
 
 def _score_sentences(dataset: Dataset, ref: Ref, responses: Maps, predictions: NDArray[np.bool_]) -> Iterator[Outcome]:
     """Yield the outcome of each sentence of a ref, of responses and predictions (K, H, W)."""
-    mask = _mask(dataset, ref)
+    truth = load_truth(dataset, ref)
     for expression, response, prediction in zip(ref.expressions, responses, predictions, strict=True):
-        yield score_sentence(ref, expression, response, prediction, mask)
+        yield score_sentence(ref, expression, response, prediction, *truth)
+
+
+def load_truth(dataset: Dataset, ref: Ref) -> tuple[BoolMask | None, BoolMask | None]:
+    """Return a ref's mask and the pixels that are ignored, bool (H, W), None where there is no mask or none ignored."""
+    return dataset.load_mask(ref) if ref.has_mask else None, dataset.load_ignored(ref)
 
 
 def score_sentence(
-    ref: Ref, expression: Expression, response: Maps, prediction: BoolMask, mask: BoolMask | None
+    ref: Ref,
+    expression: Expression,
+    response: Maps,
+    prediction: BoolMask,
+    mask: BoolMask | None,
+    ignored: BoolMask | None,
 ) -> Outcome:
-    """Return the outcome of a map float32 (H, W) and a mask bool (H, W) against a ref's box and its mask."""
+    """Return the outcome of a map float32 (H, W) and a mask bool (H, W) against a ref's boxes and its `load_truth`."""
     return score_expression(
         ref_id=ref.ref_id,
         sent_id=expression.sent_id,
         response=response,
         prediction=prediction,
-        box_xyxy=ref.box_xyxy,
+        boxes_xyxy=ref.boxes_xyxy,
         edges_xyxy=ref.edges_xyxy,
         mask=mask,
+        ignored=ignored,
+        exists=ref.exists,
     )
-
-
-def _mask(dataset: Dataset, ref: Ref) -> BoolMask | None:
-    return None if ref.segmentation is None else dataset.load_mask(ref)
 
 
 def _box_share(dataset: Dataset, ref: Ref) -> float:

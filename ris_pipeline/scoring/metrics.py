@@ -1,11 +1,15 @@
-"""PointIt, PointM, mIoU, oIoU, Prec@X and box scores: counts per expression, percentages over a split.
+"""PointIt, PointM, mIoU, oIoU, Prec@X, box scores, N-acc and T-acc: counts per expression, percentages over a split.
 
 Conventions. Arrays are indexed (y, x); boxes are xyxy floats in pixels, with x2 = x1 + width.
-An empty prediction has IoU 0, and so has an empty ground truth: a sentence always refers to something.
+An empty prediction of what is there has IoU 0. For a sentence about nothing in the image the rules are gRefCOCO's
+(GRES, CVPR 2023): an empty prediction has IoU 1 and adds nothing to oIoU, any other has IoU 0 and adds its pixels to
+the union; PointIt, PointM, Prec@X and boxes leave the sentence out. N-acc is the share of these sentences with an
+empty prediction, T-acc the share of the others with one that is not.
 Prec@X and box@X count IoU ≥ X. What a map's mask is, the caller says; TRIS takes map > 1e-9 in Step-1 and
 logit > 0 in Step-2.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,13 +30,25 @@ _NEEDS = {
     **{f"prec@{threshold}": "masks" for threshold in PRECISION_THRESHOLDS},
     "box_iou": "boxes",
     f"box@{BOX_THRESHOLD}": "boxes",
+    "n_acc": "sentences about nothing in their image",
+    "t_acc": "sentences about nothing in their image",
 }
 METRICS = tuple(_NEEDS)
-HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5")  # what a table shows where all are asked for
+HEADLINE = (
+    "pointit",
+    "pointm",
+    "miou",
+    "oiou",
+    "prec@0.5",
+    "n_acc",
+    "t_acc",
+)  # what a table shows where all are asked for
 _ALIASES = {
     "ciou": "oiou", "overall_iou": "oiou", "cumulative_iou": "oiou", "giou": "miou", "mean_iou": "miou",
     "point_it": "pointit", "point_m": "pointm", "boxiou": "box_iou", "box_acc": f"box@{BOX_THRESHOLD}",
+    "nacc": "n_acc", "tacc": "t_acc",
 }  # fmt: skip
+_GENERALISED = re.compile(r"(box_?)?(generali[sz]ed_?)(box_?)?iou|box_?giou|giou_?box")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +56,7 @@ class Outcome:
     """What one map scored. None: the dataset has no ground truth for it.
 
     `weight`: the number of sentences that the map stands for; 1, or with PRMS (one map per ref) the ref's
-    number of sentences.
+    number of sentences. `exists`: whether they mean anything in the image.
     """
 
     ref_id: int
@@ -52,13 +68,14 @@ class Outcome:
     union: int | None  # pixels
     box_iou: float | None  # 0..1
     is_empty: bool = field(default=False, compare=False)  # nothing was found: a mask without a pixel
+    exists: bool = True
 
     @property
     def iou(self) -> float | None:
-        """I/U in 0..1; 0 where both masks are empty; None without a ground-truth mask."""
+        """I/U in 0..1; where both masks are empty 1 if there is nothing to find, else 0; None without a mask."""
         if self.intersection is None or self.union is None:
             return None
-        return self.intersection / self.union if self.union else 0.0
+        return self.intersection / self.union if self.union else float(not self.exists)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +144,19 @@ def score_expression(
     sent_id: int,
     response: npt.NDArray[np.floating],
     prediction: BoolMask,
-    box_xyxy: Box | None,
+    boxes_xyxy: Sequence[Box],
     edges_xyxy: Box | None,
     mask: BoolMask | None,
+    ignored: BoolMask | None = None,
+    exists: bool = True,
 ) -> Outcome:
     """Return the outcome of a response map (H, W) and the mask made from it (H, W) against the ground truth.
 
-    `response` gives the point, `prediction` the IoUs and the predicted box. `box_xyxy` is the box as annotated, in
-    which the point has to lie; `edges_xyxy` is the same with x2 and y2 one past its last pixel, for the IoU of boxes.
-    A ground truth of None gives outcomes of None. Raises RisError for a NaN in the map and for a ground-truth mask of
-    another size.
+    `response` gives the point, `prediction` the IoUs and the predicted box. `boxes_xyxy` are the boxes as annotated, in
+    one of which the point has to lie; `edges_xyxy` is the box around them with x2 and y2 one past its last pixel, for
+    the IoU of boxes. `ignored`: pixels that are taken out of both masks. `exists`: whether the sentence means anything
+    in the image. A ground truth of None, or no boxes, gives outcomes of None. Raises RisError for a NaN in the map and
+    for a ground-truth mask of another size.
     """
     if np.isnan(response).any():
         raise RisError(f"ref {ref_id}, sentence {sent_id}: the response map holds NaN; dump the responses again")
@@ -145,6 +165,9 @@ def score_expression(
             f"ref {ref_id}: the ground-truth mask is {mask.shape}, its image {prediction.shape} (H, W); "
             "mend the annotation or the image"
         )
+    if ignored is not None:
+        prediction = prediction & ~ignored
+        mask = None if mask is None else mask & ~ignored
     point = point_of(response)
     intersection, union = (None, None) if mask is None else intersection_union(prediction, mask)
     predicted_box = box_of(prediction)
@@ -153,12 +176,13 @@ def score_expression(
         ref_id=ref_id,
         sent_id=sent_id,
         weight=1,
-        point_it=None if box_xyxy is None else point_in_box(point, box_xyxy),
-        point_m=None if mask is None else bool(mask[point]),
+        point_it=any(point_in_box(point, box) for box in boxes_xyxy) if boxes_xyxy else None,
+        point_m=None if mask is None or not exists else bool(mask[point]),
         intersection=intersection,
         union=union,
         box_iou=None if edges_xyxy is None else overlap,
         is_empty=predicted_box is None,
+        exists=exists,
     )
 
 
@@ -173,14 +197,20 @@ def _terms(outcomes: Sequence[Outcome]) -> tuple[Floats, Floats]:
 
     iou = column([o.iou for o in outcomes])
     boxes = column([o.box_iou for o in outcomes])
+    exists = np.array([o.exists for o in outcomes])
+    is_empty = column([o.is_empty for o in outcomes])
     numerators = {
         "pointit": column([o.point_it for o in outcomes]),
         "pointm": column([o.point_m for o in outcomes]),
         "miou": iou,
         "oiou": column([o.intersection for o in outcomes]),
-        **{f"prec@{threshold}": reaches(iou, threshold) for threshold in PRECISION_THRESHOLDS},
+        **{
+            f"prec@{threshold}": reaches(np.where(exists, iou, np.nan), threshold) for threshold in PRECISION_THRESHOLDS
+        },
         "box_iou": boxes,
         f"box@{BOX_THRESHOLD}": reaches(boxes, BOX_THRESHOLD),
+        "n_acc": np.where(exists, np.nan, is_empty),
+        "t_acc": np.where(exists & ~exists.all(), 1 - is_empty, np.nan),  # no measure where everything is there
     }
     top = np.stack([numerators[name] for name in METRICS], axis=1)
     bottom = np.where(np.isnan(top), np.nan, 1.0)
@@ -215,9 +245,9 @@ def _sum_by_ref(outcomes: Sequence[Outcome]) -> _RefSums:
 
     numerators, denominators = by_ref(np.nan_to_num(top)), by_ref(np.nan_to_num(bottom))
     expressions = by_ref(present * np.array([o.weight for o in outcomes], dtype=np.float64)[:, None])
-    # oIoU where every union is empty: 0 like each of its IoUs, not 0/0.
-    nothing = (denominators.sum(axis=0) == 0) & present.any(axis=0)
-    denominators[:, nothing] = 1.0
+    oiou, miou = METRICS.index("oiou"), METRICS.index("miou")
+    if present[:, oiou].any() and not denominators[:, oiou].any():  # every union is empty: the mean IoU, not 0/0
+        numerators[:, oiou], denominators[:, oiou] = numerators[:, miou], denominators[:, miou]
     n_refs = np.count_nonzero(expressions, axis=0)
     return _RefSums(ref_ids, numerators, denominators, n_refs, expressions.sum(axis=0).astype(np.int64))
 
@@ -234,7 +264,7 @@ def summarise(outcomes: Sequence[Outcome], n_bootstrap: int, seed: int = 0) -> d
     >>> truth = np.array([[False, False], [False, True]])
     >>> outcome = score_expression(
     ...     ref_id=1, sent_id=7, response=response, prediction=response > 0,
-    ...     box_xyxy=(1, 1, 2, 2), edges_xyxy=(1, 1, 2, 2), mask=truth,
+    ...     boxes_xyxy=[(1, 1, 2, 2)], edges_xyxy=(1, 1, 2, 2), mask=truth,
     ... )
     >>> summarise([outcome], n_bootstrap=100)["miou"].value
     50.0
@@ -270,14 +300,17 @@ def require_metric(estimates: Mapping[str, Estimate], metric: str) -> Estimate:
 def find_metric(name: str) -> str:
     """Return the name here of a metric or group of them ("prec", "box") in any usual spelling.
 
-    cIoU is oIoU: all intersections over all unions. gIoU, as gRefCOCO has it, is the mean over sentences, which is mIoU
-    where every sentence refers to something; the generalised IoU of boxes is another measure and not here. Another name
-    comes back in small letters.
+    cIoU is oIoU: all intersections over all unions. gIoU, as gRefCOCO has it, is mIoU: the mean over sentences. Another
+    name comes back in small letters. Raises RisError for the generalised IoU of boxes, which is another measure.
     """
     word = name.casefold().replace(" ", "").replace("-", "_")
     for long, short in (("precision", "prec"), ("pr@", "prec@"), ("p@", "prec@")):
         if word.startswith(long):
             word = short + word.removeprefix(long)
+    if _GENERALISED.fullmatch(word):
+        raise RisError(
+            f"{name}: the generalised IoU of boxes is not computed; box_iou is their plain IoU, gIoU is mIoU, of masks"
+        )
     return _ALIASES.get(word, word)
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring.metrics import Outcome
 
-_COLUMNS = [field.name for field in fields(Outcome) if field.compare]  # is_empty is counted, not kept
+_COLUMNS = ["ref_id", "sent_id", "weight", "point_it", "point_m", "intersection", "union", "box_iou"]
+_WITH_ABSENT = [*_COLUMNS, "exists", "is_empty"]  # where some sentences are about nothing in their image
 
 
 def save_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write one CSV line per outcome, a column per field of Outcome; without ground truth an empty cell."""
+    """Write one CSV line per outcome, a column per field of Outcome; without ground truth an empty cell.
+
+    `exists` and `is_empty` are written only where not all sentences mean something in their image.
+    """
+    columns = _COLUMNS if all(outcome.exists for outcome in outcomes) else _WITH_ABSENT
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         for outcome in outcomes:
             # bools as 0 and 1: spreadsheets average them
@@ -28,7 +33,7 @@ def load_outcomes(path: Path) -> list[Outcome]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if reader.fieldnames != _COLUMNS:
+            if reader.fieldnames not in (_COLUMNS, _WITH_ABSENT):
                 raise RisError(f"{path}: the columns are not {', '.join(_COLUMNS)}; run `ris score` again")
             return [_parse_outcome(path, line, row) for line, row in enumerate(reader, start=2)]
     except OSError as error:
@@ -50,6 +55,8 @@ def _parse_outcome(path: Path, line: int, row: dict[str, str]) -> Outcome:
             intersection=cell("intersection"),
             union=cell("union"),
             box_iou=float(row["box_iou"]) if row["box_iou"] else None,
+            is_empty=bool(int(row.get("is_empty", 0))),
+            exists=bool(int(row.get("exists", 1))),
         )
     except (TypeError, ValueError) as error:
         raise RisError(f"{path}: line {line} is not an outcome ({error}); run `ris score` again") from error

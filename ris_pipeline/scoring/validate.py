@@ -17,8 +17,8 @@ def take_refs(dataset: Dataset, n: int, select: str) -> Dataset:
     Raises RisError where they have no ground truth for `select`: boxes for pointit, masks for miou, either for last.
     """
     chosen = dataset.first_refs(n)
-    has_boxes = any(ref.box_xyxy is not None for ref in chosen.refs)
-    has_masks = any(ref.segmentation is not None for ref in chosen.refs)
+    has_boxes = any(ref.boxes_xyxy for ref in chosen.refs)
+    has_masks = any(ref.has_mask for ref in chosen.refs)
     if not {"last": has_boxes or has_masks, "pointit": has_boxes, "miou": has_masks}[select]:
         raise RisError(
             f"{dataset.name} {dataset.split}: no {_NEEDS[select]} to validate on with select = {select!r}; "

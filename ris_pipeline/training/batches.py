@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ris_pipeline.arrays import IGNORE
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.io.labels import load_label, resize_labels
@@ -46,8 +47,12 @@ class TrueMasks:
     """The true masks, for the oracle."""
 
     def load(self, dataset: Dataset, ref: Ref, expression: Expression) -> NDArray[np.uint8]:
-        """Return the ref's true mask."""
-        return dataset.load_mask(ref).astype(np.uint8)
+        """Return the ref's true mask, 255 where the data set ignores pixels."""
+        label = dataset.load_mask(ref).astype(np.uint8)
+        ignored = dataset.load_ignored(ref)
+        if ignored is not None:
+            label[ignored] = IGNORE
+        return label
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_refer(folder, name, n_images, n_sentences):
     assert train.n_expressions + val.n_expressions == n_sentences
     assert not train.images.keys() & val.images.keys()
     for dataset in (train, val):
-        assert all(ref.box_xyxy and ref.segmentation for ref in dataset.refs)
+        assert all(ref.box_xyxy and ref.has_mask for ref in dataset.refs)
         for ref in dataset.refs[::10]:
             image = dataset.images[ref.image_id]
             assert load_image(image.path).shape == (*image.hw, 3)
@@ -51,7 +51,7 @@ def test_referit():
     assert time.process_time() - start < 10  # each split in under 5 s
     assert (train.n_expressions, len(train.refs)) == (59_976, 44_649 + 4_866)
     assert (test.n_expressions, len(test.refs)) == (60_105, 49_730)
-    assert all(ref.box_xyxy and ref.segmentation is None for ref in test.refs)
+    assert all(ref.box_xyxy and not ref.has_mask for ref in test.refs)
     assert not train.images.keys() & test.images.keys()
     for image_id in (38100, 40429):
         image = test.images[image_id]
@@ -74,8 +74,9 @@ def test_masks_equal_pycocotools(folder, name):
     for dataset in (load_dataset(card, SAMPLE / folder, split) for split in ("train", "val")):
         for ref in dataset.refs:
             hw = dataset.images[ref.image_id].hw
-            assert json.dumps(ref.segmentation) in parts_of
-            parts = coco_mask.frPyObjects(ref.segmentation, *hw)
+            (segmentation,) = (annotation.segmentation for annotation in ref.annotations)
+            assert json.dumps(segmentation) in parts_of
+            parts = coco_mask.frPyObjects(segmentation, *hw)
             packed = coco_mask.merge(parts) if isinstance(parts, list) else parts
             expected = coco_mask.decode(packed).astype(bool)
             assert np.array_equal(dataset.load_mask(ref), expected)
@@ -86,5 +87,5 @@ def test_masks_equal_pycocotools(folder, name):
             ends = np.flatnonzero(columns[1:] != columns[:-1])
             plain = {"size": list(hw), "counts": np.diff([0, *ends, expected.size]).tolist()}
             assert np.array_equal(load_segmentation(plain, hw), expected)
-            n_polygons += len(ref.segmentation)
+            n_polygons += len(segmentation)
     assert n_polygons > 80

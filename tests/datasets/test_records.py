@@ -1,11 +1,10 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref, group_by_image, parse_box
+from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref, group_by_image, parse_box
 from ris_pipeline.errors import RisError
 
 RLE = {"size": [1, 2], "counts": [1, 1]}
@@ -13,7 +12,7 @@ RLE = {"size": [1, 2], "counts": [1, 1]}
 
 def make_ref(ref_id, image_id=1, sent_ids=(0,), box=(0.0, 0.0, 1.0, 1.0), segmentation=None):
     expressions = tuple(Expression(i, f"sentence {i}") for i in sent_ids)
-    return Ref(ref_id, image_id, "train", expressions, box, segmentation)
+    return Ref(ref_id, image_id, "train", expressions, (Annotation(box, segmentation),))
 
 
 def make_dataset(*refs, hw=(1, 2)):
@@ -79,7 +78,7 @@ def test_boxes_inside_the_image_are_kept_as_they_are(xs, ys):
 
 def test_the_edges_of_a_box_are_half_open_whatever_its_file_means():
     box = (2.0, 3.0, 11.0, 12.0)
-    assert make_ref(1, box=box).edges_xyxy == box
+    assert Annotation(box).edges_xyxy == box
     # ReferIt's right and bottom are the last pixels inside: ten pixels by ten.
-    assert replace(make_ref(1, box=box), box_is_inclusive=True).edges_xyxy == (2, 3, 12, 13)
-    assert replace(make_ref(1, box=None), box_is_inclusive=True).edges_xyxy is None
+    assert Annotation(box, box_is_inclusive=True).edges_xyxy == (2, 3, 12, 13)
+    assert Annotation(box_is_inclusive=True).edges_xyxy is None

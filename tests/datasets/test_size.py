@@ -46,7 +46,7 @@ for index in np.random.default_rng(0).integers(len(dataset.refs), size=2000):
     slowest.append(1000 * min(times))
 masks = []
 for ref in dataset.refs[:200]:
-    if ref.segmentation is not None:
+    if ref.has_mask:
         start = time.perf_counter()
         assert dataset.load_mask(ref).shape == dataset.images[ref.image_id].hw
         masks.append(1000 * (time.perf_counter() - start))

@@ -56,7 +56,7 @@ def read_all(folder: Path, name: str) -> None:
     dataset = load_dataset(load_card(folder / f"{name}.toml"), folder, "train")
     for ref in dataset.refs:
         dataset.siblings(ref)
-        if ref.segmentation is not None:
+        if ref.has_mask:
             dataset.load_mask(ref)
     for image in dataset.images.values():
         if image.path.is_file():

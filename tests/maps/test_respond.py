@@ -39,7 +39,7 @@ def dataset(tmp_path):
     refs, sent_id = [], 10
     for i, sentences in REFS:
         expressions = tuple(Expression(sent_id + k, sentence) for k, sentence in enumerate(sentences))
-        refs.append(Ref(100 + len(refs), i, "val", expressions, None, None))
+        refs.append(Ref(100 + len(refs), i, "val", expressions))
         sent_id += len(sentences)
     return Dataset("tiny", "val", images, tuple(refs))
 

@@ -74,7 +74,7 @@ def tiny_image(tmp_path):
     picture = np.full((40, 60, 3), (40, 60, 180), np.uint8)
     picture[:, :30] = (200, 40, 40)
     PIL.Image.fromarray(picture).save(tmp_path / "a.png")
-    refs = (Ref(5, 1, "train", (Expression(50, "a"), Expression(51, "b"), Expression(52, "c")), None, None),)
+    refs = (Ref(5, 1, "train", (Expression(50, "a"), Expression(51, "b"), Expression(52, "c"))),)
     dataset = Dataset("toy", "train", {1: Image(1, tmp_path / "a.png", (40, 60))}, refs)
     store = ResponseStore.create(
         tmp_path / "train.zarr", sent_id=[50, 51, 52], ref_id=[5, 5, 5], image_hw=[(40, 60)] * 3, grid_hw=(4, 6),

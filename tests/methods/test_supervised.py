@@ -55,8 +55,8 @@ def test_a_batch_of_ignored_pixels_teaches_nothing(config):
 @pytest.fixture
 def dataset(tmp_path):
     refs = (
-        Ref(5, 1, "train", (Expression(50, "a"), Expression(51, "b")), None, None),
-        Ref(6, 1, "train", (Expression(60, "c"),), None, None),
+        Ref(5, 1, "train", (Expression(50, "a"), Expression(51, "b"))),
+        Ref(6, 1, "train", (Expression(60, "c"),)),
     )
     return Dataset("toy", "train", {1: Image(1, tmp_path / "a.png", (40, 20))}, refs)
 

@@ -55,7 +55,7 @@ from ris_pipeline.refine.pseudolabels import save_refined, save_seeds
 folder, hw = Path(sys.argv[1]), (3000, 4000)
 noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 Picture.fromarray(noise).resize(hw[::-1], Picture.Resampling.BICUBIC).save(folder / "photo.jpg")
-refs = tuple(Ref(i, 0, "train", (Expression(i, "a"),), None, None) for i in range(2))
+refs = tuple(Ref(i, 0, "train", (Expression(i, "a"),)) for i in range(2))
 dataset = Dataset("photos", "train", {0: Image(0, folder / "photo.jpg", None)}, refs)
 store = ResponseStore.create(folder / "train.zarr", sent_id=[0, 1], ref_id=[0, 1], image_hw=[hw] * 2, grid_hw=(10, 10),
                              rule=RESPONSE, input_size=320, attributes={})

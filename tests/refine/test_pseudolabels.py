@@ -63,7 +63,7 @@ def dataset_of(folder, hw, known_hw=True):
         images[i] = Image(i, folder / f"{i}.png", hw if known_hw else None)
     for ref_id, image_id, sentences in ((0, 0, "ab"), (1, 1, "c"), (2, 0, "d")):
         expressions = tuple(Expression(10 * ref_id + k, text) for k, text in enumerate(sentences))
-        refs.append(Ref(ref_id, image_id, "train", expressions, None, None))
+        refs.append(Ref(ref_id, image_id, "train", expressions))
     return Dataset("tiny", "train", images, tuple(refs))
 
 
@@ -139,7 +139,7 @@ def test_what_labels_hold_is_counted(labels):
         (np.zeros((40, 50), np.uint8), one_pixel, quarter, np.full((40, 50), 255, np.uint8))
     ):
         save_label(labels / f"{ref_id}.png", label)
-    refs = [Ref(i, 0, "train", (Expression(i, "a"),), None, None) for i in range(4)]
+    refs = [Ref(i, 0, "train", (Expression(i, "a"),)) for i in range(4)]
     assert count_labels(labels, refs, lambda n: None) == {"refs": 4, "empty": 2, "tiny": 1, "ignored_per_mille": 250}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref
 from ris_pipeline.scoring.metrics import Outcome
 
 
@@ -12,11 +12,23 @@ from ris_pipeline.scoring.metrics import Outcome
 def dataset() -> Dataset:
     image = Image(1, Path("a.jpg"), (100, 200))
     refs = (
-        Ref(10, 1, "val", (Expression(100, "dog"), Expression(101, "the dog on the left")), (0, 0, 20, 50), None, 2),
         Ref(
-            11, 1, "val", (Expression(110, "dog behind the brown dog that sleeps on a rug"),), (0, 0, 100, 100), None, 2
+            10,
+            1,
+            "val",
+            (Expression(100, "dog"), Expression(101, "the dog on the left")),
+            (Annotation((0, 0, 20, 50)),),
+            n_same_kind=2,
         ),
-        Ref(12, 1, "val", (Expression(120, "cat"),), None, None, 1),
+        Ref(
+            11,
+            1,
+            "val",
+            (Expression(110, "dog behind the brown dog that sleeps on a rug"),),
+            (Annotation((0, 0, 100, 100)),),
+            n_same_kind=2,
+        ),
+        Ref(12, 1, "val", (Expression(120, "cat"),), n_same_kind=1),
     )
     return Dataset("toy", "val", {1: image}, refs)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ris_pipeline.chain.status import Row
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref
 from ris_pipeline.report.cards import make_card
 from ris_pipeline.report.page import Page, describe_result, render
 from ris_pipeline.report.panels import Panel, Strip
@@ -56,7 +56,7 @@ def make_page(cards=(), scores=(), **changes) -> Page:
 
 @pytest.fixture
 def card():
-    ref = Ref(7, 1, "val", (Expression(70, EVIL),), (2, 2, 6, 10), None, 3)
+    ref = Ref(7, 1, "val", (Expression(70, EVIL),), (Annotation((2, 2, 6, 10)),), n_same_kind=3)
     dataset = Dataset("toy", "val", {1: Image(1, Path(f"{EVIL[:8]}.jpg"), (20, 40))}, (ref,))
     outcome = Outcome(7, 70, 1, True, False, 30, 60, 0.5)
     panels = (

@@ -42,7 +42,7 @@ def test_changes_are_of_sentences_that_both_have(outcome):
 @pytest.fixture
 def many() -> Dataset:
     """60 refs of two sentences each, 10k and 10k + 1."""
-    refs = [Ref(k, 0, "val", (Expression(10 * k, "a"), Expression(10 * k + 1, "b")), None, None) for k in range(60)]
+    refs = [Ref(k, 0, "val", (Expression(10 * k, "a"), Expression(10 * k + 1, "b"))) for k in range(60)]
     return Dataset("toy", "val", {0: Image(0, None, (4, 4))}, tuple(refs))
 
 

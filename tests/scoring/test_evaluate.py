@@ -11,7 +11,7 @@ import torch
 
 from ris_pipeline.datasets.io.labels import save_label
 from ris_pipeline.datasets.io.segmentations import encode_rle
-from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.maps.store import ResponseStore
@@ -35,15 +35,21 @@ def dataset(tmp_path: Path) -> Dataset:
         PIL.Image.fromarray(np.full((4, 4, 3), image_id, np.uint8)).save(path)
         images[image_id] = Image(image_id, path, (4, 4))
     refs = (
-        Ref(1, 7, "val", (Expression(10, "left"), Expression(11, "right")), (0, 0, 2, 2), encode_rle(TOP_LEFT)),
-        Ref(2, 8, "val", (Expression(20, "nowhere"),), (0, 3, 4, 4), encode_rle(BOTTOM)),
-        Ref(3, 7, "val", (Expression(30, "right"),), (0, 3, 4, 4), encode_rle(BOTTOM)),
+        Ref(
+            1,
+            7,
+            "val",
+            (Expression(10, "left"), Expression(11, "right")),
+            (Annotation((0, 0, 2, 2), encode_rle(TOP_LEFT)),),
+        ),
+        Ref(2, 8, "val", (Expression(20, "nowhere"),), (Annotation((0, 3, 4, 4), encode_rle(BOTTOM)),)),
+        Ref(3, 7, "val", (Expression(30, "right"),), (Annotation((0, 3, 4, 4), encode_rle(BOTTOM)),)),
     )
     return Dataset("tiny", "val", images, refs)
 
 
 def unlabelled(dataset: Dataset) -> Dataset:
-    refs = tuple(dataclasses.replace(ref, box_xyxy=None, segmentation=None) for ref in dataset.refs)
+    refs = tuple(dataclasses.replace(ref, annotations=(Annotation(),)) for ref in dataset.refs)
     return dataclasses.replace(dataset, refs=refs)
 
 
@@ -177,7 +183,7 @@ def test_small_boxes(dataset):
     # A quarter of the image each: left out by "at most 25 %".
     assert evaluate.leave_out_small_boxes(dataset, 0) is dataset
     assert evaluate.leave_out_small_boxes(dataset, 0.24).refs == dataset.refs
-    large = dataclasses.replace(dataset.refs[1], box_xyxy=(0, 2, 4, 4))
+    large = dataclasses.replace(dataset.refs[1], annotations=(Annotation((0, 2, 4, 4)),))
     mixed = dataclasses.replace(dataset, refs=(dataset.refs[0], large, unlabelled(dataset).refs[2]))
     assert [ref.ref_id for ref in evaluate.leave_out_small_boxes(mixed, 0.25).refs] == [2, 3]
     with pytest.raises(RisError, match="tiny val: no box covers more than 25% of its image"):

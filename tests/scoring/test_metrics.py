@@ -113,7 +113,7 @@ def test_score_expression_with_all_ground_truth():
         sent_id=70,
         response=PEAK_AT_ROW_1_COLUMN_2,
         prediction=SHIFTED,
-        box_xyxy=(1.0, 1.0, 3.0, 3.0),
+        boxes_xyxy=[(1.0, 1.0, 3.0, 3.0)],
         edges_xyxy=(1.0, 1.0, 3.0, 3.0),
         mask=TARGET,
     )
@@ -130,7 +130,7 @@ def test_point_in_box_but_off_the_mask():
         sent_id=1,
         response=response,
         prediction=response > 0,
-        box_xyxy=(0, 0, 3, 3),
+        boxes_xyxy=[(0, 0, 3, 3)],
         edges_xyxy=(0, 0, 3, 3),
         mask=ring,
     )
@@ -143,7 +143,7 @@ def test_empty_prediction_has_iou_0():
         sent_id=1,
         response=np.zeros((4, 4)),
         prediction=EMPTY,
-        box_xyxy=(1, 1, 3, 3),
+        boxes_xyxy=[(1, 1, 3, 3)],
         edges_xyxy=(1, 1, 3, 3),
         mask=TARGET,
     )
@@ -158,7 +158,7 @@ def test_missing_ground_truth_gives_none():
         sent_id=1,
         response=PEAK_AT_ROW_1_COLUMN_2,
         prediction=TARGET,
-        box_xyxy=None,
+        boxes_xyxy=(),
         edges_xyxy=None,
         mask=None,
     )
@@ -172,7 +172,7 @@ def test_score_expression_refuses_nan_and_other_sizes():
         "sent_id": 50,
         "response": PEAK_AT_ROW_1_COLUMN_2,
         "prediction": TARGET,
-        "box_xyxy": None,
+        "boxes_xyxy": (),
         "edges_xyxy": None,
     }
     with pytest.raises(RisError, match=r"ref 5, sentence 50: .*NaN"):
@@ -212,7 +212,7 @@ def test_summary_values(metric, expected):
 
 
 def test_summary_has_every_metric_in_order():
-    assert tuple(summarise(HALF_AND_HALF, n_bootstrap=2)) == metrics.METRICS
+    assert tuple(summarise([*HALF_AND_HALF, score_absent(EMPTY)], n_bootstrap=2)) == metrics.METRICS
 
 
 def test_weight_counts_a_map_once_per_sentence():
@@ -309,12 +309,12 @@ def test_a_perfect_mask_of_an_inclusive_box_has_box_iou_1():
     mask[2:12, 2:12] = True
     response = mask.astype(float)
     scored = score_expression(
-        ref_id=1, sent_id=1, response=response, prediction=mask, box_xyxy=(2, 2, 11, 11), edges_xyxy=(2, 2, 12, 12),
+        ref_id=1, sent_id=1, response=response, prediction=mask, boxes_xyxy=[(2, 2, 11, 11)], edges_xyxy=(2, 2, 12, 12),
         mask=None,
     )  # fmt: skip
     assert scored.box_iou == 1
     response[11, 11] = 2  # the last pixel inside counts as a hit, the next one does not
-    boxes = {"box_xyxy": (2, 2, 11, 11), "edges_xyxy": (2, 2, 12, 12)}
+    boxes = {"boxes_xyxy": [(2, 2, 11, 11)], "edges_xyxy": (2, 2, 12, 12)}
     corner = {"ref_id": 1, "sent_id": 1, "prediction": mask, **boxes, "mask": None}
     assert score_expression(response=response, **corner).point_it
     response[12, 12] = 3
@@ -328,7 +328,82 @@ def test_a_perfect_mask_of_an_inclusive_box_has_box_iou_1():
         ("mIoU", "miou"), ("PointIt", "pointit"), ("point-m", "pointm"), ("oIoU", "oiou"), ("cIoU", "oiou"),
         ("gIoU", "miou"), ("prec@0.5", "prec@0.5"), ("Pr@0.7", "prec@0.7"), ("P@0.9", "prec@0.9"),
         ("Precision@0.5", "prec@0.5"), ("box_iou", "box_iou"), ("Box IoU", "boxiou"), ("iou", "iou"),
+        ("N-acc", "n_acc"), ("tAcc", "t_acc"),
     ],
 )  # fmt: skip
 def test_usual_spellings_of_metrics(name, found):
     assert find_metric(name) == {"boxiou": "box_iou"}.get(found, found)
+
+
+def score_absent(prediction):
+    return score_expression(
+        ref_id=4, sent_id=40, response=PEAK_AT_ROW_1_COLUMN_2, prediction=prediction,
+        boxes_xyxy=(), edges_xyxy=None, mask=EMPTY, exists=False,
+    )  # fmt: skip
+
+
+def test_a_sentence_about_nothing_is_right_where_nothing_is_found():
+    right, wrong = score_absent(EMPTY), score_absent(BOTTOM_ROW)
+    assert (right.intersection, right.union, right.iou, right.is_empty) == (0, 0, 1.0, True)
+    assert (wrong.intersection, wrong.union, wrong.iou, wrong.is_empty) == (0, 4, 0.0, False)
+    assert (right.point_it, right.point_m, right.box_iou) == (None, None, None)
+
+
+def test_scores_with_sentences_about_nothing():
+    """By hand, by gRefCOCO's rules: three sentences about something, one of them unanswered, and two about nothing."""
+    outcomes = [
+        outcome(1, 10, point_m=True, overlap=(6, 10)),
+        outcome(2, 20, point_m=True, overlap=(8, 10)),
+        dataclasses.replace(outcome(3, 30, point_m=False, overlap=(0, 10)), is_empty=True),
+        score_absent(EMPTY),
+        dataclasses.replace(score_absent(BOTTOM_ROW), ref_id=5, sent_id=50),
+    ]
+    estimates = summarise(outcomes, n_bootstrap=10)
+    expected = {
+        "miou": 48.0,  # gIoU: (.6 + .8 + 0 + 1 + 0) / 5
+        "oiou": 1400 / 34,  # cIoU: (6 + 8) / (10 + 10 + 10 + 0 + 4)
+        "prec@0.5": 200 / 3,  # of what is there
+        "pointm": 200 / 3,
+        "n_acc": 50.0,
+        "t_acc": 200 / 3,
+    }
+    assert {name: estimates[name].value for name in expected} == pytest.approx(expected)
+    assert (estimates["n_acc"].n_expressions, estimates["t_acc"].n_expressions) == (2, 3)
+    assert "pointit" not in estimates
+
+
+def test_who_finds_nothing_is_right_about_nothing_alone():
+    missed = dataclasses.replace(outcome(1, 10, overlap=(0, 10)), is_empty=True)
+    estimates = summarise([missed, score_absent(EMPTY)], n_bootstrap=10)
+    assert [estimates[name].value for name in ("n_acc", "t_acc", "miou", "oiou")] == [100, 0, 50, 0]
+
+
+def test_0_by_0_is_defined():
+    """No pixel in any union: oIoU is the mean IoU."""
+    assert summarise([score_absent(EMPTY)], n_bootstrap=10)["oiou"].value == 100
+    assert summarise([outcome(overlap=(0, 0))], n_bootstrap=10)["oiou"].value == 0
+
+
+def test_no_absence_is_scored_where_everything_is_there():
+    estimates = summarise(HALF_AND_HALF, n_bootstrap=10)
+    assert not {"n_acc", "t_acc"} & estimates.keys()
+    with pytest.raises(RisError, match="n_acc needs sentences about nothing in their image, and this dataset has none"):
+        metrics.require_metric(estimates, "n_acc")
+
+
+def test_the_point_may_lie_in_any_box_and_ignored_pixels_count_neither_way():
+    boxes = [(0, 3, 3, 3), (2, 1, 3, 2)]
+    shared = {"ref_id": 1, "sent_id": 1, "response": PEAK_AT_ROW_1_COLUMN_2, "edges_xyxy": (0, 1, 4, 4)}
+    scored = score_expression(prediction=SHIFTED, mask=TARGET, boxes_xyxy=boxes, **shared)
+    assert scored.point_it
+    assert not score_expression(prediction=SHIFTED, mask=TARGET, boxes_xyxy=boxes[:1], **shared).point_it
+    right_column = np.zeros((4, 4), dtype=bool)
+    right_column[:, 3] = True  # of SHIFTED's pixels the one that is no target's
+    scored = score_expression(prediction=SHIFTED, mask=TARGET, boxes_xyxy=(), ignored=right_column, **shared)
+    assert (scored.intersection, scored.union) == (3, 4)
+
+
+@pytest.mark.parametrize("name", ["box_gIoU", "generalised IoU", "generalized_iou", "GIoU-box"])
+def test_the_generalised_iou_of_boxes_is_refused(name):
+    with pytest.raises(RisError, match=r"generalised IoU of boxes is not computed.* gIoU is mIoU"):
+        find_metric(name)

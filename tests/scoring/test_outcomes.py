@@ -20,6 +20,7 @@ outcomes = st.builds(
     intersection=maybe_count,
     union=maybe_count,
     box_iou=st.none() | st.floats(0, 1),
+    exists=st.booleans(),
 )
 
 
@@ -28,6 +29,16 @@ def test_csv_line(tmp_path):
     header, line = (tmp_path / "sentences.csv").read_text().splitlines()
     assert header == "ref_id,sent_id,weight,point_it,point_m,intersection,union,box_iou"
     assert line == "3,31,2,1,,,,0.25"
+
+
+def test_csv_lines_with_a_sentence_about_nothing(tmp_path):
+    there = Outcome(3, 31, 1, True, None, 5, 10, 0.25)
+    saved = [there, Outcome(4, 40, 1, None, None, 0, 0, None, is_empty=True, exists=False)]
+    save_outcomes(tmp_path / "sentences.csv", saved)
+    header, first, second = (tmp_path / "sentences.csv").read_text().splitlines()
+    assert header == "ref_id,sent_id,weight,point_it,point_m,intersection,union,box_iou,exists,is_empty"
+    assert (first, second) == ("3,31,1,1,,5,10,0.25,1,0", "4,40,1,,,0,0,,0,1")
+    assert [(o.exists, o.is_empty) for o in load_outcomes(tmp_path / "sentences.csv")] == [(True, False), (False, True)]
 
 
 @given(st.lists(outcomes, max_size=5))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ris_pipeline.config import ResponsesConfig
+from ris_pipeline.datasets.records import Annotation
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import fill_responses, open_store
 from ris_pipeline.methods.tris import Step1Responder, Step2Responder
@@ -22,7 +23,10 @@ LEFT_HALF = {"size": [40, 40], "counts": [0, 800, 800]}
 def dataset(tmp_path):
     """Six refs with masks; three of them have boxes."""
     noise = make_noise(tmp_path, LEFT_HALF)
-    boxed = (replace(ref, box_xyxy=(0.0, 0.0, 20.0, 40.0)) for ref in noise.refs[:3])
+    boxed = (
+        replace(ref, annotations=(replace(ref.annotations[0], box_xyxy=(0.0, 0.0, 20.0, 40.0)),))
+        for ref in noise.refs[:3]
+    )
     return replace(noise, refs=(*boxed, *noise.refs[3:]))
 
 
@@ -66,7 +70,7 @@ def test_the_first_refs_are_taken(dataset):
     ],
 )
 def test_what_is_to_be_selected_by_needs_its_ground_truth(select, box, mask, missing, dataset):
-    refs = tuple(replace(ref, box_xyxy=box, segmentation=mask) for ref in dataset.refs)
+    refs = tuple(replace(ref, annotations=(Annotation(box, mask),)) for ref in dataset.refs)
     poor = replace(dataset, refs=refs)
     if missing is None:
         assert take_refs(poor, 0, select).refs == refs

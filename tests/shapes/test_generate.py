@@ -42,7 +42,7 @@ def test_every_split_is_read_back(root, card):
     for split, n_images in N_IMAGES.items():
         dataset = load_dataset(card, root, split)
         assert len(dataset.images) == n_images
-        assert all(ref.box_xyxy and ref.segmentation for ref in dataset.refs)
+        assert all(ref.box_xyxy and ref.has_mask for ref in dataset.refs)
         assert dataset.n_expressions == 3 * len(dataset.refs)
         for ref in dataset.refs:
             assert ref.split == split

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets import Annotation, Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
 from ris_pipeline.datasets.io.labels import save_label
 from ris_pipeline.errors import RisError
@@ -27,7 +27,7 @@ def dataset(tmp_path):
         images[i] = Image(i, path, (2, 4))
         for r in range(2):
             expression = Expression(len(refs), f"sentence {r} of image {i}")
-            refs.append(Ref(100 + len(refs), i, "train", (expression,), None, LEFT_HALF))
+            refs.append(Ref(100 + len(refs), i, "train", (expression,), (Annotation(None, LEFT_HALF),)))
     return Dataset("tiny", "train", images, tuple(refs))
 
 

@@ -17,7 +17,7 @@ def dataset_of(*n_refs, n_sentences=3):
     for i, n in enumerate(n_refs):
         for r in range(n):
             expressions = tuple(Expression(n_sentences * len(refs) + k, f"{i}.{r}.{k}") for k in range(n_sentences))
-            refs.append(Ref(len(refs), i, "train", expressions, None, None))
+            refs.append(Ref(len(refs), i, "train", expressions))
     images = {i: Image(i, Path(f"{i}.jpg"), (8, 8)) for i in range(len(n_refs))}
     return Dataset("tiny", "train", images, tuple(refs))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import check_bytes, read_size, resolve_inside
-from ris_pipeline.datasets.records import Expression, Image, Reading, Ref, check_ref, parse_box
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, parse_box
 from ris_pipeline.errors import RisError, did_you_mean
 
 _KEYS = ("image", "ref", "sentence", "split", "box", "mask")
@@ -95,9 +95,8 @@ class _Draft:
             seen[sentence] += 1
         image, name = self.record["image"], self.record["ref"]
         split = self.record["split"]
-        return Ref(
-            ref_id, self.image.image_id, split, tuple(expressions), self.box, self.mask, name=f"{name!r} of {image}"
-        )
+        annotation = Annotation(self.box, self.mask)
+        return Ref(ref_id, self.image.image_id, split, tuple(expressions), (annotation,), name=f"{name!r} of {image}")
 
 
 def _read_hw(record: dict[str, Any], path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,8 @@
-"""Reader of the REFER layout: RefCOCO, RefCOCO+, RefCOCOg, and the generated shapes."""
+"""Reader of the REFER layout: RefCOCO, RefCOCO+, RefCOCOg, the generated shapes, and what others made alike.
+
+A ref may mean several objects or none (gRefCOCO, Ref-ZOM), and some of its sentences may be about nothing in the image
+(R-RefCOCO): these become a ref of their own, whose id is that of the file plus ABSENT.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json, resolve_inside
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
 from ris_pipeline.datasets.io.segmentations import is_coordinate
-from ris_pipeline.datasets.records import Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
 from ris_pipeline.errors import RisError
+
+ABSENT = 2**40
 
 
 def list_files(card: Card, data_root: Path) -> list[Path]:
@@ -27,7 +33,14 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
     Raises RisError where a file cannot be read at all.
     """
     refs_path, instances_path = list_files(card, data_root)
-    records = load_plain_pickle(refs_path)
+    return read_refs(load_plain_pickle(refs_path), refs_path, instances_path, card, data_root / card.images, split)
+
+
+def read_refs(records: Any, refs_path: Path, instances_path: Path, card: Card, folder: Path, split: str) -> Reading:
+    """Return the refs of the split among the records of refs_path, on the images in `folder`.
+
+    Raises RisError where a file cannot be read at all.
+    """
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise RisError(f"{refs_path} is not a list of refs; fetch it again")
     images, annotations = _index_instances(instances_path)
@@ -38,7 +51,7 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
         where = f"{refs_path}: ref {record.get('ref_id', f'number {position}')}"
         with reading.record(record.get("ref_id")) as names:
             ref_split = _get(record, "split", str, where)
-            named.add(repr(record.get("ann_id")))
+            named.update(map(repr, _list_ann_ids(record)))
             if not any(is_in_split(ref_split, known) for known in card.splits):
                 reading.other_splits[ref_split] += 1
             if not is_in_split(ref_split, split):
@@ -48,9 +61,9 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
                 raise RisError(f"{where}: its image {image_id} is not in {instances_path}")
             names.append(str(images[image_id].get("file_name")))
             if image_id not in reading.images:
-                image = _parse_image(images[image_id], data_root / card.images, instances_path)
+                image = _parse_image(images[image_id], folder, instances_path)
                 reading.images[image_id] = image
-            reading.refs.append(_parse_ref(record, reading, annotations, n_of_kind, where))
+            reading.refs += _parse_refs(record, reading, annotations, n_of_kind, where)
     reading.n_unnamed = sum(
         annotation.get("image_id") in reading.images
         for ann_id, annotation in annotations.items()
@@ -91,59 +104,69 @@ def _kind_of(annotation: dict[str, Any]) -> tuple[str, str]:
     return str(annotation.get("image_id")), str(annotation.get("category_id"))
 
 
-def _parse_ref(
+def _parse_refs(
     record: dict[str, Any],
     reading: Reading,
     annotations: dict[Any, Any],
     n_of_kind: Counter[tuple[str, str]],
     where: str,
-) -> Ref:
+) -> list[Ref]:
+    """Return the ref of a record, and one of its sentences that are about nothing there; none without sentences."""
     image = reading.images[record["image_id"]]
     sentences = _get(record, "sentences", list, where)
     if not sentences:
-        raise RisError(f"{where}: its list of sentences is empty")
-    ann_id = _parse_ann_id(record, where)
-    annotation = annotations.get(ann_id)
+        reading.n_silent += 1
+        return []
+    ref_id = _get(record, "ref_id", int, where)
+    meant = [_find_annotation(ann_id, annotations, image, where) for ann_id in _parse_ann_ids(record, where)]
+    # As gRefCOCO's own loader does: a crowd is no object that several sentences could count.
+    meant = [annotation for annotation in meant if not annotation.get("iscrowd")] or meant
+    parts: list[list[Expression]] = [[], []]  # of what is there, of what is not
+    for sentence in sentences:
+        expression = Expression(_get(sentence, "sent_id", int, where), _get(sentence, "sent", str, where))
+        parts[sentence.get("exist") is False].append(expression)
+    of_kind = [n_of_kind[_kind_of(annotation)] for annotation in meant if "category_id" in annotation]
+    parsed = tuple(
+        Annotation(_parse_box_xywh(annotation.get("bbox"), image, where), annotation.get("segmentation"))
+        for annotation in meant
+    )
+    refs = [
+        Ref(
+            ref_id, image.image_id, record["split"], tuple(parts[0]), parsed,
+            n_same_kind=of_kind[0] if len(meant) == len(of_kind) == 1 else None,
+        ),
+        Ref(ref_id + ABSENT, image.image_id, record["split"], tuple(parts[1]), (), name=f"{ref_id} (absent)"),
+    ]  # fmt: skip
+    refs = [ref for ref in refs if ref.expressions]
+    for ref in refs:
+        check_ref(ref, image, f"{where}, image {image.path.name}")
+    own, annotated = record.get("category_id"), meant[0].get("category_id") if meant else None
+    reading.n_other_kind += type(own) is int and type(annotated) is int and own != annotated
+    return refs
+
+
+def _list_ann_ids(record: dict[str, Any]) -> list[Any]:
+    ann_id = record.get("ann_id")
+    return ann_id if isinstance(ann_id, list) else [ann_id]
+
+
+def _parse_ann_ids(record: dict[str, Any], where: str) -> list[int]:
+    """Return the annotations that the ref names, each once; none for [], -1, [-1] and Ref-ZOM's source "zero"."""
+    ids = _list_ann_ids(record)
+    if ids in ([], [-1]) or record.get("source") == "zero":
+        return []
+    return list(dict.fromkeys(_get({"ann_id": ann_id}, "ann_id", int, where) for ann_id in ids))
+
+
+def _find_annotation(ann_id: int, annotations: dict[Any, Any], image: Image, where: str) -> dict[str, Any]:
+    annotation: dict[str, Any] | None = annotations.get(ann_id)
     if annotation is None:
         raise RisError(f"{where}: its annotation {ann_id} is not in instances.json")
     owner = annotation.get("image_id")
     if owner != image.image_id:
         hint = " (as text; it must be a number)" if owner == str(image.image_id) else ""
         raise RisError(f"{where}: its annotation {ann_id} belongs to image {owner!r}{hint}, not {image.image_id}")
-    # Of R-RefCOCO: sentences that are wrong on purpose, about nothing in the image.
-    true = [each for each in sentences if not (isinstance(each, dict) and each.get("exist") is False)]
-    if not true:
-        raise RisError(
-            f"{where}: all its sentences are marked `exist: false`; refs without an object are no part of it"
-        )
-    ref = Ref(
-        ref_id=_get(record, "ref_id", int, where),
-        image_id=image.image_id,
-        split=record["split"],
-        expressions=tuple(
-            Expression(_get(sentence, "sent_id", int, where), _get(sentence, "sent", str, where)) for sentence in true
-        ),
-        box_xyxy=_parse_box_xywh(annotation.get("bbox"), image, where),
-        segmentation=annotation.get("segmentation"),
-        n_same_kind=n_of_kind[_kind_of(annotation)] if "category_id" in annotation else None,
-    )
-    check_ref(ref, image, f"{where}, image {image.path.name}")
-    reading.n_absent += len(sentences) - len(true)
-    own, annotated = record.get("category_id"), annotation.get("category_id")
-    reading.n_other_kind += type(own) is int and type(annotated) is int and own != annotated
-    return ref
-
-
-def _parse_ann_id(record: dict[str, Any], where: str) -> int:
-    """Return the one annotation that the ref names. gRefCOCO and Ref-ZOM write lists, of none and of several too."""
-    ann_id = record.get("ann_id")
-    if isinstance(ann_id, list) and len(ann_id) == 1:
-        ann_id = ann_id[0]
-    if ann_id in (None, -1, []):
-        raise RisError(f"{where}: it names no object (ann_id {ann_id}); a ref without one is outside of the task")
-    if isinstance(ann_id, list):
-        raise RisError(f"{where}: it names {len(ann_id)} objects; a ref of several is outside of the task")
-    return int(_get({"ann_id": ann_id}, "ann_id", int, where))
+    return annotation
 
 
 def _parse_box_xywh(values: Any, image: Image, where: str) -> Box:

@@ -16,7 +16,7 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
-from ris_pipeline.datasets.records import Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
 from ris_pipeline.errors import RisError
 
 # The paper trains on ReferIt's train and val sentences together: 54,134 + 5,842 = 59,976.
@@ -70,7 +70,8 @@ def _read_json(folder: Path, images_folder: Path, split: str) -> Reading:
                 box = parse_box(boxes[key], images[image_id].hw, f"{boxes_path}: ref {key}, image {image_id}.jpg")
                 ref_id = image_id * _PER_IMAGE + crop
                 expressions = _number(ref_id, sentences, where)
-                ref = Ref(ref_id, image_id, part, expressions, box, None, name=key, box_is_inclusive=True)
+                annotation = Annotation(box, box_is_inclusive=True)
+                ref = Ref(ref_id, image_id, part, expressions, (annotation,), name=key)
                 check_ref(ref, images[image_id], where)
                 reading.refs.append(ref)
     return reading
@@ -117,8 +118,8 @@ def _parse_object(image: Image, n: int, annotations: list[dict[str, Any]], split
         raise RisError(f"{where}: object {n} must have one box [[x1, y1, x2, y2]], not {boxes!r}")
     box = parse_box(boxes[0], image.hw, f"{where}: object {n}")
     sentences = _number(ref_id, [a.get("query") for a in annotations], f"{where}: object {n}")
-    segmentation = annotations[0].get("segmentation")
-    ref = Ref(ref_id, image.image_id, split, sentences, box, segmentation, box_is_inclusive=True)
+    annotation = Annotation(box, annotations[0].get("segmentation"), box_is_inclusive=True)
+    ref = Ref(ref_id, image.image_id, split, sentences, (annotation,))
     check_ref(ref, image, f"{where}: object {n}")
     return ref
 

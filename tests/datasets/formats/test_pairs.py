@@ -43,7 +43,8 @@ def test_sentences_are_gathered_by_ref(save):
     (image,) = dataset.images.values()
     assert image.path == root / "pairs" / "images" / "yard" / "a.jpg"
     assert image.hw is None
-    assert cat.box_xyxy is cat.segmentation is None
+    assert cat.box_xyxy is None
+    assert not cat.has_mask
 
 
 def test_boxes_and_masks(save):

@@ -10,7 +10,7 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.check import RECORDS, check_dataset
 from ris_pipeline.datasets.formats.refer import is_in_split
 from ris_pipeline.datasets.load import load_dataset
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import EmptySplitError, RisError
 
 INSTANCES = {
     "images": [
@@ -126,8 +126,7 @@ def change_instances(kind, **changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (change_refs(sentences=[]), r"refs\(unc\)\.p: ref 1: its list of sentences is empty"),
-        (change_refs(sentences=[{"sent_id": 1}]), "ref 1: 'sent' must be of type str"),
+        (change_refs(sentences=[{"sent_id": 1}]), r"refs\(unc\)\.p: ref 1: 'sent' must be of type str"),
         (change_refs(sentences=["red cup"]), "ref 1: 'sent_id' must be of type int"),
         (change_refs(ann_id=99), "ref 1: its annotation 99 is not in"),
         (change_refs(ann_id=60), "ref 1: its annotation 60 belongs to image 6, not 5"),
@@ -175,7 +174,7 @@ def test_all_faulty_records_are_listed(save):
     refs = [
         make_ref(1, 5, 50, "train", {10: "red cup"}),
         make_ref(2, 6, 999, "val", {20: "dog"}),
-        make_ref(3, 5, 51, "train", {}),
+        make_ref(3, 5, 51, "train", {30: " "}),
         make_ref(4, 7, 50, "train", {40: "no image"}),
         make_ref(5, 5, 51, 3, {50: "of no split"}),
     ]
@@ -183,7 +182,7 @@ def test_all_faulty_records_are_listed(save):
     path = root / "refer" / "toy" / "refs(unc).p"
     assert sorted(faults_of(root)) == [
         f"{path}: ref 2: its annotation 999 is not in instances.json",
-        f"{path}: ref 3: its list of sentences is empty",
+        f"{path}: ref 3, image COCO_train2014_000000000005.jpg: its sentence 30 is empty",
         f"{path}: ref 4: its image 7 is not in {root / 'refer' / 'toy' / 'instances.json'}",
         f"{path}: ref 5: 'split' must be of type str, not int",
     ]
@@ -191,9 +190,9 @@ def test_all_faulty_records_are_listed(save):
 
 
 def test_ids_that_occur_twice_are_a_fault_of_the_split(save):
-    root = save([*REFS, make_ref(3, 5, 50, "train", {31: "again"}), make_ref(4, 5, 51, "train", {})])
+    root = save([*REFS, make_ref(3, 5, 50, "train", {31: "again"}), make_ref(4, 5, 51, "train", {40: ""})])
     empty, twice = faults_of(root)
-    assert "ref 4: its list of sentences is empty" in empty
+    assert "its sentence 40 is empty" in empty
     assert twice.endswith("refs(unc).p: ref 3: its ref_id 3 occurs twice; ids must be unique")
 
 
@@ -286,18 +285,9 @@ def test_boxes_and_masks_that_do_not_fit_are_refused(load, annotation, message):
         load(annotation)
 
 
-@pytest.mark.parametrize(
-    ("ann_id", "message"),
-    [
-        ([50, 51], "names 2 objects"),
-        ([], "names no object"),
-        ([-1], "names no object"),
-        (-1, "names no object"),
-        (None, "names no object"),
-    ],
-)
-def test_refs_of_no_object_or_several_are_outside_of_the_task(load, ann_id, message):
-    with pytest.raises(RisError, match=rf"ref 1: it {message}.* outside of the task"):
+@pytest.mark.parametrize("ann_id", [None, "50", [50, None], [50, -1]])
+def test_other_annotation_ids_are_refused(load, ann_id):
+    with pytest.raises(RisError, match=r"ref 1: ('ann_id' must be of type int|its annotation -1 is not in)"):
         load(ann_id=ann_id)
 
 
@@ -312,13 +302,25 @@ def test_blank_sentences_are_refused(load, blank):
         load(sentences=[{"sent_id": 10, "sent": "red cup"}, {"sent_id": 11, "sent": blank}])
 
 
-def test_sentences_about_nothing_there_are_left_out(load):
+def test_sentences_about_nothing_there_are_a_ref_of_their_own(load):
+    """R-RefCOCO marks single sentences of a ref."""
     sentences = [{"sent_id": 10, "sent": "red cup", "exist": True}, {"sent_id": 11, "sent": "dog", "exist": False}]
     dataset = load(sentences=sentences)
-    assert [e.sentence for ref in dataset.refs for e in ref.expressions] == ["red cup"]
-    assert "1 sentences are left out, marked `exist: false`" in dataset.remarks[0]
-    with pytest.raises(RisError, match=r"ref 1: all its sentences are marked `exist: false`"):
+    (cup,), (dog,) = dataset.refs, dataset.absent
+    assert [e.sentence for e in cup.expressions] == ["red cup"]
+    assert [(e.sent_id, e.sentence) for e in dog.expressions] == [(11, "dog")]
+    assert (dog.ref_id, dog.label, dog.exists) == (cup.ref_id + 2**40, "1 (absent)", False)
+    assert dataset.siblings(cup) == (dog,)
+    assert "1 sentences are about nothing in their image: scored, not learnt" in dataset.remarks[0]
+    with pytest.raises(EmptySplitError, match=r"no refs in the split 'train'.*1 about nothing"):
         load(sentences=sentences[1:])
+
+
+def test_refs_without_sentences_are_left_out_and_counted(save):
+    refs = [*REFS, make_ref(4, 5, 51, "train", {})]
+    dataset = load_dataset(CARD, save(refs), "train")
+    assert [ref.ref_id for ref in dataset.refs] == [1, 3]
+    assert "1 refs without sentences are left out" in dataset.remarks[0]
 
 
 def test_a_ref_of_another_category_than_its_annotation_is_told(load):

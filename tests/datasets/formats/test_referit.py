@@ -48,7 +48,8 @@ def test_json(save_json):
     dataset = load_dataset(CARD, root, "train")
     assert dataset.n_expressions == 4
     tree, sky, man = dataset.refs
-    assert tree.segmentation is sky.segmentation is None
+    assert not tree.has_mask
+    assert not sky.has_mask
     assert (tree.ref_id, sky.ref_id, man.ref_id) == (1203, 1210, 701)
     assert [(e.sent_id, e.sentence) for e in tree.expressions] == [(120300, "left tree"), (120301, "tree")]
     assert (tree.box_xyxy, tree.edges_xyxy) == ((0, 1, 4, 5), (0, 1, 5, 6))
