@@ -69,6 +69,9 @@ def run_check(
     write_exclude: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a list of what cannot be used, for the card's exclude.")
     ] = None,
+    overlap: Annotated[
+        Path | None, typer.Option(metavar="LIST", help="Count the images of each split that this file lists.")
+    ] = None,
     workers: Workers = 2,
 ) -> None:
     """List everything that is missing, faulty or odd in a data set.
@@ -80,7 +83,7 @@ def run_check(
     from ris_pipeline.chain.data import check_data, write_faults
 
     context = open_context(places, output=output, workers=workers)
-    check = check_data(context, deep=deep)
+    check = check_data(context, deep=deep, overlap=overlap)
     emit(output, _describe(context.card.name, check), {
         "splits": [asdict(split) for split in check.splits],
         "faults": {kind: [fault.text for fault in faults] for kind, faults in check.faults.items()},

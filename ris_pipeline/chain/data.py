@@ -10,16 +10,17 @@ from ris_pipeline.artifacts.identity import differences
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import N_TOKENS
 from ris_pipeline.datasets.card import Card, Download
-from ris_pipeline.datasets.check import Check, check_contents, check_dataset, write_exclude
+from ris_pipeline.datasets.check import Check, check_contents, check_dataset, check_overlap, write_exclude
 from ris_pipeline.datasets.fetch import describe_download, fetch, is_there
 from ris_pipeline.datasets.load import describe_missing, missing_paths, read_exclude
 from ris_pipeline.errors import RisError
 
 
-def check_data(context: Context, *, deep: bool) -> Check:
+def check_data(context: Context, *, deep: bool, overlap: Path | None = None) -> Check:
     """Return the size of each split, and everything that cannot be used or looks odd.
 
-    `deep`: also open every image and mask. Raises RisError where annotation files or the image folder are missing.
+    `deep`: also open every image and mask. `overlap`: a list of images that are looked for in each split. Raises
+    RisError where annotation files or the image folder are missing, and for a list that cannot be read.
     """
     card = context.card
     check = check_dataset(card, context.data_root)
@@ -28,6 +29,8 @@ def check_data(context: Context, *, deep: bool) -> Check:
     if deep:
         with context.console.progress("images", len(check.images)) as advance:
             check_contents(check, context.data_root / card.images, context.workers, advance)
+    if overlap is not None:
+        check_overlap(check, overlap)
     sentences = [e.sentence for dataset in check.datasets for ref in dataset.refs for e in ref.expressions]
     if cut := _find_cut(list(dict.fromkeys(sentences))):
         check.remarks[f"sentences longer than the {N_TOKENS} tokens that CLIP reads: their end is cut"] = cut

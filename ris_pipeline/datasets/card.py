@@ -67,11 +67,11 @@ class Card:
     oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:
-        """Raise RisError if the card lacks the split, naming the nearest, or other partitions that have it."""
+        """Raise RisError if the card lacks the split, naming those it has, or other partitions that have it."""
         if split not in self.splits:
             others = [card.name for card in list_cards() if card._base == self._base and split in card.splits]
-            hint = f"; {' and '.join(others)} has it" if others else did_you_mean(split, self.splits)
-            raise RisError(f"{self.name} has no split {split!r}{hint}")
+            hint = f"{' and '.join(others)} has it" if others else f"known: {', '.join(self.splits)}"
+            raise RisError(f"{self.name} has no split {split!r}; {hint}")
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -101,7 +101,11 @@ def load_card(name_or_path: str | Path) -> Card:
     if not cards:
         raise RisError(f"no cards in {CARD_FOLDERS[0].resolve()} or {CARD_FOLDERS[1]}; give a card's path (….toml)")
     base = _fold(name).partition("@")[0]
-    related = [card.aliases[1] for card in cards if card.partition and _fold(card._base) == base]
+    related = [
+        f"{card.aliases[1]} ({', '.join(f'{split} {n:,}' for split, n in card.splits.items() if n)} sentences)"
+        for card in cards
+        if card.partition and _fold(card._base) == base
+    ]
     if related:
         raise RisError(f"there is no data set {name!r}; use {' or '.join(related)}")
     raise RisError(f"there is no data set {name!r}{did_you_mean(name, [card.name for card in cards])}")

@@ -6,7 +6,7 @@ Worker processes decode the images and masks; nothing here imports torch.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from ris_pipeline.artifacts.files import replacing
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_picture, read_remark
 from ris_pipeline.datasets.load import describe, find_near, missing_paths, read_split
+from ris_pipeline.datasets.overlap import find_listed, read_image_list
 from ris_pipeline.datasets.records import Dataset, Fault, Image, Ref, check_size
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.workers import map_processes
@@ -81,11 +82,25 @@ def check_dataset(card: Card, data_root: Path) -> Check:
     _read_splits(check, card, data_root)
     if not check.faults:
         _check_counts(check, card)
-    _check_files(check, data_root / card.images)
+    _check_files(check, data_root / card.images, card.holes)
     in_splits = Counter(image.path for dataset in check.datasets for image in dataset.images.values())
     if shared := [path.name for path, n in in_splits.items() if n > 1]:
         check.remarks["images in several splits"] = shared
+    ref_ids = Counter(ref.ref_id for dataset in check.datasets for ref in dataset.refs)
+    if shared := [str(ref_id) for ref_id, n in ref_ids.items() if n > 1]:
+        check.remarks["refs in several splits"] = shared
+    if repeated := [line for dataset in check.datasets for line in _find_ambiguous(dataset)]:
+        check.remarks["sentences that are said of several refs of their image"] = repeated
     return check
+
+
+def check_overlap(check: Check, path: Path) -> None:
+    """Add to the check which images of each split a list names; RisError where the list cannot be read."""
+    keys = read_image_list(path)
+    for dataset in check.datasets:
+        listed = find_listed(dataset, keys)
+        remark = f"{len(listed):,} of {len(dataset.images):,} images of {dataset.split} are in {path.name}"
+        check.remarks[remark] = listed
 
 
 def _read_splits(check: Check, card: Card, data_root: Path) -> None:
@@ -155,8 +170,19 @@ def write_exclude(path: Path, check: Check, before: Iterable[str]) -> int:
     return len(lines)
 
 
-def _check_files(check: Check, folder: Path) -> None:
-    """Look for images and mask PNGs that are missing or empty."""
+def _find_ambiguous(dataset: Dataset) -> Iterator[str]:
+    """Yield each sentence that several refs of one image share, without regard to case, and the image."""
+    for image_id, refs in dataset.refs_of_image.items():
+        said = Counter(
+            sentence for ref in refs for sentence in {e.sentence.strip().casefold() for e in ref.expressions}
+        )
+        for sentence, n in said.items():
+            if n > 1:
+                yield f"{sentence!r} of {dataset.images[image_id].path.name}"
+
+
+def _check_files(check: Check, folder: Path, holes: int) -> None:
+    """Look for images and mask PNGs that are missing or empty. holes: how many of the images no source has."""
     needed: list[tuple[Path, str]] = [(image.path, _name(image.path, folder)) for image in check.images]
     for dataset in check.datasets:
         needed += [(path, str(ref.ref_id)) for ref in dataset.refs for path in ref.mask_files]
@@ -170,6 +196,8 @@ def _check_files(check: Check, folder: Path) -> None:
             hint = ""
         elif not path.stat().st_size:
             check.faults[EMPTY].append(Fault(f"{path} is empty", (name,)))
+    if 0 < len(check.faults.get(MISSING, ())) <= holes:
+        check.remarks[f"no source has {holes} of the images: leave them out with --write-exclude"] = []
 
 
 def _only(dataset: Dataset, ref: Ref) -> Dataset:

@@ -125,12 +125,16 @@ def test_aliases(alias, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("refcoco@umd", "use refcoco@unc$"),
-        ("refcoco+@google", r"use refcoco\+@unc$"),
-        ("refcoco-umd", "use refcoco@unc$"),
-        ("RefCOCO+ (UMD)", r"use refcoco\+@unc$"),
-        ("refcocog", "use refcocog@google or refcocog@umd$"),
-        ("refcocog@unc", "use refcocog@google or refcocog@umd$"),
+        ("refcoco@umd", "use refcoco@unc [(]train 120,624, val 10,834, testA 5,657, testB 5,095 sentences[)]$"),
+        ("refcoco+@google", r"use refcoco\+@unc [(]"),
+        ("refcoco-umd", "use refcoco@unc [(]"),
+        ("RefCOCO+ (UMD)", r"use refcoco\+@unc [(]"),
+        (
+            "refcocog",
+            r"use refcocog@google \(train 85,474, val 9,536 sentences\) or "
+            r"refcocog@umd \(train 80,512, val 4,896, test 9,602 sentences\)$",
+        ),
+        ("refcocog@unc", "use refcocog@google [(].* or refcocog@umd [(]"),
         ("refcco", "did you mean 'refcoco'"),
         ("shape", "did you mean 'shapes'"),
         ("qqqq", "no data set 'qqqq'; known: pairs, "),
@@ -160,9 +164,9 @@ def test_the_papers_counts(name):
     ("name", "split", "message"),
     [
         ("refcocog-google", "test", "refcocog-google has no split 'test'; refcocog-umd has it$"),
-        ("refcocog-umd", "testA", "refcocog-umd has no split 'testA'; did you mean 'test'"),
-        ("refcoco", "test", "refcoco has no split 'test'; did you mean 'test"),
-        ("referit", "testB", "referit has no split 'testB'; did you mean 'test'"),
+        ("refcocog-umd", "testA", "refcocog-umd has no split 'testA'; known: train, val, test$"),
+        ("refcoco", "test", "refcoco has no split 'test'; known: train, val, testA, testB$"),
+        ("referit", "testB", "referit has no split 'testB'; known: train, test$"),
     ],
 )
 def test_a_split_of_another_partition(name, split, message):

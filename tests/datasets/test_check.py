@@ -1,4 +1,5 @@
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,16 @@ import PIL.Image
 import pytest
 
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.check import COUNTS, EMPTY, MISSING, SplitCheck, check_contents, check_dataset, write_exclude
+from ris_pipeline.datasets.check import (
+    COUNTS,
+    EMPTY,
+    MISSING,
+    SplitCheck,
+    check_contents,
+    check_dataset,
+    check_overlap,
+    write_exclude,
+)
 from ris_pipeline.datasets.load import load_dataset, read_exclude
 from ris_pipeline.errors import RisError
 
@@ -100,6 +110,49 @@ def test_a_faulty_record_can_be_left_out_by_its_id(root):
     check = check_dataset(replace(CARD, exclude=Path("bad.txt")), root)
     assert [split.n_expressions for split in check.splits] == [3, 0]
     assert check.faults == {}
+
+
+def test_sentences_that_several_refs_of_an_image_share_are_told(root):
+    path = root / "toy" / "pairs.jsonl"
+    lines = path.read_text().replace('"two"', '"One "').replace('"three"', '"one"')
+    again = {"image": "a.jpg", "ref": "x", "sentence": "one"}  # of the same ref: no other object is meant
+    path.write_text(f"{lines}\n{json.dumps(again)}")
+    check = check_dataset(replace(CARD, splits={"train": 4, "val": 1}), root)
+    assert check.remarks["sentences that are said of several refs of their image"] == ["'one' of a.jpg"]
+
+
+def test_refs_that_are_in_two_splits_are_told(tmp_path):
+    """REFER marks a ref testAB, or a file is put together from two: the same object is learnt and scored."""
+    refs = [
+        {"ref_id": 7, "ann_id": 1, "image_id": 5, "split": "testAB", "sentences": [{"sent_id": 1, "sent": "cup"}]},
+        {"ref_id": 8, "ann_id": 1, "image_id": 5, "split": "testA", "sentences": [{"sent_id": 2, "sent": "red cup"}]},
+    ]
+    instances = {
+        "images": [{"id": 5, "file_name": "a.jpg", "height": 3, "width": 4}],
+        "annotations": [{"id": 1, "image_id": 5, "bbox": [0, 0, 2, 2], "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]}],
+    }
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps(refs, 2))
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    check = check_dataset(Card("two", "refer", ".", ".", {"testA": None, "testB": None}, "unc"), tmp_path)
+    assert check.remarks["refs in several splits"] == ["7"]
+    assert check.remarks["images in several splits"] == ["a.jpg"]
+
+
+def test_images_that_a_list_names_are_counted_in_each_split(root):
+    (root / "pretrained.txt").write_text("b\nelsewhere.jpg\n")
+    check = check_dataset(CARD, root)
+    check_overlap(check, root / "pretrained.txt")
+    assert check.remarks["1 of 2 images of train are in pretrained.txt"] == ["b.jpg"]
+    assert check.remarks["1 of 1 images of val are in pretrained.txt"] == ["b.jpg"]
+
+
+@pytest.mark.parametrize(("holes", "is_expected"), [(0, False), (1, True), (2, True)])
+def test_images_that_no_source_has_are_told_as_such(root, holes, is_expected):
+    (root / "toy" / "images" / "a.jpg").unlink()
+    check = check_dataset(replace(CARD, holes=holes), root)
+    assert len(check.faults[MISSING]) == 1  # a stage cannot use it either way
+    told = [remark for remark in check.remarks if remark.startswith(f"no source has {holes} of the images")]
+    assert bool(told) == is_expected
 
 
 def test_a_missing_exclude_list_is_named(root):

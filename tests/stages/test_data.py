@@ -91,6 +91,15 @@ def test_sentences_that_clip_does_not_read_to_their_end_are_named(tiny, capsys):
     assert names == [long.strip()]
 
 
+def test_what_a_list_has_of_the_images_is_printed(tiny, capsys, tmp_path):
+    (tmp_path / "detector.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}]}))
+    call(data.run_check, tiny, overlap=tmp_path / "detector.json")
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "note: 1 of 1 images of train are in detector.json: a.png",
+        "note: 0 of 1 images of val are in detector.json",
+    ]
+
+
 def test_shapes_are_made_once(few, capsys):
     call(data.run_make_shapes, dataclasses.replace(few, dry_run=True))
     assert not few.data_root.exists()

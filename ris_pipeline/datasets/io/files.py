@@ -24,7 +24,7 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 2**30
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of grey with more than 8 bits
 
-# The beginnings of files that a failed download leaves in the place of annotations.
+# The beginnings of files that a failed download leaves in the place of another.
 _OTHER_KINDS = {
     b"<": "a web page, as a dead link gives it",
     b"PK\x03\x04": "a zip archive: unpack it",
@@ -50,9 +50,21 @@ def check_kind(path: Path, data: bytes) -> None:
     """Raise RisError where a file holds no annotations but nothing, a web page, an archive or a pointer."""
     if not data[:1000].strip():
         raise RisError(f"{path} is empty; fetch it again")
-    for start, kind in _OTHER_KINDS.items():
-        if data[:100].lstrip().startswith(start):
-            raise RisError(f"{path} is not annotations but {kind}")
+    if kind := _find_kind(data):
+        raise RisError(f"{path} is not annotations but {kind}")
+
+
+def _find_kind(data: bytes) -> str | None:
+    """Return what a file is that begins so, if it is one of those that a failed download leaves."""
+    return next((kind for start, kind in _OTHER_KINDS.items() if data[:100].lstrip().startswith(start)), None)
+
+
+def _read_start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(100)
+    except OSError:
+        return b""
 
 
 def read_limited(path: Path) -> bytes:
@@ -146,6 +158,8 @@ def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise RisError(f"{path} is too large (at most {MAX_PIXELS:,} pixels); scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL's codecs raise any of these
+        if kind := _find_kind(_read_start(path)):
+            raise RisError(f"{path} is not a picture but {kind}") from error
         raise RisError(f"{path} is not a readable picture ({error}); fetch it again") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -165,6 +166,8 @@ def _parse_runs(rle: dict[Any, Any], hw: tuple[int, int] | None) -> list[int]:
     Not by pycocotools, which does not check that the runs fill the mask and leaves stray memory in the rest.
     """
     size, counts = rle.get("size"), rle.get("counts")
+    if "counts" not in rle:
+        raise ValueError(f"run lengths need 'size' and 'counts'; it has {_shorten(sorted(map(str, rle)))}")
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(v) is int and v > 0 for v in size):
         raise ValueError(f"the size of a run-length mask must be [height, width], not {_shorten(size)}")
     height, width = size
@@ -182,6 +185,15 @@ def _parse_runs(rle: dict[Any, Any], hw: tuple[int, int] | None) -> list[int]:
     return runs
 
 
+def _name_dialect(counts: bytes) -> str:
+    """Return which other form of run lengths than COCO's these may be: base64 has + and / and letters beyond o."""
+    if re.fullmatch(rb"\d+( \d+)+", counts):
+        return " (starts and lengths as Kaggle's? convert them to COCO's)"
+    if re.fullmatch(rb"[A-Za-z0-9+/]+={0,2}", counts):
+        return " (base64 text? convert them to COCO's)"
+    return ""
+
+
 def _unpack_counts(packed: bytes) -> list[int]:
     """Return the run lengths of COCO's compressed text.
 
@@ -193,7 +205,7 @@ def _unpack_counts(packed: bytes) -> list[int]:
     for character in packed:
         bits = character - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("its compressed run lengths are broken")
+            raise ValueError(f"its compressed run lengths are broken{_name_dialect(packed)}")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

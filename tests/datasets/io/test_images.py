@@ -41,6 +41,9 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "b.jpg").write_bytes(b"not a picture")
     with pytest.raises(RisError, match=r"b\.jpg is not a readable picture"):
         load_image(tmp_path / "b.jpg")
+    (tmp_path / "d.jpg").write_bytes(b"\n<!DOCTYPE html><title>404</title>")
+    with pytest.raises(RisError, match=r"d\.jpg is not a picture but a web page, as a dead link gives it"):
+        load_image(tmp_path / "d.jpg")
     whole = save(tmp_path / "c.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3))).read_bytes()
     (tmp_path / "c.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RisError, match=r"c\.jpg is not a readable picture"):

@@ -68,7 +68,14 @@ def test_long_runs():
         ({"size": [4, 4], "counts": [3, 5]}, "fill 8 of 16"),
         ({"size": [4, 4], "counts": [30]}, "fill 30 of 16"),
         ({"size": [4, 4], "counts": [3, -5, 18]}, "none negative"),
-        ({"size": [4, 4], "counts": "zz"}, "broken"),
+        ({"size": [4, 4], "counts": "~~"}, "broken"),
+        ({"size": [4, 4], "counts": "eJwzNDBQMDQyVjAEAAicAaU="}, r"broken \(base64 text\?"),  # Open Images'
+        ({"size": [4, 4], "counts": "3 2 7 2"}, r"broken \(starts and lengths as Kaggle's\?"),
+        ({"size": [4, 4], "counts": [[3, 2], [7, 2]]}, "whole numbers"),
+        (
+            {"format": "rle", "rle": [0, 1, 2]},
+            r"need 'size' and 'counts'; it has \['format', 'rle'\]",
+        ),  # Label Studio's
         ({"size": [4, 4], "counts": "P" * 50}, "broken|break off"),
         ({"size": [4, 4], "counts": "`"}, "broken|break off"),
         ({"size": [4, 4], "counts": None}, "whole numbers"),
