@@ -46,20 +46,22 @@ class Card:
     """One data set, as its card describes it.
 
     annotations, images: folders, relative to the data root (or absolute). exclude: a file there that lists what is
-    left out, one image name or ref id a line; `ris data check --write-exclude` writes it. splits: the expected number
-    of sentences of each split; None where the card says "any". holes: how many of the images no source has. fetch: the
-    files that can be downloaded. config: per stage, what replaces the defaults of its
-    configuration. generate: the generator's settings, empty for data that are downloaded. oracle: the measured scores
-    of a Step-2 trained on true masks, each metric's [value, low, high] in percent by split, shown until one is trained.
+    left out, one image name or ref id a line; `ris data check --write-exclude` writes it. note: what is known to be
+    odd about the data. splits: the expected number of sentences of each split; None where the card says "any". holes:
+    how many of the images no source has. fetch: the files that can be downloaded. config: per stage, what replaces the
+    defaults of its configuration. generate: the generator's settings, empty for data that are downloaded. oracle: the
+    measured scores of a Step-2 trained on true masks, each metric's [value, low, high] in percent by split, shown until
+    one is trained.
     """
 
     name: str
-    format: Literal["refer", "grefcoco", "referit", "pairs"]
+    format: Literal["refer", "grefcoco", "refzom", "rrsisd", "referit", "pairs"]
     annotations: Path
     images: Path
     splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]
     partition: str = ""
     exclude: Path | None = None
+    note: str = ""
     holes: int = 0
     fetch: tuple[Download, ...] = ()
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

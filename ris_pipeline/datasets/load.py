@@ -10,11 +10,13 @@ from pathlib import Path
 
 from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.formats import grefcoco, pairs, refer, referit
+from ris_pipeline.datasets.formats import grefcoco, pairs, refer, referit, refzom, rrsisd
 from ris_pipeline.datasets.records import Dataset, Reading, count_expressions, drop_repeated
 from ris_pipeline.errors import EmptySplitError, RisError, suggest_path
 
-_FORMATS = {"refer": refer, "grefcoco": grefcoco, "referit": referit, "pairs": pairs}
+_FORMATS = {
+    "refer": refer, "grefcoco": grefcoco, "refzom": refzom, "rrsisd": rrsisd, "referit": referit, "pairs": pairs,
+}  # fmt: skip
 
 
 def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
@@ -91,6 +93,7 @@ def describe(card: Card, reading: Reading) -> tuple[str, ...]:
     others = ", ".join(f"{name!r} {n:,}" for name, n in reading.other_splits.most_common(5))
     n_absent = count_expressions(ref for ref in reading.refs if not ref.exists)
     lines = [
+        (len(card.note), card.note),
         (reading.n_excluded, f"{reading.n_excluded:,} records are left out, as {card.exclude} says"),
         (reading.n_silent, f"{reading.n_silent:,} refs without sentences are left out"),
         (n_absent, f"{n_absent:,} sentences are about nothing in their image: scored, not learnt"),

@@ -194,3 +194,23 @@ def test_an_image_whose_size_is_not_recorded(dataset):
     images = {key: dataclasses.replace(image, hw=None) for key, image in dataset.images.items()}
     found = list(evaluate.evaluate_chance(dataclasses.replace(dataset, images=images)))
     assert found[0].union == 16
+
+
+def test_sentences_about_nothing(dataset, store):
+    """The grid of 20 is negative everywhere, that of 30 is not."""
+    refs = (dataset.refs[0], *(dataclasses.replace(ref, annotations=()) for ref in dataset.refs[1:]))
+    outcomes = by_sentence(evaluate.evaluate_maps(dataclasses.replace(dataset, refs=refs), store))
+    assert [(outcomes[i].exists, outcomes[i].iou) for i in (10, 20, 30)] == [(True, 0.5), (False, 1.0), (False, 0.0)]
+    assert [outcomes[i].point_it for i in (20, 30)] == [None, None]
+
+
+def test_what_is_found_where_pixels_are_ignored_is_not_counted(dataset, store):
+    everything = {"size": [4, 4], "counts": [0, 16]}
+    bottom = encode_rle(BOTTOM)
+    refs = tuple(dataclasses.replace(dataset.refs[0], ignored=ignored) for ignored in (None, bottom, everything))
+    found = [
+        by_sentence(evaluate.evaluate_maps(dataclasses.replace(dataset, refs=(ref, *dataset.refs[1:])), store))[11]
+        for ref in refs
+    ]
+    # Sentence 11's mask is the right half, eight pixels, two of them in the bottom row; the truth is the upper left.
+    assert [(outcome.intersection, outcome.union) for outcome in found] == [(0, 12), (0, 10), (0, 0)]

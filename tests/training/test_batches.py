@@ -92,6 +92,13 @@ def test_the_oracles_labels_are_the_true_masks(dataset):
     assert torch.equal(batch.targets, expected.expand(4, 4, 4))
 
 
+def test_the_oracle_learns_nothing_where_pixels_are_ignored(dataset):
+    right_column = {"size": [2, 4], "counts": [6, 2]}
+    ref = replace(dataset.refs[0], ignored=right_column)
+    label = TrueMasks().load(dataset, ref, ref.expressions[0])
+    assert label.tolist() == [[1, 1, 0, 255]] * 2
+
+
 def test_labels_of_a_folder_are_resized_to_the_nearest_pixel(dataset, tmp_path):
     """The columns 0 1 2 3 of the PNG at 6 pixels: centres 1/3, 1, 5/3, 7/3, 3, 11/3."""
     for k, ref in enumerate(dataset.refs):

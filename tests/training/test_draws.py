@@ -218,3 +218,16 @@ def test_refs_that_find_no_batch_of_distinct_images_have_their_turn_in_other_epo
     epochs = [refs_of(plan.draw_epoch(epoch)) for epoch in range(30)]
     assert all(sum(ref < 9 for ref in refs) == 3 for refs in epochs)
     assert set().union(*epochs) == set(range(12))
+
+
+def test_sentences_about_nothing_are_counter_examples_and_never_drawn():
+    dataset = dataset_of(1, 1)
+    absent = Ref(9, 0, "train", (Expression(90, "nothing there"),), ())
+    dataset = replace(dataset, absent=(absent,))
+    draws = [
+        draw for epoch in range(20) for batch in plan_of(dataset, batch_size=2).draw_epoch(epoch) for draw in batch
+    ]
+    assert {draw.ref for draw in draws} == {0, 1}
+    # Of image 0 they are the only other sentences; image 1 has none of its own and takes those of image 0's ref.
+    assert {text for draw in draws if draw.ref == 0 for text in draw.negatives} == {"nothing there"}
+    assert "nothing there" not in {text for draw in draws if draw.ref == 1 for text in draw.negatives}

@@ -27,6 +27,7 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
 
     Raises RisError where a file cannot be read at all.
     """
-    refs, instances = list_files(card, data_root)
-    records = load_json(refs) if refs.suffix == ".json" else load_plain_pickle(refs)
-    return refer.read_refs(records, refs, instances, card, data_root / card.images, split)
+    path, instances_path = list_files(card, data_root)
+    records = load_json(path) if path.suffix == ".json" else load_plain_pickle(path)
+    instances = refer.load_instances(instances_path)
+    return refer.read_refs(records, path, instances, card, split, lambda name: data_root / card.images)

@@ -7,6 +7,8 @@ A ref may mean several objects or none (gRefCOCO, Ref-ZOM), and some of its sent
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,44 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
     Raises RisError where a file cannot be read at all.
     """
     refs_path, instances_path = list_files(card, data_root)
-    return read_refs(load_plain_pickle(refs_path), refs_path, instances_path, card, data_root / card.images, split)
+    records, instances = load_plain_pickle(refs_path), load_instances(instances_path)
+    return read_refs(records, refs_path, instances, card, split, lambda name: data_root / card.images)
 
 
-def read_refs(records: Any, refs_path: Path, instances_path: Path, card: Card, folder: Path, split: str) -> Reading:
-    """Return the refs of the split among the records of refs_path, on the images in `folder`.
+@dataclass(frozen=True)
+class Instances:
+    """The records of instances.json by their ids."""
 
-    Raises RisError where a file cannot be read at all.
+    path: Path
+    images: dict[Any, Any]
+    annotations: dict[Any, Any]
+
+
+def load_instances(path: Path) -> Instances:
+    """Return the records of an instances.json. Raises RisError where it cannot be read or is none."""
+    loaded = load_json(path)
+    try:
+        images = {int(record["id"]): record for record in loaded["images"]}
+        return Instances(path, images, {int(record["id"]): record for record in loaded["annotations"]})
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RisError(f"{path} lacks 'images' or 'annotations' with ids; fetch it again") from error
+
+
+def read_refs(
+    records: Any,
+    refs_path: Path,
+    instances: Instances,
+    card: Card,
+    split: str,
+    folder_of: Callable[[str], Path],
+) -> Reading:
+    """Return the refs of the split among the records that refs_path holds, and what cannot be used.
+
+    folder_of: the folder of an image by its file name. Raises RisError where the records are no list of refs.
     """
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise RisError(f"{refs_path} is not a list of refs; fetch it again")
-    images, annotations = _index_instances(instances_path)
+    images, annotations = instances.images, instances.annotations
     n_of_kind = Counter(map(_kind_of, annotations.values()))
     reading = Reading()
     named: set[Any] = set()
@@ -58,10 +87,10 @@ def read_refs(records: Any, refs_path: Path, instances_path: Path, card: Card, f
                 continue
             image_id = _get(record, "image_id", int, where)
             if image_id not in images:
-                raise RisError(f"{where}: its image {image_id} is not in {instances_path}")
+                raise RisError(f"{where}: its image {image_id} is not in {instances.path}")
             names.append(str(images[image_id].get("file_name")))
             if image_id not in reading.images:
-                image = _parse_image(images[image_id], folder, instances_path)
+                image = _parse_image(images[image_id], folder_of, instances.path)
                 reading.images[image_id] = image
             reading.refs += _parse_refs(record, reading, annotations, n_of_kind, where)
     reading.n_unnamed = sum(
@@ -81,22 +110,13 @@ def is_in_split(ref_split: str, split: str) -> bool:
     return ref_split == split
 
 
-def _index_instances(path: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Return the records of instances.json by id: images, annotations."""
-    instances = load_json(path)
-    try:
-        images = {int(record["id"]): record for record in instances["images"]}
-        return images, {int(record["id"]): record for record in instances["annotations"]}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise RisError(f"{path} lacks 'images' or 'annotations' with ids; fetch it again") from error
-
-
-def _parse_image(record: dict[str, Any], folder: Path, instances_path: Path) -> Image:
+def _parse_image(record: dict[str, Any], folder_of: Callable[[str], Path], instances_path: Path) -> Image:
     where = f"{instances_path}: image {record['id']}"
     image_id = _get(record, "id", int, where)
     hw = parse_hw(record.get("height"), record.get("width"), where)
     # The image's own file name: the ref's carries the annotation's number and no such file exists.
-    return Image(image_id, resolve_inside(folder, record.get("file_name"), where), hw)
+    name = record.get("file_name")
+    return Image(image_id, resolve_inside(folder_of(str(name)), name, where), hw)
 
 
 def _kind_of(annotation: dict[str, Any]) -> tuple[str, str]:
@@ -127,7 +147,10 @@ def _parse_refs(
         parts[sentence.get("exist") is False].append(expression)
     of_kind = [n_of_kind[_kind_of(annotation)] for annotation in meant if "category_id" in annotation]
     parsed = tuple(
-        Annotation(_parse_box_xywh(annotation.get("bbox"), image, where), annotation.get("segmentation"))
+        Annotation(
+            _parse_box_xywh(annotation["bbox"], image, where) if "bbox" in annotation else None,
+            annotation.get("segmentation"),
+        )
         for annotation in meant
     )
     refs = [

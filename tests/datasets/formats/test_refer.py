@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from ris_pipeline.datasets.card import Card
+from ris_pipeline.datasets.card import Card, load_card
 from ris_pipeline.datasets.check import RECORDS, check_dataset
 from ris_pipeline.datasets.formats.refer import is_in_split
 from ris_pipeline.datasets.load import load_dataset
@@ -401,3 +401,19 @@ def test_an_image_of_another_spelling_is_named(save, written, there):
         (root / "train2014" / name).write_bytes(b"x")
     (fault,) = check_dataset(CARD, root).faults["missing files"]
     assert fault.text.endswith(f"; there is {root / 'train2014' / there}")
+
+
+@pytest.mark.parametrize(("name", "partition"), [("rrefcoco", "unc"), ("rrefcoco+", "unc"), ("rrefcocog", "umd")])
+def test_r_refcoco_in_a_split_that_is_scored(save, name, partition):
+    ref = make_ref(2, 6, 60, "val", {20: "dog", 21: "dog on the sofa"})
+    ref["sentences"][1]["exist"] = False
+    root = save([*REFS[:1], ref])
+    (root / "refer" / "toy").rename(root / "refer" / name)
+    path = root / "refer" / name / "refs(unc).p"
+    path.rename(path.with_name(f"refs({partition}).p"))
+    dataset = load_dataset(load_card(name), root, "val")
+    assert [(ref.exists, [e.sentence for e in ref.expressions]) for ref in dataset.refs] == [
+        (True, ["dog"]),
+        (False, ["dog on the sofa"]),
+    ]
+    assert not dataset.load_mask(dataset.refs[1]).any()
