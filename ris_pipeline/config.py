@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
@@ -99,10 +100,14 @@ class ResponsesConfig:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class PseudolabelConfig:
-    """Pseudo-labels: one mask per ref out of its selected response map."""
+    """Pseudo-labels: one mask per ref out of the response maps of its sentences."""
+
+    ADDED: ClassVar = ("combine", "compete")  # options of later versions; `record_settings`
 
     refine: Flag = True  # IRNet's inter-pixel relations; False: threshold the map alone
     threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
+    combine: Literal["prms", "mean"] = "prms"  # of a ref's maps: the one that PRMS selects, or their mean; TRIS: prms
+    compete: Flag = False  # a pixel counts only for the ref of its image that responds most; TRIS: False
     fg_threshold: Share = 0.30  # map above: confident foreground; TRIS
     bg_threshold: Share = 0.10  # map below: confident background; TRIS
     irn_backbone: str = "resnet50"  # timm name, or a CLIP-ResNet's; IRNet
@@ -207,6 +212,16 @@ def resolve(cls: type[C], *layers: Mapping[str, Any]) -> C:
         return cls(**{key: value for layer in layers for key, value in layer.items()})
     except ValidationError as error:
         raise RisError(explain_invalid(error, cls)) from error
+
+
+def record_settings(config: Any) -> dict[str, Any]:
+    """Return the values of a configuration as an artifact keeps them.
+
+    Options that its class lists as ADDED are left out at their defaults: what was made before they existed stays what
+    would be made now.
+    """
+    defaults = {field.name: field.default for field in fields(config) if field.name in getattr(config, "ADDED", ())}
+    return {name: value for name, value in asdict(config).items() if name not in defaults or value != defaults[name]}
 
 
 def explain_invalid(error: ValidationError, cls: type[Any]) -> str:

@@ -15,6 +15,7 @@ from ris_pipeline.config import (
     Step2Config,
     load_config_file,
     parse_assignments,
+    record_settings,
     resolve,
 )
 from ris_pipeline.errors import RisError
@@ -32,6 +33,14 @@ def test_defaults_are_those_of_the_paper():
 @pytest.mark.parametrize("cls", CONFIGS.values())
 def test_every_default_lies_in_its_own_range(cls):
     assert resolve(cls, dataclasses.asdict(cls())) == cls()
+
+
+def test_an_option_of_a_later_version_is_recorded_where_it_is_used():
+    """Artifacts that were made before there was the option have no value of it."""
+    before = record_settings(PseudolabelConfig())
+    assert before["max_side"] == 640
+    assert "compete" not in before
+    assert record_settings(PseudolabelConfig(compete=True)) == {**before, "compete": True}
 
 
 def test_the_last_layer_wins():

@@ -17,7 +17,7 @@ from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
 from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, TRAIN_SPLIT, VALIDATION, command_of
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
-from ris_pipeline.config import CONFIGS, load_config_file, resolve
+from ris_pipeline.config import CONFIGS, load_config_file, record_settings, resolve
 from ris_pipeline.datasets.card import Card, load_card
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 from ris_pipeline.methods import METHODS, Method
@@ -222,10 +222,10 @@ class Context:
         chosen = {} if self.config_file or self.assignments else manifest.get("chosen", {})
         method = METHODS.get(str(flags.get(METHOD)))
         if method and stage == "step1":
-            return asdict(self.resolve(method.config, method.table, {**chosen, **own}))
+            return record_settings(self.resolve(method.config, method.table, {**chosen, **own}))
         beside = {} if method is None else chosen.get(method.table, {})
         chosen = {key: value for key, value in chosen.items() if method is None or key != method.table}
-        configuration = asdict(self.resolve(CONFIGS[stage], stage, {**chosen, **own}))
+        configuration = record_settings(self.resolve(CONFIGS[stage], stage, {**chosen, **own}))
         if method and stage == "responses" and not method.trained:
             configuration[method.table] = asdict(self.resolve(method.config, method.table, beside, beside=True))
         return configuration
@@ -280,7 +280,7 @@ class Context:
             data[VALIDATION] = self.digest_images(validated)
         given = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
         chosen = {**self.find_chosen(method.table if method and method.trained else stage), **(given or {})}
-        configuration, versions = asdict(config), {}
+        configuration, versions = record_settings(config), {}
         if method is not None:
             versions, flags = method.version_input, {**method.flags, **flags}
             if not method.trained:

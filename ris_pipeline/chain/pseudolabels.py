@@ -72,7 +72,7 @@ def _fill(context: Context, work: Work, dataset: Dataset, store: ResponseStore, 
         _refine(context, config, work, dataset, store, groups)
     else:
         with context.console.progress("labels", len(dataset.refs)) as advance:
-            save_thresholded(dataset, store, groups, work.path, config.threshold, advance)
+            save_thresholded(dataset, store, groups, work.path, config, advance)
     _save_sheet(work, dataset, groups)
     with context.console.progress("count", len(dataset.refs)) as advance:
         work.counts |= {"images": len(groups), **count_labels(work.path, dataset.refs, advance)}

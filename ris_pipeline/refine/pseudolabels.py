@@ -1,4 +1,4 @@
-"""From selected response maps to pseudo-label PNGs: thresholded, or refined by inter-pixel relations.
+"""From response maps to pseudo-label PNGs: thresholded, or refined by inter-pixel relations.
 
 Each function writes <ref_id>.png files into a folder and keeps those that are already there and whole: an interrupted
 run resumes at the first missing one.
@@ -21,6 +21,7 @@ from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, r
 from ris_pipeline.datasets.io.labels import has_right_checksums, load_label
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
+from ris_pipeline.maps.compete import find_rivals, let_compete
 from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
@@ -37,22 +38,44 @@ def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: t
     Where the store was filled without PRMS: the map of each ref's first sentence.
     """
     rows = [store.rows_of_ref(ref.ref_id)[store.selected(ref.ref_id) if store.has_selection else 0] for ref in refs]
+    return _compute_maps(store, rows, image_hw)
+
+
+def compute_mean_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
+    """Return the mean map of each ref's sentences, divided by its maximum, float32 (R, H, W), of refs of one image."""
+    means = np.stack([_compute_maps(store, store.rows_of_ref(ref.ref_id), image_hw).mean(axis=0) for ref in refs])
+    relative: Maps = means / np.maximum(means.max(axis=(1, 2), keepdims=True), 1e-5)
+    return relative
+
+
+def _compute_maps(store: ResponseStore, rows: Sequence[int], image_hw: tuple[int, int]) -> Maps:
     maps = compute_map(torch.from_numpy(store.read_grids(rows)), store.rule, store.input_size, image_hw)
     shown: Maps = show_map(maps, store.rule).numpy()  # a compared method may store logits; thresholds are of maps
     return shown
 
 
+def combine_maps(
+    store: ResponseStore, group: ImageGroup, refs: Sequence[Ref], hw: tuple[int, int], config: PseudolabelConfig
+) -> Maps:
+    """Return one map for each of some refs of an image, float32 (R, *hw) in [0, 1], as its labels are made of it."""
+    compute = compute_selected_maps if config.combine == "prms" else compute_mean_maps
+    if not config.compete:
+        return compute(store, refs, hw)
+    maps = compute(store, group.refs, hw)
+    return let_compete(maps, find_rivals(maps, group.refs))[[group.refs.index(ref) for ref in refs]]
+
+
 def save_thresholded(
-    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path, threshold: float,
-    advance: Advance,
+    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
+    config: PseudolabelConfig, advance: Advance,
 ) -> None:  # fmt: skip
-    """Write the plain pseudo-label of each ref: 1 where its selected map exceeds the threshold."""
+    """Write the plain pseudo-label of each ref: 1 where its map exceeds the threshold."""
     for group in groups:
         hw = size_of(dataset.images[group.image_id])
         refs = _missing(group, folder, hw)
         if refs:
-            maps = compute_selected_maps(store, refs, hw)
-            write_labels(folder, _ids(refs), FOREGROUND * (maps > threshold).astype(np.uint8))
+            maps = combine_maps(store, group, refs, hw, config)
+            write_labels(folder, _ids(refs), FOREGROUND * (maps > config.threshold).astype(np.uint8))
         advance(len(group.refs))
 
 
@@ -60,7 +83,10 @@ def save_seeds(
     dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
     config: PseudolabelConfig, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
-    """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes."""
+    """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes.
+
+    Of the maps that PRMS selected, whatever is configured: where maps compete, they end at no edge of the image.
+    """
 
     def calls() -> Iterator[tuple[Any, ...]]:
         for group in groups:
@@ -90,7 +116,7 @@ def save_refined(
                 hw = limit_size(image_hw, config.max_side)
                 image = resize_image(load_image(dataset.images[group.image_id]), hw)
                 boundary, displacement = net.boundary_displacement(normalise(image)[None].to(device))
-                maps = compute_selected_maps(store, refs, hw)
+                maps = combine_maps(store, group, refs, hw, config)
                 yield (
                     folder, _ids(refs), maps, boundary[0, 0].cpu().numpy(), displacement[0].cpu().numpy(), image_hw,
                     config.background, config.beta, 2**config.log2_steps, config.walk_radius,

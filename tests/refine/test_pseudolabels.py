@@ -12,6 +12,8 @@ from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
 from ris_pipeline.refine.pseudolabels import (
+    combine_maps,
+    compute_mean_maps,
     compute_selected_maps,
     count_labels,
     save_refined,
@@ -115,12 +117,43 @@ def test_without_prms_the_first_sentence_counts(tmp_path):
     np.testing.assert_allclose(maps[0], np.maximum(GRIDS[0], 0) / 8, atol=1e-5)
 
 
+def test_the_mean_over_a_refs_sentences(tmp_path):
+    """Of the first ref the maps are GRIDS[0] / 8 and GRIDS[1] / 10, both without their negative scores."""
+    dataset = dataset_of(tmp_path, (4, 4))
+    store = store_of(tmp_path, dataset, GRIDS, scores=None)
+    maps = compute_mean_maps(store, group_by_image(dataset)[0].refs, (4, 4))
+    mean = (np.maximum(GRIDS[0], 0) / 8 + GRIDS[1] / 10) / 2
+    assert mean.max() == 0.5  # twice
+    np.testing.assert_allclose(maps[0], mean / 0.5, atol=1e-5)
+    np.testing.assert_allclose(maps[1], GRIDS[3] / 4, atol=1e-5)  # a single sentence
+    assert not compute_mean_maps(store, group_by_image(dataset)[1].refs, (4, 4)).any()
+
+
+def test_refs_of_one_image_compete_also_with_those_that_have_their_label(tmp_path):
+    """Two maps that overlap in one pixel: there ref 0 responds half as much as at most, ref 2 a quarter."""
+    dataset = dataset_of(tmp_path, (4, 4))
+    grids = np.zeros((4, 4, 4), np.float32)
+    grids[:2, 0, :3] = 8, 8, 4
+    grids[3, 0, 2:] = 5, 20
+    store = store_of(tmp_path, dataset, grids)
+    group, config = group_by_image(dataset)[0], PseudolabelConfig(compete=True)
+    first, second = combine_maps(store, group, group.refs, (4, 4), config)[:, 0]
+    np.testing.assert_allclose(first, [1, 1, 0.5, 0], atol=1e-5)
+    np.testing.assert_allclose(second, [0, 0, 0, 1], atol=1e-5)
+    (alone,) = combine_maps(store, group, group.refs[1:], (4, 4), config)
+    np.testing.assert_array_equal(alone[0], second)
+    of_prms = combine_maps(store, group, group.refs, (4, 4), PseudolabelConfig())
+    np.testing.assert_array_equal(of_prms, compute_selected_maps(store, group.refs, (4, 4)))
+    of_mean = combine_maps(store, group, group.refs, (4, 4), PseudolabelConfig(combine="mean"))
+    np.testing.assert_array_equal(of_mean, compute_mean_maps(store, group.refs, (4, 4)))
+
+
 @pytest.mark.parametrize("known_hw", [True, False])
 def test_thresholded_labels(tmp_path, labels, known_hw):
     dataset = dataset_of(tmp_path, (4, 4), known_hw)
     store = store_of(tmp_path, dataset, GRIDS)
     done = []
-    save_thresholded(dataset, store, group_by_image(dataset), labels, 0.55, done.append)
+    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.55), done.append)
     assert read(labels) == {
         "0.png": [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]],
         "1.png": [[0, 0, 0, 0]] * 4,  # nowhere a positive score
@@ -147,7 +180,7 @@ def test_any_response_is_foreground_by_default(tmp_path, labels):
     """TRIS: every positive response."""
     dataset = dataset_of(tmp_path, (4, 4))
     store = store_of(tmp_path, dataset, GRIDS)
-    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig().threshold, lambda n: None)
+    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(), lambda n: None)
     assert np.array_equal(load_label(labels / "0.png"), (GRIDS[1] > 0))
     assert np.array_equal(load_label(labels / "2.png"), (GRIDS[3] > 0))
 
@@ -155,7 +188,7 @@ def test_any_response_is_foreground_by_default(tmp_path, labels):
 def test_labels_have_the_images_size(tmp_path, labels):
     dataset = dataset_of(tmp_path, (6, 10))
     store = store_of(tmp_path, dataset, GRIDS)
-    save_thresholded(dataset, store, group_by_image(dataset), labels, 0.5, lambda n: None)
+    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.5), lambda n: None)
     assert load_label(labels / "0.png").shape == (6, 10)
 
 
@@ -166,9 +199,9 @@ def tiny_irnet():
 
 def run(kind, dataset, store, folder, workers=0, advance=lambda n: None):
     """Write the labels of one kind."""
-    groups, config = group_by_image(dataset), PseudolabelConfig(log2_steps=2)
+    groups, config = group_by_image(dataset), PseudolabelConfig(threshold=0.5, log2_steps=2)
     if kind == "thresholded":
-        save_thresholded(dataset, store, groups, folder, 0.5, advance)
+        save_thresholded(dataset, store, groups, folder, config, advance)
     elif kind == "seeds":
         save_seeds(dataset, store, groups, folder, config, workers, advance)
     else:
