@@ -1,4 +1,4 @@
-"""`ris data list`, `ris data fetch`, `ris data check` and `ris data make-shapes`."""
+"""`ris data list`, `ris data fetch`, `ris data check`, `ris data unpack` and `ris data make-shapes`."""
 
 from __future__ import annotations
 
@@ -93,6 +93,19 @@ def run_check(
         write_faults(context, check, write_exclude)
     if check.faults:
         raise RisError(_summarise(context.card.name, check))
+
+
+def run_unpack(places: Places, output: Output) -> None:
+    """Write the images that a data set's parquet files hold as files.
+
+    Reads:    the card; the parquet files of the Hugging Face hub
+    Writes:   the images that are not there yet, to the card's folder
+    Example:  ris data unpack --dataset refcoco-m --data-root /path/to/data
+    """
+    from ris_pipeline.chain.data import unpack_images
+
+    folder = unpack_images(open_context(places, output=output))
+    emit(output, str(folder), {"path": str(folder)})
 
 
 def run_make_shapes(

@@ -82,6 +82,24 @@ def _find_cut(sentences: list[str]) -> list[str]:
     return find_cut(sentences, N_TOKENS)
 
 
+def unpack_images(context: Context) -> Path:
+    """Write the images that the data set's parquet files hold to the card's folder, and return it.
+
+    Raises RisError for another format, and where the files are missing or hold no images.
+    """
+    from ris_pipeline.datasets.formats import parquet
+
+    card, folder = context.card, context.data_root / context.card.images
+    if card.format != "parquet":
+        raise RisError(f"{card.name} has no images in its annotation files: its format is {card.format}")
+    missing = [path for path in parquet.list_files(card, context.data_root) if not path.is_file()]
+    if missing:
+        raise RisError(describe_missing(card, context.data_root, missing))
+    n = len(set(parquet.unpack_images(card, context.data_root)))
+    context.say(f"{card.name}: {n:,} images in {folder}")
+    return folder
+
+
 def make_shapes(context: Context) -> Path | None:
     """Generate the data set as its card says, unless that is done, and return its folder; None if nothing was made.
 

@@ -55,7 +55,7 @@ class Card:
     """
 
     name: str
-    format: Literal["refer", "grefcoco", "refzom", "rrsisd", "referit", "pairs"]
+    format: Literal["refer", "grefcoco", "refzom", "rrsisd", "parquet", "referit", "pairs"]
     annotations: Path
     images: Path
     splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]

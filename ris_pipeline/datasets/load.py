@@ -10,12 +10,13 @@ from pathlib import Path
 
 from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.formats import grefcoco, pairs, refer, referit, refzom, rrsisd
+from ris_pipeline.datasets.formats import grefcoco, pairs, parquet, refer, referit, refzom, rrsisd
 from ris_pipeline.datasets.records import Dataset, Reading, count_expressions, drop_repeated
 from ris_pipeline.errors import EmptySplitError, RisError, suggest_path
 
 _FORMATS = {
-    "refer": refer, "grefcoco": grefcoco, "refzom": refzom, "rrsisd": rrsisd, "referit": referit, "pairs": pairs,
+    "refer": refer, "grefcoco": grefcoco, "refzom": refzom, "rrsisd": rrsisd, "parquet": parquet, "referit": referit,
+    "pairs": pairs,
 }  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def describe(card: Card, reading: Reading) -> tuple[str, ...]:
         (len(card.note), card.note),
         (reading.n_excluded, f"{reading.n_excluded:,} records are left out, as {card.exclude} says"),
         (reading.n_silent, f"{reading.n_silent:,} refs without sentences are left out"),
+        (reading.n_maskless, f"{reading.n_maskless:,} masks are left out: they do not span their boxes"),
         (n_absent, f"{n_absent:,} sentences are about nothing in their image: scored, not learnt"),
         (sum(reading.other_splits.values()), f"refs of splits that the card does not have are not used: {others}"),
         (reading.n_other_kind, f"{reading.n_other_kind:,} refs are of another category than their annotation"),
@@ -129,6 +131,8 @@ def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
         remedy = f"`ris data make-shapes` makes them ({card.name})"
     elif card.fetch:
         remedy = f"`ris data fetch {card.name}` gets it, data/README.md says from where"
+    elif card.format == "parquet" and paths == [data_root / card.images]:
+        remedy = f"`ris data unpack --dataset {card.name}` writes the images that the parquet files hold, if they do"
     elif card.format == "referit":
         pickles = data_root / card.annotations / "annotations"
         remedy = f"data/README.md says where they come from; with masks: train.pickle and test.pickle in {pickles}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -273,8 +274,9 @@ class Reading:
     """What a format's reader found of a split: usable records, and all that cannot be used.
 
     other_splits: how many refs are of splits that the card does not have. n_excluded: records that the card leaves
-    out. n_silent: refs without sentences, left out. n_other_kind: refs whose category is not their annotation's.
-    n_unnamed: annotations on the split's images that no ref names.
+    out. n_silent: refs without sentences, left out. n_maskless: refs that are used without the mask their file has.
+    n_other_kind: refs whose category is not their annotation's. n_unnamed: annotations on the split's images that no
+    ref names.
     """
 
     images: dict[int, Image] = field(default_factory=dict)
@@ -283,6 +285,7 @@ class Reading:
     other_splits: Counter[str] = field(default_factory=Counter)
     n_excluded: int = 0
     n_silent: int = 0
+    n_maskless: int = 0
     n_other_kind: int = 0
     n_unnamed: int = 0
 
@@ -418,6 +421,11 @@ def parse_hw(height: Any, width: Any, where: str) -> tuple[int, int]:
     if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise RisError(f"{where}: its size must be whole numbers of at most {MAX_PIXELS:,} pixels in all")
     return height, width
+
+
+def hash_names(*names: str) -> int:
+    """Return an id made of names: a number below 2^52, which every JSON reader keeps exact."""
+    return int(hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:13], 16)
 
 
 def _check_id(number: Any, what: str) -> None:

@@ -9,7 +9,6 @@ are of the picture as displayed, turned by its EXIF orientation.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import check_bytes, read_size, resolve_inside
-from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, parse_box
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, hash_names, parse_box
 from ris_pipeline.errors import RisError, did_you_mean
 
 _KEYS = ("image", "ref", "sentence", "split", "box", "mask")
@@ -46,7 +45,7 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
             with reading.record() as names:
                 record = _parse_line(line, card, where)
                 image_path = resolve_inside(data_root / card.images, record["image"], where)
-                image_id, ref_id = _hash_names(record["image"]), _hash_names(record["image"], record["ref"])
+                image_id, ref_id = hash_names(record["image"]), hash_names(record["image"], record["ref"])
                 names += [str(ref_id), record["image"]]
                 if ref_id not in drafts:
                     image = Image(image_id, image_path, _read_hw(record, image_path), upright=True)
@@ -91,7 +90,7 @@ class _Draft:
         expressions = []
         for sentence in self.sentences:
             names = (self.record["image"], self.record["ref"], sentence, str(seen[sentence]))
-            expressions.append(Expression(_hash_names(*names), sentence))
+            expressions.append(Expression(hash_names(*names), sentence))
             seen[sentence] += 1
         image, name = self.record["image"], self.record["ref"]
         split = self.record["split"]
@@ -126,8 +125,3 @@ def _parse_line(line: bytes, card: Card, where: str) -> dict[str, Any]:
     if record["split"] not in card.splits:
         raise RisError(f"{where}: the card {card.name} has no split {record['split']!r}, only {', '.join(card.splits)}")
     return record
-
-
-def _hash_names(*names: str) -> int:
-    """Return a number below 2^52, which every JSON reader keeps exact."""
-    return int(hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:13], 16)

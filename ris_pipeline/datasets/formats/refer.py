@@ -146,9 +146,12 @@ def _parse_refs(
         expression = Expression(_get(sentence, "sent_id", int, where), _get(sentence, "sent", str, where))
         parts[sentence.get("exist") is False].append(expression)
     of_kind = [n_of_kind[_kind_of(annotation)] for annotation in meant if "category_id" in annotation]
+    place = f"{where}, image {image.path.name}"
     parsed = tuple(
         Annotation(
-            _parse_box_xywh(annotation["bbox"], image, where) if "bbox" in annotation else None,
+            parse_box_xywh(annotation["bbox"], image.hw, f"{where}, image {image.path.name}")
+            if "bbox" in annotation
+            else None,
             annotation.get("segmentation"),
         )
         for annotation in meant
@@ -162,7 +165,7 @@ def _parse_refs(
     ]  # fmt: skip
     refs = [ref for ref in refs if ref.expressions]
     for ref in refs:
-        check_ref(ref, image, f"{where}, image {image.path.name}")
+        check_ref(ref, image, place)
     own, annotated = record.get("category_id"), meant[0].get("category_id") if meant else None
     reading.n_other_kind += type(own) is int and type(annotated) is int and own != annotated
     return refs
@@ -192,16 +195,15 @@ def _find_annotation(ann_id: int, annotations: dict[Any, Any], image: Image, whe
     return annotation
 
 
-def _parse_box_xywh(values: Any, image: Image, where: str) -> Box:
-    """Return the box as left, top, right, bottom.
+def parse_box_xywh(values: Any, hw: tuple[int, int] | None, where: str) -> Box:
+    """Return a box that is given as left, top, width and height as left, top, right and bottom; errors of parse_box.
 
     Differs from TRIS: it cuts x, y, w and h to whole numbers first; the fractions are kept here.
     """
-    where = f"{where}, image {image.path.name}"
     if isinstance(values, list) and len(values) == 4 and all(map(is_coordinate, values)):
         x, y, w, h = values
         values = [x, y, x + w, y + h]
-    return parse_box(values, image.hw, where)
+    return parse_box(values, hw, where)
 
 
 def _get(record: Any, key: str, kind: type, where: str) -> Any:
