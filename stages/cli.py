@@ -30,7 +30,7 @@ from stages import (
 from stages.context import SETTINGS, add_command
 
 app = typer.Typer(help="Images and sentences in, masks out.", **SETTINGS)
-data_app = typer.Typer(help="List, fetch, check and generate data sets.", **SETTINGS)
+data_app = typer.Typer(help="List, fetch, import, check and generate data sets.", **SETTINGS)
 
 
 def _show_version(asked: bool) -> None:
@@ -57,6 +57,7 @@ add_command(app, "train-step2", train_step2.run)
 add_command(app, "score", score.run)
 add_command(data_app, "list", data.run_list)
 add_command(data_app, "fetch", data.run_fetch)
+add_command(data_app, "import", data.run_import)
 add_command(data_app, "check", data.run_check)
 add_command(data_app, "unpack", data.run_unpack)
 add_command(data_app, "make-shapes", data.run_make_shapes)

@@ -1,4 +1,4 @@
-"""`ris data list`, `ris data fetch`, `ris data check`, `ris data unpack` and `ris data make-shapes`."""
+"""The commands of `ris data`: list, fetch, import, check, unpack, make-shapes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from stages.context import Making, Output, Places, Workers, open_context
 if TYPE_CHECKING:
     from ris_pipeline.datasets.check import Check
 
+DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
 N_SHOWN, N_NAMED = 10, 5  # faults and names of a kind on the screen; --json has all
 
 
@@ -38,7 +39,7 @@ def run_list(output: Output) -> None:
 def run_fetch(
     output: Output,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a card, or path of its .toml file.")],
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data"),
+    data_root: DataRoot = Path("data"),
     print_only: Annotated[bool, typer.Option("--print", help="Say what would be downloaded, then stop.")] = False,
 ) -> None:
     """Download a data set from the addresses in its card.
@@ -60,6 +61,31 @@ def run_fetch(
     fetch_data(context)
     hint = f"`ris data check --dataset {name} --deep` opens every file"
     emit(output, f"{context.card.name}: complete in {data_root}; {hint}", {"path": str(data_root)})
+
+
+def run_import(
+    output: Output,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A CSV, TSV, JSONL or COCO file, or a folder.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the data set shall be called.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the images; the source's own if left out.")
+    ] = None,
+    data_root: DataRoot = Path("data"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the data set of that name.")] = False,
+) -> None:
+    """Make a data set of own images and sentences.
+
+    Reads:    a table of image and sentence, name.txt beside name.jpg, COCO's
+              JSON with texts, or LabelMe's
+    Writes:   <data root>/<name>.toml, <name>/pairs.jsonl, <name>/masks/
+    Example:  ris data import photos/sentences.csv mine
+    """
+    from ris_pipeline.chain.data import import_own
+
+    context = open_context(Places(data_root=data_root), Making(force=force), output)
+    card = import_own(context, source, name, images)
+    context.say(f"look at it by: ris data check --dataset {card} --data-root {data_root}")
+    emit(output, str(card), {"card": str(card)})
 
 
 def run_check(

@@ -17,7 +17,11 @@ def run(
     places: Places,
     output: Output,
     arguments: Annotated[
-        list[str], typer.Argument(metavar="IMAGE... TEXT...", help="Images or folders, then sentences in quotes.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE... TEXT...",
+            help="Images or folders, then sentences in quotes; or a table (CSV, JSONL) of both, - is stdin.",
+        ),
     ],
     more: Annotated[
         list[Path] | None, typer.Option("--image", metavar="<path>", help="Another image or folder; repeatable.")
@@ -44,12 +48,12 @@ def run(
     Writes:   <out>/: <image>-<k>-mask, -overlay, -map.png; predictions.json
     Example:  ris predict photo.jpg "the dog on the left" "the cat" --out masks
     """
-    from ris_pipeline.chain.predict import predict_files, split_arguments
+    from ris_pipeline.chain.predict import parse_arguments, predict_files
 
-    images, sentences = split_arguments(arguments, n_least=0 if more else 1)
+    wanted = parse_arguments(arguments, more or ())
     context = open_context(places, Making(dry_run=dry_run), output, device=device, precision=precision)
     written = predict_files(
-        context, [*(more or ()), *images], sentences, out,
+        context, wanted, out,
         checkpoint=checkpoint, method=method, save_map=save_map, upright=not raw_orientation,
     )  # fmt: skip
     if written.records or (output.json and not dry_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ris_pipeline.datasets.card import Card, Download
 from ris_pipeline.datasets.check import Check, check_contents, check_dataset, check_overlap, write_exclude
 from ris_pipeline.datasets.fetch import describe_download, fetch, is_there
 from ris_pipeline.datasets.load import describe_missing, missing_paths, read_exclude
+from ris_pipeline.datasets.own import PAIRS, read_own, write_own
 from ris_pipeline.errors import RisError
 
 
@@ -63,6 +65,23 @@ def _list_downloads(card: Card) -> list[Download]:
         remedy = "`ris data make-shapes` makes it" if card.generate else "put your own files there: data/README.md"
         raise RisError(f"{card.name}: its card has nothing to download; {remedy}")
     return sorted(card.fetch, key=lambda item: item.holds)  # only the annotations tell which images are needed
+
+
+def import_own(context: Context, source: Path, name: str, images: Path | None) -> Path:
+    """Make a data set of own images and sentences, and return its card's path.
+
+    Raises RisError where the name is no word, is taken (without `force`), or the source holds no sentence.
+    """
+    if not re.fullmatch(r"[\w+-]+", name):
+        raise RisError(f"{name!r} must be a word of letters, digits, _, + and -: it names a card and a folder")
+    for path in (context.data_root / f"{name}.toml", context.data_root / name / PAIRS):
+        if path.exists() and not context.force:
+            raise RisError(f"{path}: exists; choose another name, or --force replaces it")
+    folder, records = read_own(source, images)
+    card = write_own(records, folder, name, context.data_root)
+    n_images, n_refs = len({r["image"] for r in records}), len({(r["image"], r["ref"]) for r in records})
+    context.say(f"{name}: {len(records):,} sentences of {n_refs:,} refs in {n_images:,} images of {folder}")
+    return card
 
 
 def write_faults(context: Context, check: Check, file: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import load_json
+from ris_pipeline.datasets.own import SUFFIXES, TABLES, read_table
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.methods import TRIS, Method, find_method, method_of
 from ris_pipeline.networks.weights.checkpoints import CHECKPOINTS, find_checkpoint
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from ris_pipeline.predict import Prediction, Segmenter
 
 PREDICTIONS = "predictions.json"
-SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,7 @@ class Predictions:
 
 def predict_files(
     context: Context,
-    images: Sequence[Path],
-    sentences: Sequence[str],
+    wanted: Sequence[tuple[Path, Sequence[str]]],
     out: Path,
     *,
     checkpoint: Path | None = None,
@@ -51,14 +51,15 @@ def predict_files(
     save_map: Path | None = None,
     upright: bool = True,
 ) -> Predictions:
-    """Segment what each sentence names in each image, write it below `out`, and return what was written.
+    """Segment what sentences name in images, write it below `out`, and return what was written.
 
-    `images`: files and folders. `checkpoint`: by default the latest Step-2, or Step-1 where there is none; of a
-    compared method what it has trained in Step-1's place, or nothing where it needs no training. `save_map`: a .npy
-    file for the map too. `upright`: turn photographs as their EXIF data say. Raises RisError where an image or
-    a checkpoint is missing; an image that cannot be read is one of the failures.
+    `wanted`: files and folders, each with its sentences. `checkpoint`: by default the latest Step-2, or Step-1 where
+    there is none; of a compared method what it has trained in Step-1's place, or nothing where it needs no training.
+    `save_map`: a .npy file for the map too. `upright`: turn photographs as their EXIF data say. Raises RisError where
+    an image or a checkpoint is missing; an image that cannot be read is one of the failures.
     """
-    paths = _find_images(context, images)
+    requests = [(path, tuple(texts)) for image, texts in wanted for path in _find_images(context, [image])]
+    requests = list(dict.fromkeys(requests))
     checkpoint = choose_checkpoint(context, checkpoint, method)
     untrained = "the CLIP" if method == TRIS else method
     name = checkpoint or f"{untrained} of {context.card.name} alone, untrained"
@@ -66,24 +67,29 @@ def predict_files(
     if context.dry_run:
         return Predictions((), (), ())
     written = _Written(out)
-    found, failures = _predict(context, checkpoint, method, paths, sentences, written, save_map, upright=upright)
+    found, failures = _predict(context, checkpoint, method, requests, written, save_map, upright=upright)
     records = [{**record, "network": str(name)} for record in found]
     if records:
         written.add(records)
     files = [record[kind] for record in records for kind in ("mask", "overlay", "map", "npy") if kind in record]
-    summary = f"{len(failures)} of {len(paths)} images could not be read: {'; '.join(failures)}"
+    summary = f"{len(failures)} of {len(requests)} images could not be read: {'; '.join(failures)}"
     return Predictions(records, [*files, str(written.path)] if records else (), [summary] if failures else ())
 
 
-def split_arguments(arguments: Sequence[str], n_least: int) -> tuple[list[Path], list[str]]:
-    """Return the images and folders at the beginning of the arguments, `n_least` or more, and the sentences after them.
+def parse_arguments(arguments: Sequence[str], more: Sequence[Path] = ()) -> list[tuple[Path, list[str]]]:
+    """Return the images and folders that the arguments name, each with its sentences.
 
-    So a shell's `photos/*.jpg` works. Raises RisError where images or sentences are missing, a sentence is empty, or an
-    image is among the sentences.
+    Either images, folders and patterns such as "photos/*.jpg", then sentences for all of them, or one table of image
+    and sentence (see `read_table`), "-" for the standard input. `more`: images that come before. Raises RisError where
+    images or sentences are missing, a sentence is empty, or an image is among the sentences.
     """
-    is_image = [Path(word).suffix.lower() in SUFFIXES or Path(word).is_dir() for word in arguments]
-    n_images = next((k for k, image in enumerate(is_image) if not image and k >= n_least), len(arguments))
-    paths, texts = [Path(word) for word in arguments[:n_images]], list(arguments[n_images:])
+    if len(arguments) == 1 and not more and (arguments[0] == "-" or Path(arguments[0]).suffix.lower() in TABLES):
+        return _read_requests(Path(arguments[0]))
+    words = [found for word in arguments for found in _expand(word)]
+    n_least = 0 if more else 1
+    is_image = [Path(word).suffix.lower() in SUFFIXES or Path(word).is_dir() for word in words]
+    n_images = next((k for k, image in enumerate(is_image) if not image and k >= n_least), len(words))
+    texts = words[n_images:]
     if not texts:
         raise RisError("no sentence to segment by; write what to segment after the images, in quotes")
     for number, (text, image) in enumerate(zip(texts, is_image[n_images:], strict=True), start=1):
@@ -91,7 +97,26 @@ def split_arguments(arguments: Sequence[str], n_least: int) -> tuple[list[Path],
             raise RisError(f"sentence {number} is empty; write what to segment, in quotes")
         if image:
             raise RisError(f"{text!r} is an image, not a sentence; images come first, or each behind --image")
-    return paths, texts
+    return [(image, texts) for image in (*more, *map(Path, words[:n_images]))]
+
+
+def _read_requests(path: Path) -> list[tuple[Path, list[str]]]:
+    """Return the images that a table names, each looked for from here, then from the table's folder."""
+    sentences: dict[Path, list[str]] = {}
+    for row in read_table(path):
+        image = Path(row["image"])
+        beside = path.parent / image
+        sentences.setdefault(beside if not image.exists() and beside.exists() else image, []).append(row["sentence"])
+    if not sentences:
+        raise RisError(f"{path} has no rows")
+    return list(sentences.items())
+
+
+def _expand(word: str) -> list[str]:
+    """Return the files that fit a pattern such as "photos/**/*.jpg", or the word itself where none does."""
+    if not glob.has_magic(word) or Path(word).exists():
+        return [word]
+    return sorted(glob.glob(word, recursive=True)) or [word]  # noqa: PTH207 (a pattern may be absolute)
 
 
 def choose_checkpoint(context: Context, chosen: Path | None, method: str = TRIS) -> Path | None:
@@ -213,8 +238,7 @@ def _predict(
     context: Context,
     checkpoint: Path | None,
     method: str,
-    images: Sequence[Path],
-    texts: Sequence[str],
+    requests: Sequence[tuple[Path, tuple[str, ...]]],
     written: _Written,
     save_map: Path | None,
     *,
@@ -228,14 +252,15 @@ def _predict(
 
     device = context.device
     segmenter = load_segmenter(context, checkpoint, method)
-    if cut := segmenter.find_cut(texts):
+    sentences = list(dict.fromkeys(text for _, texts in requests for text in texts))
+    if cut := segmenter.find_cut(sentences):
         context.say(describe_cut(cut, segmenter.responder.n_tokens))
-    only_one = len(images) * len(texts) == 1
+    only_one = sum(len(texts) for _, texts in requests) == 1
     failures: list[str] = []
     waiting: deque[tuple[Path, Pixels]] = deque()  # read but not yet segmented: at most a batch
 
-    def read() -> Iterator[Pixels]:
-        for path in images:
+    def read(paths: Iterable[Path]) -> Iterator[Pixels]:
+        for path in paths:
             try:
                 if remark := read_remark(path):
                     context.say(remark)
@@ -248,21 +273,22 @@ def _predict(
     results = []
     with (
         autocast(device, context.precision),
-        context.console.progress("predict", len(images)) as advance,
+        context.console.progress("predict", len(requests)) as advance,
         warnings.catch_warnings(action="ignore", category=UserWarning),  # said above
     ):
-        for predictions in segmenter.segment_images(read(), texts):
-            path, pixels = waiting.popleft()
-            for text, prediction in zip(texts, predictions, strict=True):
-                if not prediction.mask.any():
-                    context.say(f'{path}, "{text}": nothing found, the mask is empty')
-                stem = written.name(path, text)
-                files = _save_pictures(written.out, stem, pixels, prediction)
-                if save_map is not None:
-                    to = save_map if only_one else save_map.with_stem(f"{save_map.stem}-{stem}")
-                    files["npy"] = _save_map(to, prediction)
-                results.append({"image": str(path), "sentence": text, **_describe(prediction), **files})
-            advance()
+        for texts, group in itertools.groupby(requests, key=lambda request: request[1]):
+            for predictions in segmenter.segment_images(read(path for path, _ in group), texts):
+                path, pixels = waiting.popleft()
+                for text, prediction in zip(texts, predictions, strict=True):
+                    if not prediction.mask.any():
+                        context.say(f'{path}, "{text}": nothing found, the mask is empty')
+                    stem = written.name(path, text)
+                    files = _save_pictures(written.out, stem, pixels, prediction)
+                    if save_map is not None:
+                        to = save_map if only_one else save_map.with_stem(f"{save_map.stem}-{stem}")
+                        files["npy"] = _save_map(to, prediction)
+                    results.append({"image": str(path), "sentence": text, **_describe(prediction), **files})
+                advance()
     return results, failures
 
 

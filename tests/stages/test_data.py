@@ -233,3 +233,24 @@ def test_a_card_without_sources_says_what_to_do(tiny):
 def test_a_missing_data_set_names_the_command_that_fetches_it(tmp_path):
     with pytest.raises(RisError, match=r"refcoco is not complete: put .*; `ris data fetch refcoco` gets it"):
         call(data.run_check, Options(dataset="refcoco", data_root=tmp_path))
+
+
+def test_own_images_become_a_data_set(tmp_path, capsys):
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    PIL.Image.new("RGB", (6, 4)).save(photos / "a.png")
+    (photos / "a.txt").write_text("the dog\nthe cat\n")
+    root, options = tmp_path / "data", Options()
+    call(data.run_import, options, source=photos, name="mine", data_root=root)
+    output = capsys.readouterr()
+    assert output.out == f"{root}/mine.toml\n"
+    assert "mine: 2 sentences of 2 refs in 1 images" in output.err
+    call(data.run_check, Options(dataset=str(root / "mine.toml"), data_root=root), deep=True)
+    assert capsys.readouterr().out == "mine train: 1 images, 2 refs, 2 sentences (card: any number)\n"
+    with pytest.raises(RisError, match=r"mine\.toml: exists; choose another name, or --force"):
+        call(data.run_import, options, source=photos, name="mine", data_root=root)
+    (photos / "a.txt").write_text("the dog\n")
+    call(data.run_import, options, source=photos, name="mine", data_root=root, force=True)
+    assert "mine: 1 sentences" in capsys.readouterr().err
+    with pytest.raises(RisError, match=r"'\.\./mine' must be a word"):
+        call(data.run_import, options, source=photos, name="../mine", data_root=root)

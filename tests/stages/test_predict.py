@@ -1,6 +1,7 @@
 """Prediction from the artifacts alone: there is no data set here, only its card."""
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,3 +305,37 @@ def test_that_nothing_is_trained_is_said_always(tmp_path, capsys):
     assert "nothing is trained yet" in capsys.readouterr().err
     (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert "untrained" in record["network"]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "stdin"])
+def test_a_table_of_images_and_sentences(options, image, tmp_path, form, capsys, monkeypatch):
+    """Each image with its own sentences; an image is looked for beside the table, too."""
+    make(options, "step2", labels="pseudo")
+    other = image.with_name("second.png")
+    other.write_bytes(image.read_bytes())
+    rows = [("second.png", "the cat"), (str(image), "the dog"), (str(image), "nothing"), ("second.png", "nothing")]
+    table = tmp_path / f"list.{form}"
+    if form == "jsonl":
+        table.write_text("\n".join(json.dumps({"image": name, "sentence": text}) for name, text in rows))
+    else:
+        table.write_text("\n".join(["image,sentence", *(f"{name},{text}" for name, text in rows)]))
+    if form == "stdin":
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(table.read_bytes())))
+        monkeypatch.chdir(tmp_path)
+    run(dataclasses.replace(options, json=True), ["-" if form == "stdin" else str(table)], tmp_path / "out")
+    records = json.loads(capsys.readouterr().out)
+    assert [(Path(record["image"]).name, record["sentence"]) for record in records] == [
+        ("second.png", "the cat"), ("second.png", "nothing"), ("photo.png", "the dog"), ("photo.png", "nothing"),
+    ]  # fmt: skip
+    assert [record["score"] for record in records] == [0.75, 0, 0.75, 0]
+
+
+def test_a_pattern_in_quotes(options, image, tmp_path, capsys):
+    make(options, "step2", labels="pseudo")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b.png").write_bytes(image.read_bytes())
+    run(dataclasses.replace(options, json=True), [f"{tmp_path}/**/*.png", "where is the dog?"], tmp_path / "out")
+    records = json.loads(capsys.readouterr().out)
+    assert [Path(record["image"]).name for record in records] == ["b.png", "photo.png"]
+    with pytest.raises(RisError, match=r"\*\.jpg: no such image file"):
+        run(options, [f"{tmp_path}/*.jpg", "dog"], tmp_path / "out")
