@@ -24,6 +24,10 @@ class DownloadError(RisError):
     """Weights that are neither on this machine nor could be fetched."""
 
 
+class BusyError(RisError):
+    """An artifact that another process is writing."""
+
+
 class EmptySplitError(RisError):
     """A split of the card of which the data hold nothing."""
 

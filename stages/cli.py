@@ -14,6 +14,7 @@ from stages import (
     demo,
     doctor,
     dump_responses,
+    experiment,
     figure,
     import_checkpoint,
     make_pseudolabels,
@@ -72,6 +73,7 @@ add_command(app, "doctor", doctor.run)
 add_command(app, "runs", runs.run)
 add_command(app, "demo", demo.run)
 add_command(app, "cost", cost.run)
+add_command(app, "experiment", experiment.run)
 add_command(app, "table", table.run)
 
 

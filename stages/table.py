@@ -1,61 +1,42 @@
-"""`ris table N`: a table of the paper, with our latest scores beside its figures where they exist."""
+"""`ris table`: an experiment as a table, what was measured beside what the paper has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from ris_pipeline.process.console import Console
 from stages.console import align, emit
 from stages.context import Output
-
-if TYPE_CHECKING:
-    from ris_pipeline.scoring.tables import Table
+from stages.experiment import Config, DataRoot, Dataset, Name, Runs, Seeds, Set, open_experiment
 
 
 def run(
     output: Output,
-    number: Annotated[int, typer.Argument(min=1, max=7, metavar="N", help="Number of the table.")],
-    runs: Annotated[Path, typer.Option(help="Folder that holds the artifacts.")] = Path("runs"),
+    name: Name,
+    dataset: Dataset = None,
+    seeds: Seeds = None,
+    form: Annotated[
+        Literal["text", "markdown", "latex", "csv"], typer.Option("--format", help="LaTeX needs the package booktabs.")
+    ] = "text",
+    data_root: DataRoot = Path("data"),
+    runs: Runs = Path("runs"),
+    config: Config = None,
+    set: Set = None,
 ) -> None:
-    """Print a table of the paper, with our latest scores.
+    """Print the table of an experiment.
 
-    Reads:    scores of the paper's data sets below runs/, where there are any
+    Reads:    the experiment's file, and the scores that `ris experiment` left in runs/
     Writes:   stdout: the table
-    Example:  ris table 1
+    Example:  ris table 1 --dataset refcoco --format latex
     """
-    from ris_pipeline.scoring.tables import build_table, read_scores
+    from ris_pipeline.experiments.table import build_table, render, to_json
 
-    table = build_table(number)
-    here = [read_scores(runs, row, table.columns) for row in table.rows]
-    if partial := list(dict.fromkeys(line for _, lines in here for line in lines)):
-        Console(quiet=output.quiet).say(f"left out, as only a part of the split is scored: {', '.join(partial)}")
-    rows = [
-        {"row": row.name, "paper": dict(row.paper), "here": found}
-        for row, (found, _) in zip(table.rows, here, strict=True)
-    ]
-    columns = [column.title for column in table.columns]
-    emit(output, _render(table, rows), {"table": number, "title": table.title, "columns": columns, "rows": rows})
-
-
-def _render(table: Table, rows: Sequence[Mapping[str, Any]]) -> str:
-    titles = [column.title.replace("/", " ").split(" ") for column in table.columns]
-    lines = [["", *(title[k] if k < len(title) else "" for title in titles)] for k in range(max(map(len, titles)))]
-    for row in rows:
-        lines.append([row["row"], *_cells(table, row["paper"])])
-        if row["here"]:
-            lines.append(["  here", *_cells(table, row["here"])])
-    return f"{table.title}\n{align(lines)}"
-
-
-def _cells(table: Table, values: Mapping[str, float]) -> list[str]:
-    # Scores have two decimals in the paper; ms and rounded costs are printed as they are.
-    return [
-        "" if column.title not in values
-        else f"{values[column.title]:.2f}" if column.metric
-        else f"{values[column.title]:g}"
-        for column in table.columns
-    ]  # fmt: skip
+    places = {"data_root": data_root, "runs": runs, "config": config, "set": set}
+    experiment, points = open_experiment(name, dataset, seeds, Output(quiet=True), places)
+    table = build_table(experiment, points)
+    text = render(table, form, lambda lines: align(lines, n_words=1))
+    if table.n_missing and form == "text":
+        text += f"\n{table.n_missing} cells are not made yet; run: ris experiment {name}"
+    emit(output, text, to_json(table))

@@ -182,19 +182,6 @@ def pair_scores(old: Artifact, new: Artifact, variants: Sequence[Artifact]) -> l
     return [(of_old[name], of_new[name]) for name in of_old if name in of_new and of_old[name] != of_new[name]]
 
 
-def find_scores(runs: Path, dataset: str, scored: str, split: str, settings: Mapping[str, object]) -> Artifact | None:
-    """Return the last scores on a split of a step1 or step2 that was trained with these settings; or None."""
-    variants = list_variants(runs, dataset)
-    known = {run.digest: run for run in variants}
-    networks = [
-        run for run in variants
-        if run.manifest["stage"] == scored and settings.items() <= run.manifest["configuration"].items()
-    ]  # fmt: skip
-    scores = [run for run in variants if run.manifest["flags"] == {"scored": scored, "split": split}]
-    fitting = [score for score in scores if any(_stems_from(score, network, known) for network in networks)]
-    return fitting[-1] if fitting else None
-
-
 def _stems_from(artifact: Artifact, source: Artifact, known: Mapping[str, Artifact]) -> bool:
     to_see = [artifact.digest]
     while to_see:

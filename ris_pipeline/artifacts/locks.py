@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import BusyError, RisError
 
 PATIENCE = 0.5  # seconds; longer than a clean-up holds the lock of a dead process
 
@@ -21,14 +21,14 @@ def hold(path: Path) -> Iterator[None]:
     """Hold the lock file `path` while the block runs and remove it afterwards.
 
     The kernel frees the lock when its holder dies, so a file left by a killed process locks nobody out.
-    Raises RisError naming host and process where somebody else holds it, and where its folder is not writable.
+    Raises BusyError naming host and process where somebody else holds it, RisError where its folder is not writable.
     """
     lock = FileLock(path, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:
-        raise RisError(f"{path}: being written by {_read(path)}; wait or stop it") from error
+        raise BusyError(f"{path}: being written by {_read(path)}; wait or stop it") from error
     except OSError as error:
         raise RisError(f"{path.parent}: cannot write there: {error.strerror}; choose another folder") from error
     try:

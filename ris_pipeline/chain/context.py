@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
@@ -74,6 +74,14 @@ class Context:
     dry_run: bool = False
     console: Console = field(default_factory=Console)
     card_name: str = "shapes"  # as it was asked for
+    supply: Callable[..., Artifact | None] | None = None  # gives what a stage reads in place of the latest artifact
+
+    def vary(self, **changes: Any) -> Context:
+        """Return a context with other settings, for the same data set, that shares what is known of its files."""
+        other = replace(self, **changes)
+        known = {name: getattr(self, name) for name in ("inventory", "_images", "_datasets")}
+        vars(other).update(known)
+        return other
 
     def say(self, text: str) -> None:
         """Print a remark on stderr."""
@@ -230,9 +238,15 @@ class Context:
             configuration[method.table] = asdict(self.resolve(method.config, method.table, beside, beside=True))
         return configuration
 
+    def look_up(self, stage: str, **flags: str | bool) -> Artifact | None:
+        """Return what a stage reads: the latest artifact of `stage` with these flags, or what `supply` gives."""
+        if self.supply is not None:
+            return self.supply(self, stage, **flags)
+        return find_latest(self.runs, self.card.name, stage, **flags)
+
     def find_input(self, stage: str, **flags: str | bool) -> Artifact:
-        """Return the latest artifact of `stage` with these flags. Raises RisError with the command that makes it."""
-        artifact = find_latest(self.runs, self.card.name, stage, **flags)
+        """Return `look_up`'s artifact. Raises RisError with the command that makes it where there is none."""
+        artifact = self.look_up(stage, **flags)
         if artifact is None:
             what = f"{stage} ({label_of(flags)})" if flags else stage
             # Before the command, which stands at the end so that it can be copied.

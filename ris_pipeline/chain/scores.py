@@ -46,18 +46,19 @@ def score(
     *,
     splits: Sequence[str] | None = None,
     stage: str | None = None,
+    row: str | None = None,
     **places: Unpack[Places],
 ) -> list[Score]:
     """Score everything that has been made, or a single stage, unless that is done; return the scores, split by split.
 
     `splits`: all of the card if None. `stage`: as `scoring.rows` names them: "step1", "prms", "pseudolabels", "step2",
-    … The others and errors as in `train_step1`.
+    … `row`: a single row of the table. The others and errors as in `train_step1`.
     """
     context = open_context(data, **places)
     resolved = context.resolve(ScoreConfig, "scores", config)
     scores = []
     without_truth = set()
-    for job in _plan(context, resolved, config, splits, stage):
+    for job in _plan(context, resolved, config, splits, stage, row):
         try:
             is_new = context.force or find(job.request) is None
             if is_new and not context.open_dataset(job.split).has_truth:
@@ -80,7 +81,7 @@ def score(
             "ground truth and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes"
         )
     # The card's figures hold for its own settings only.
-    own = not (context.config_file or context.assignments or config)
+    own = not (context.config_file or context.assignments or config or row)
     return add_stored_oracle(scores, context.card.oracle) if own else scores
 
 
@@ -90,7 +91,12 @@ def _drop_settings(reasons: Sequence[str]) -> list[str]:
 
 
 def _plan(
-    context: Context, config: ScoreConfig, settings: Any, splits: Sequence[str] | None, stage: str | None
+    context: Context,
+    config: ScoreConfig,
+    settings: Any,
+    splits: Sequence[str] | None,
+    stage: str | None,
+    name: str | None,
 ) -> list[_Job]:
     """Return what to score; say what lacks its artifact, or raise RisError if `stage` asks for it."""
     jobs: list[_Job] = []
@@ -98,9 +104,10 @@ def _plan(
     for split in context.find_splits(splits):
         base = context.request("scores", config, settings=settings, flags={"split": split})
         wanted = [
-            row for row in list_rows() if stage in (None, row.stage) and row.applies_to(split, chosen=bool(splits))
-        ]
-        sources = {row.name: row.find_source(context.runs, base.dataset, split) for row in wanted}
+            row for row in list_rows()
+            if stage in (None, row.stage) and name in (None, row.name) and row.applies_to(split, chosen=bool(splits))
+        ]  # fmt: skip
+        sources = {row.name: row.find_source(context.look_up, split) for row in wanted}
         found = [row for row in wanted if not row.source or sources[row.name]]
         if stage and wanted and not found:
             command = context.command(wanted[0].command.format(split=split))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ris_pipeline.artifacts.find import find_named, list_latest
+from ris_pipeline.artifacts.find import find_latest, find_named, list_latest
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import METRICS, OUTCOMES
 from ris_pipeline.errors import RisError
@@ -75,11 +76,12 @@ def find_sources(runs: Path, dataset: str, splits: Sequence[str], command_line: 
     flags = [artifact.manifest["flags"] for artifact in list_latest(runs, dataset, "responses").values()]
     methods = [find_row(str(own["method"])) for own in flags if "method" in own and own["split"] in splits]
     rows = [row for row in ROWS.values() if row.tile] + list({row.name: row for row in methods}.values())
+    find = partial(find_latest, runs, dataset)
     shown = {
         (row.name, split): source
         for row in rows
         for split in splits
-        if row.applies_to(split, chosen=True) and (source := row.find_source(runs, dataset, split))
+        if row.applies_to(split, chosen=True) and (source := row.find_source(find, split))
     }
     scored = _find_scores(runs, dataset, splits)
     trained = {row.learner: find_named(runs, dataset, row.training) for row in ROWS.values() if row.training}

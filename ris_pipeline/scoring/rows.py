@@ -6,12 +6,10 @@ are ROWS; a compared method's is made of its entry in `methods.METHODS`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.methods import Method, list_compared
@@ -53,10 +51,10 @@ class Row:
             return split == TRAIN_SPLIT
         return self.kind != "network" or split != TRAIN_SPLIT or chosen
 
-    def find_source(self, runs: Path, dataset: str, split: str) -> Artifact | None:
-        """Return the artifact that the row is read from, the latest of its flags; None where there is none."""
+    def find_source(self, find: Callable[..., Artifact | None], split: str) -> Artifact | None:
+        """Return the artifact that the row is read from, by find(stage, **flags); None where there is none."""
         flags = {**self.flags, "split": split} if self.source == "responses" else self.flags
-        artifact = find_latest(runs, dataset, self.source, **flags) if self.source else None
+        artifact = find(self.source, **flags) if self.source else None
         if artifact and self.kind == "choice" and not artifact.manifest["configuration"]["prms"]:
             return None
         return artifact
@@ -143,11 +141,6 @@ def _rows_of_method(method: Method) -> tuple[Row, ...]:
             tile=step2, aside=True, improves=(name,),
         ),
     )  # fmt: skip
-
-
-def find_row_of_paper(method: str) -> Row | None:
-    """Return the first row whose name in the paper's tables is `method`, None where that method is not here."""
-    return next((row for row in list_rows() if row.paper == method), None)
 
 
 def find_improvement(known: Collection[str]) -> tuple[str, str] | None:

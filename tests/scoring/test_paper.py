@@ -8,7 +8,7 @@ import pytest
 from ris_pipeline.datasets import load_card
 from ris_pipeline.scoring.metrics import METRICS
 from ris_pipeline.scoring.paper import load_paper_tables, paper_figure
-from ris_pipeline.scoring.rows import ROWS, find_row_of_paper
+from ris_pipeline.scoring.rows import ROWS
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,3 @@ def test_no_table_was_changed():
     if not original.is_file():
         pytest.skip("the original is not here")
     assert load_paper_tables() == json.loads(original.read_text())
-
-
-def test_every_method_of_the_papers_tables_has_a_row():
-    for table, methods in (("table1_pointit", load_paper_tables()["table1_pointit"]["methods"]),
-                           ("table2_cost_referit_test", load_paper_tables()["table2_cost_referit_test"])):  # fmt: skip
-        assert [name for name in methods if find_row_of_paper(name) is None] == [], table

@@ -1,0 +1,133 @@
+"""The shipped experiments against the paper's figures, and what a wrong file is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ris_pipeline.chain.context import open_context
+from ris_pipeline.config import CONFIGS
+from ris_pipeline.errors import RisError
+from ris_pipeline.experiments.file import COSTS, list_experiments, load_experiment
+from ris_pipeline.methods import METHODS
+from ris_pipeline.scoring.paper import load_paper_tables
+
+TABLES = [f"table{n}" for n in range(1, 8)]
+METRIC = {"miou": "mIoU", "pointit": "PointIt", "pointm": "PointM"}
+COST = {"table2": {"parameters": "params", "gmac": "macs"}, "table6": {"gmac": "flops_g"}}
+
+
+def find_figure(name: str, row: str, column: str) -> float:
+    """The figure where paper_tables.json has it, whose tables differ in form."""
+    key = next(key for key in load_paper_tables() if key.startswith(f"{name}_"))
+    table = load_paper_tables()[key]
+    if column in COSTS:
+        return table[row][COST[name][column]]
+    where, metric = column.split()
+    dataset, split = where.split("/")
+    if name == "table1":
+        return table["methods"][row]["PointIt"][where]
+    if name == "table7":
+        return table[row][dataset]
+    return table[row].get(split, table[row])[METRIC[metric]]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_figures_of_the_paper(name):
+    experiment = load_experiment(name, "paper")
+    figures = {
+        (entry.name, column): experiment.expected(entry, column)
+        for entry in experiment.rows
+        for column in experiment.columns
+    }
+    assert figures == {(row, column): find_figure(name, row, column) for row, column in figures}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "column", "figure"),
+    [
+        ("table1", "Step-2", "refcocog-google/val pointit", 67.61),
+        ("table2", "GbS", "referit/test pointm", 30.3),
+        ("table3", "ImageNet Swin-B", "refcocog-umd/val pointit", 64.44),
+        ("table4", "2048", "refcocog-umd/train miou", 27.65),
+        ("table5", "7", "refcocog-umd/train pointm", 53.17),
+        ("table6", "CLIP ResNet-50", "gmac", 21.63),
+        ("table7", "PRMS + R", "refcoco+/train miou", 30.86),
+    ],
+)
+def test_figures_read_off_the_paper_by_hand(name, row, column, figure):
+    experiment = load_experiment(name, "paper")
+    (entry,) = (entry for entry in experiment.rows if entry.name == row)
+    assert experiment.expected(entry, column) == figure
+
+
+def test_there_is_a_file_for_each_table_and_kind_of_data():
+    assert set(TABLES) <= set(list_experiments())
+    assert {load_experiment(name, None).datasets[0] for name in TABLES} == {"shapes"}
+    assert load_experiment("5", "refcocog-umd") == load_experiment("table5", "paper")
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("folder", ["shapes", "paper"])
+def test_every_setting_is_one_of_its_stage(name, folder):
+    experiment = load_experiment(name, folder)
+    methods = {method.table: method.config for method in METHODS.values()}
+    for dataset in experiment.datasets:
+        context = open_context(dataset)
+        for entry in experiment.rows:
+            for table, settings in entry.set.items():
+                resolved = context.resolve({**CONFIGS, **methods}[table], table, settings)
+                assert all(getattr(resolved, key) == value for key, value in settings.items())
+
+
+GOOD = """
+title = "two rates"
+columns = ["shapes/val miou", "hours"]
+[[rows]]
+name = "a"
+scored = "step1"
+set = { step1 = { lr = 1e-4 } }
+paper = [nan, 2.0]
+"""
+
+
+def test_an_own_file(tmp_path: Path):
+    path = tmp_path / "own.toml"
+    path.write_text(GOOD)
+    experiment = load_experiment(str(path), "shapes")
+    (entry,) = experiment.rows
+    assert (experiment.name, experiment.seeds, experiment.splits_of("shapes")) == ("own", [0], ["val"])
+    assert entry.set == {"step1": {"lr": 1e-4}}
+    assert [experiment.expected(entry, column) for column in experiment.columns] == [None, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("scored", "score", "'score'"),
+        ('"step1"', '"step3"', "did you mean 'step"),
+        ("val miou", "val mio", "did you mean 'miou'"),
+        ("shapes/val miou", "shapes miou", "write '<data set>/<split> <metric>'"),
+        ("[nan, 2.0]", "[2.0]", "1 figures for 2 columns"),
+        ("paper = ", '\n[[rows]]\nname = "a"\nscored = "step1"\npaper = ', "'a' is there twice"),
+        ("title = ", "titel = ", "titel"),
+        ("[[rows]]", "[[row]]", "row"),
+        ("= [", "= ", "not an experiment"),
+    ],
+)
+def test_a_wrong_file_is_told_what_is_wrong(tmp_path, old, new, word):
+    path = tmp_path / "own.toml"
+    path.write_text(GOOD.replace(old, new))
+    with pytest.raises(RisError, match=r"own\.toml") as error:
+        load_experiment(str(path), None)
+    assert word in str(error.value)
+
+
+def test_an_unknown_name_and_an_unknown_data_set():
+    with pytest.raises(RisError, match="did you mean 'table7'"):
+        load_experiment("tabl7", None)
+    with pytest.raises(RisError, match="refcocog-umd"):
+        load_experiment("table5", "referit")
+    with pytest.raises(RisError, match=r"nonesuch\.toml"):
+        load_experiment("nonesuch.toml", None)

@@ -1,0 +1,250 @@
+"""Experiments on the tiny chain: what is shared, skipped, resumed, spread, and what the table says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from calls import places_in
+
+ROOT = Path(__file__).parents[2]
+TWO_RATES = """
+title = "two rates"
+columns = ["tiny/train miou", "tiny/val miou", "tiny/val pointit"]
+
+[[rows]]
+name = "as it is"
+scored = "step1"
+
+[[rows]]
+name = "ten times"
+scored = "step1"
+set = { step1 = { lr = 5e-4 } }
+
+[[rows]]
+name = "labels"
+scored = "pseudo-plain"
+together = true
+"""
+ROWS = ("as it is", "labels", "ten times")  # in the order of their groups
+
+
+@pytest.fixture
+def own(copy_of_project: Path) -> Path:
+    """The chain's artifacts, not scored, and an experiment beside them."""
+    (copy_of_project / "own.toml").write_text(TWO_RATES)
+    return copy_of_project
+
+
+@pytest.fixture
+def call(own: Path, call_ris: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """A function that runs a command on the project and returns the lines that it printed."""
+
+    def run(*words: object, code: int = 0) -> list[str]:
+        capsys.readouterr()
+        assert call_ris(words[0], own / "own.toml", *words[1:], **places_in(own)) == code, words
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def list_artifacts(project: Path, stage: str) -> set[str]:
+    return {path.name for path in (project / "runs" / "tiny" / stage).glob("[0-9a-f]" * 12)}
+
+
+def read_table(call: Callable[..., list[str]], *words: object) -> dict[str, dict[str, float]]:
+    (line,) = call("table", "--json", *words)
+    return {
+        row["row"]: {column: cell["value"] for column, cell in row["here"].items()} for row in json.loads(line)["rows"]
+    }
+
+
+def start(project: Path, *words: object) -> subprocess.Popen[str]:
+    places = [word for name, value in places_in(project).items() for word in (f"--{name.replace('_', '-')}", value)]
+    line = [sys.executable, "-m", "stages.cli", "experiment", project / "own.toml", *words, *places]
+    return subprocess.Popen(
+        list(map(str, line)), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)), start_new_session=True,
+    )  # fmt: skip
+
+
+def test_rows_are_made_once_and_share_what_is_equal(own, call):
+    before = {stage: list_artifacts(own, stage) for stage in ("step1", "responses", "pseudolabels")}
+    assert call("experiment") == [f"{row}, tiny, seed 0: made" for row in ROWS]  # group by group
+    after = {stage: list_artifacts(own, stage) for stage in before}
+    assert {stage: len(after[stage] - before[stage]) for stage in before} == {
+        "step1": 1, "responses": 2, "pseudolabels": 0,
+    }  # fmt: skip
+    (new,) = after["step1"] - before["step1"]
+    manifest = json.loads((own / "runs" / "tiny" / "step1" / new / "manifest.json").read_text())
+    assert manifest["configuration"]["lr"] == 5e-4
+    made = {path: path.stat().st_mtime_ns for path in (own / "runs").rglob("manifest.json")}
+    assert call("experiment") == [f"{row}, tiny, seed 0: there already" for row in ROWS]
+    assert {path: path.stat().st_mtime_ns for path in (own / "runs").rglob("manifest.json")} == made
+
+
+def test_the_table_has_the_scores_of_each_rows_own_artifacts(own, call):
+    assert set(map(str, read_table(call))) == set(ROWS)
+    assert read_table(call) == {row: {} for row in ROWS}
+    call("experiment", "--seeds", "0,1")
+    by_hand: dict[tuple[str, str], list[float]] = {}
+    for folder in (own / "runs" / "tiny" / "scores").glob("[0-9a-f]" * 12):
+        scores = json.loads((folder / "scores.json").read_text())
+        responses = next((value for name, value in scores["inputs"].items() if name.startswith("responses")), "")
+        step1 = ""
+        if responses:
+            path = own / "runs" / "tiny" / "responses" / responses / "manifest.json"
+            step1 = json.loads(path.read_text())["inputs"]["step1"]
+            path = own / "runs" / "tiny" / "step1" / step1 / "manifest.json"
+            rate = json.loads(path.read_text())["configuration"]["lr"]
+            row = {5e-5: "as it is", 5e-4: "ten times"}[rate]
+        else:
+            row = "labels"
+        by_hand.setdefault((row, f"tiny/{scores['split']} miou"), []).append(scores["metrics"]["miou"]["value"])
+    table = read_table(call, "--seeds", "0,1")
+    assert len(by_hand) == 5
+    for (row, column), values in by_hand.items():
+        assert len(values) == 2
+        assert table[row][column] == pytest.approx(statistics.fmean(values))
+    (line,) = call("table", "--json", "--seeds", "0,1")
+    cell = json.loads(line)["rows"][1]["here"]["tiny/val miou"]
+    assert cell["spread"] == pytest.approx(statistics.stdev(by_hand["ten times", "tiny/val miou"]))
+    assert cell["n_seeds"] == 2
+    assert any("over 2 seeds" in text for text in call("table", "--seeds", "0,1"))
+
+
+def test_a_failing_row_stops_no_other(own, call):
+    path = own / "own.toml"
+    path.write_text(TWO_RATES.replace("lr = 5e-4", 'image_encoder = "nonesuch"'))
+    lines = call("experiment", code=1)
+    assert [line.split(": ")[1] for line in lines] == ["made", "made", "failed"]
+    (failed,) = (line for line in lines if "failed" in line)
+    assert "nonesuch" in failed
+    assert "ten times" in failed
+
+
+def test_a_part_of_a_split_is_marked_and_never_best(own, call):
+    card = own / "tiny.toml"
+    n_val = sum(len(ref["sentences"]) for ref in load_refs(own) if ref["split"] == "val")
+    card.write_text(card.read_text().replace('val = "any"', f"val = {n_val + 1}"))
+    path = own / "own.toml"
+    path.write_text(
+        path.read_text().replace(
+            '"step1"\n\n[[rows]]\nname = "ten', '"step1"\npaper = [nan, 31.5, nan]\n\n[[rows]]\nname = "ten'
+        )
+    )
+    call("experiment")
+    text = call("table", "--format", "markdown")
+    row = next(line for line in text if line.startswith("| as it is"))
+    train, val, paper, *_ = (cell.strip() for cell in row.split("|")[2:])
+    assert "*" not in train.replace("**", "")
+    assert re.fullmatch(r"\d+\.\d ±\d+\.\d\*", val)
+    assert paper == "31.5"
+    assert any("partial" in line for line in text)
+
+
+def load_refs(project: Path) -> list[dict]:
+    from ris_pipeline.datasets.io.pickles import load_plain_pickle
+
+    (path,) = (project / "data" / "tiny" / "refer" / "shapes").glob("refs*.p")
+    return load_plain_pickle(path)
+
+
+@pytest.mark.slow
+def test_jobs_and_a_slurm_array_make_the_same_table(own, call, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(own, other, symlinks=True)
+    call("experiment")
+    expected = read_table(call)
+    process = start(other, "--jobs", 2)
+    out, _ = process.communicate(timeout=300)
+    assert sorted(out.splitlines()) == sorted(f"{row}, tiny, seed 0: made" for row in ROWS)
+    assert process.returncode == 0
+    shutil.rmtree(other)
+    shutil.copytree(own, other, symlinks=True)
+    shutil.rmtree(other / "runs" / "tiny" / "scores")
+    script = other / "array.sh"
+    out, _ = start(other, "--slurm", script).communicate(timeout=300)
+    assert "2 of 2 groups" in out
+    run_array(script)
+    assert read_table_of(other) == expected
+    run_array(script)  # submitted twice
+    assert read_table_of(other) == expected
+
+
+def run_array(script: Path) -> None:
+    """What sbatch does: each task of the array with its number, two of them at a time."""
+    last = int(re.search(r"--array=0-(\d+)", script.read_text())[1])
+    folder = script.parent / "bin"
+    folder.mkdir(exist_ok=True)
+    python = folder / "python"
+    if not python.exists():
+        python.symlink_to(sys.executable)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    tasks = [
+        subprocess.Popen(["bash", str(script)], cwd=ROOT, env={**environment, "SLURM_ARRAY_TASK_ID": str(k)})
+        for k in range(last + 1)
+    ]
+    assert [task.wait(timeout=300) for task in tasks] == [0] * (last + 1)
+
+
+def read_table_of(project: Path) -> dict[str, dict[str, float]]:
+    places = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in places_in(project).items()
+        if name in ("dataset", "data_root", "runs")
+    ]
+    line = [sys.executable, "-m", "stages.cli", "table", str(project / "own.toml"), "--json", *places]
+    out = subprocess.run(
+        line, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=True
+    )
+    return {
+        row["row"]: {column: cell["value"] for column, cell in row["here"].items()}
+        for row in json.loads(out.stdout)["rows"]
+    }
+
+
+@pytest.mark.slow
+def test_killed_and_two_at_once(own, call, tmp_path):
+    """Twenty kills at random moments, then two processes at once: the same table, and nothing made twice."""
+    whole = tmp_path / "whole"
+    shutil.copytree(own, whole, symlinks=True)
+    process = start(whole)
+    began = time.monotonic()
+    process.communicate(timeout=300)
+    seconds = time.monotonic() - began
+    numbers = random.Random(0)
+    for _ in range(20):
+        process = start(own)
+        time.sleep(numbers.uniform(0.2, 1) * seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if all("there already" in line for line in call("experiment", "--dry-run")):
+            break
+    both = [start(own), start(own)]
+    lines = [process.communicate(timeout=300)[0].splitlines() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert [len(made) for made in lines] == [3, 3]
+    assert read_table_of(own) == read_table_of(whole)
+    for stage in ("step1", "responses", "pseudolabels", "scores"):
+        assert list_artifacts(own, stage) == list_artifacts(whole, stage)
+
+
+def test_check_makes_it_again(own, call):
+    call("experiment")
+    lines = call("experiment", "--check")
+    assert len(lines) == 7  # two rows of three columns and one of one
+    assert all("within" in line for line in lines)
+    assert not list((own / "runs").glob("check-*"))
