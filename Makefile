@@ -12,7 +12,7 @@ OPTIONS   = --dataset "$(DATASET)" --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all install docs data compare oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
+.PHONY: all install docs data compare tables oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
 
 # The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
@@ -41,6 +41,18 @@ compare: $(READY)
 	  $(RIS) train-step1 --method $$method $(OPTIONS) && $(RIS) dump-responses --method $$method $(OPTIONS) || exit; done
 	$(RIS) score $(OPTIONS)
 	$(RIS) report $(OPTIONS)
+
+# The paper's tables and the curves of Tables 4 and 5: on the embedded data sets, or with DATASET=refcocog-umd on that.
+TABLES = $(if $(filter-out shapes,$(DATASET)),--dataset "$(DATASET)") --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $(if $(CONFIG),--config "$(CONFIG)")
+
+tables: table-1 table-2 table-3 table-4 table-5 table-6 table-7
+
+table-%: $(READY)
+ifneq ($(filter shapes%,$(DATASET)),)
+	for name in shapes shapes+ shapesg; do $(RIS) data make-shapes --dataset $$name --data-root "$(DATA_ROOT)" || exit; done
+endif
+	$(RIS) experiment $* $(TABLES)
+	$(RIS) table $* $(TABLES) --format markdown
 
 # The upper bound: Step-2 on true masks, and its scores.
 oracle: data

@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Print the table of an experiment.
 
-    Reads:    the experiment's file, and the scores that `ris experiment` left in runs/
+    Reads:    the experiment's file; scores below runs/
     Writes:   stdout: the table
     Example:  ris table 1 --dataset refcoco --format latex
     """

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from calls import places_in
 
@@ -248,3 +250,19 @@ def test_check_makes_it_again(own, call):
     assert len(lines) == 7  # two rows of three columns and one of one
     assert all("within" in line for line in lines)
     assert not list((own / "runs").glob("check-*"))
+
+
+def test_the_curve_of_a_setting(own, call, call_ris, capsys, tmp_path):
+    out = tmp_path / "sweep.png"
+    words = ("figure", "sweep", "--experiment", own / "own.toml", "--out", out)
+    (own / "own.toml").write_text(f'axis = "rate"{TWO_RATES}')
+    assert call_ris(*words, **places_in(own)) == 1
+    assert "nothing is made yet" in capsys.readouterr().err
+    call("experiment")
+    assert call_ris(*words, **places_in(own)) == 0
+    with Image.open(out) as picture:
+        dark = np.asarray(picture.convert("L")) < 128
+    assert len(np.unique(dark.any(axis=0).nonzero()[0] * 3 // picture.width)) == 3  # a panel for each column
+    (own / "own.toml").write_text(TWO_RATES)
+    assert call_ris(*words, **places_in(own)) == 1
+    assert "axis" in capsys.readouterr().err

@@ -1,7 +1,10 @@
 """Which rows there are for a split, and what they are read from."""
 
+from functools import partial
+
 import pytest
 
+from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Request
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.scoring.rows import ROWS, Row, find_improvement, find_row
@@ -34,17 +37,17 @@ def test_a_row_is_read_from_the_artifact_of_its_own_flags(tmp_path):
     make(tmp_path, "pseudolabels", {}, refine=True)
     amr = Row(name="a", title="A", label="A", stage="a", kind="maps", source="responses", flags={"method": "amr"})
     for row, expected in ((find_row("step1"), ours), (amr, theirs), (find_row("pseudo-plain"), plain)):
-        source = row.find_source(tmp_path, "toy", "val")
+        source = row.find_source(partial(find_latest, tmp_path, "toy"), "val")
         assert source is not None
         assert source.digest == expected
-    assert find_row("chance").find_source(tmp_path, "toy", "val") is None
-    assert find_row("step2").find_source(tmp_path, "toy", "val") is None
+    assert find_row("chance").find_source(partial(find_latest, tmp_path, "toy"), "val") is None
+    assert find_row("step2").find_source(partial(find_latest, tmp_path, "toy"), "val") is None
 
 
 def test_prms_needs_responses_with_its_choice(tmp_path):
     make(tmp_path, "responses", {"prms": False}, split="val")
-    assert find_row("prms").find_source(tmp_path, "toy", "val") is None
-    assert find_row("step1").find_source(tmp_path, "toy", "val") is not None
+    assert find_row("prms").find_source(partial(find_latest, tmp_path, "toy"), "val") is None
+    assert find_row("step1").find_source(partial(find_latest, tmp_path, "toy"), "val") is not None
 
 
 def test_improvement_is_by_refinement_and_else_by_step2():
