@@ -55,7 +55,9 @@ class Card:
     """
 
     name: str
-    format: Literal["refer", "grefcoco", "refzom", "rrsisd", "parquet", "referit", "pairs"]
+    format: Literal[
+        "refer", "grefcoco", "refzom", "rrsisd", "parquet", "phrasecut", "reasonseg", "flickr30k", "referit", "pairs"
+    ]
     annotations: Path
     images: Path
     splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]

@@ -10,13 +10,24 @@ from pathlib import Path
 
 from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.datasets.formats import grefcoco, pairs, parquet, refer, referit, refzom, rrsisd
+from ris_pipeline.datasets.formats import (
+    flickr30k,
+    grefcoco,
+    pairs,
+    parquet,
+    phrasecut,
+    reasonseg,
+    refer,
+    referit,
+    refzom,
+    rrsisd,
+)
 from ris_pipeline.datasets.records import Dataset, Reading, count_expressions, drop_repeated
 from ris_pipeline.errors import EmptySplitError, RisError, suggest_path
 
 _FORMATS = {
     "refer": refer, "grefcoco": grefcoco, "refzom": refzom, "rrsisd": rrsisd, "parquet": parquet, "referit": referit,
-    "pairs": pairs,
+    "phrasecut": phrasecut, "reasonseg": reasonseg, "flickr30k": flickr30k, "pairs": pairs,
 }  # fmt: skip
 
 
