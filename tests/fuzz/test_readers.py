@@ -45,7 +45,7 @@ def picture(format: str, size: tuple[int, int] = (24, 16), mode: str = "RGB") ->
 
 def card(folder: Path, name: str, form: str, annotations: str, splits: str = "train") -> None:
     lines = [f'name = "{name}"', f'format = "{form}"', f'annotations = "{annotations}"', 'images = "images"']
-    lines += ['partition = "unc"'] if form == "refer" else []
+    lines += ['partition = "unc"'] if form in ("refer", "grefcoco", "rrsisd") else []
     lines += ["[splits]", f'{splits} = "any"', "[config.step1]", "epochs = 3", "lr = 1e-4"]
     (folder / f"{name}.toml").write_text("\n".join(lines) + "\n")
     (folder / "images").mkdir(exist_ok=True)
@@ -125,6 +125,92 @@ def make_referit_pickle(folder: Path) -> Path:
     for split in ("train", "test"):
         (pickles / f"{split}.pickle").write_bytes(pickle.dumps(table, protocol=2))
     return pickles / "train.pickle"
+
+
+def make_grefcoco(folder: Path) -> Path:
+    """Refs of two objects, of one, and of none."""
+    card(folder, "gref", "grefcoco", "gref")
+    (folder / "gref").mkdir()
+    (folder / "gref" / "instances.json").write_text(json.dumps(INSTANCES))
+    refs = [ref | {"ann_id": ids} for ref, ids in zip(REFS, ([10, 11], [11], [-1]), strict=True)]
+    (folder / "gref" / "grefs(unc).json").write_text(json.dumps(refs))
+    return folder / "gref" / "grefs(unc).json"
+
+
+def make_rrsisd(folder: Path) -> Path:
+    card(folder, "aerial", "rrsisd", "aerial")
+    (folder / "aerial").mkdir()
+    (folder / "aerial" / "refs(unc).p").write_bytes(pickle.dumps(REFS[1:2]))
+    (folder / "aerial" / "instances.json").write_text(json.dumps(INSTANCES))
+    return folder / "aerial" / "instances.json"
+
+
+def make_parquet(folder: Path, layout: str) -> Path:
+    """Rows of jxu124's, lmms-lab's or moondream's columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    card(folder, "hub", "parquet", "hub")
+    (folder / "hub").mkdir()
+    (folder / "images" / "1.jpg").write_bytes(picture("JPEG"))
+    packed = {"counts": "0P<", "size": [16, 24]}  # all of the image
+    rows: dict[str, Any] = {
+        "refer": [
+            {key: REFS[0][key] for key in ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")}
+            | {"raw_anns": json.dumps(INSTANCES["annotations"][0])}
+            | {"raw_image_info": json.dumps(INSTANCES["images"][0])}
+        ],
+        "answers": [
+            {"question_id": "1", "answer": ["the dog"], "segmentation": [1.0, 1, 8, 1, 8, 8, 1, 8], "iscrowd": 0,
+             "bbox": [1.0, 1, 7, 7], "file_name": "1.jpg"}
+        ],
+        "samples": [
+            {"image_id": 1, "file_name": "1.jpg", "samples": [
+                {"id": 3, "sentences": ["the dog"], "bbox": [0.0, 0, 24, 16], "mask": packed}
+            ]}
+        ],
+    }  # fmt: skip
+    path = folder / "hub" / "train-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(rows[layout]), path)
+    return path
+
+
+def make_phrasecut(folder: Path) -> Path:
+    card(folder, "phrases", "phrasecut", "phrases")
+    (folder / "phrases").mkdir()
+    sizes = [{"image_id": 1, "height": 16, "width": 24, "split": "train"}]
+    (folder / "phrases" / "image_data_split.json").write_text(json.dumps(sizes))
+    square, corner = [[1, 1], [8, 1], [8, 8], [1, 8]], [[10.5, 2], [12, 2], [12, 5]]
+    tasks = [{"task_id": f"1__{n}", "image_id": 1, "phrase": "dogs", "Polygons": [[square], [corner]]} for n in (1, 2)]
+    (folder / "phrases" / "refer_train.json").write_text(json.dumps(tasks))
+    return folder / "phrases" / "refer_train.json"
+
+
+def make_reasonseg(folder: Path) -> Path:
+    "café".encode("cp1252")  # Python imports a code page at its first use
+    card(folder, "reason", "reasonseg", "images")
+    (folder / "images" / "train").mkdir()
+    (folder / "images" / "train" / "a.jpg").write_bytes(picture("JPEG"))
+    points = [[1, 1], [8, 1], [8, 8], [1, 8]]
+    shapes = [{"label": "target", "points": points}, {"label": "ignore", "points": points[:3]}]
+    record = {"text": ["Which one barks?"], "is_sentence": True, "shapes": shapes}
+    (folder / "images" / "train" / "a.json").write_text(json.dumps(record))
+    return folder / "images" / "train" / "a.json"
+
+
+def make_flickr30k(folder: Path, name: str) -> Path:
+    card(folder, "captions", "flickr30k", "captions")
+    edges = "<xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>12</ymax>"
+    files = {
+        "train.txt": "7\n",
+        "Sentences/7.txt": "[/EN#5/people A man] near [/EN#6/animals the brown dog] .\n",
+        "Annotations/7.xml": "<annotation><size><width>24</width><height>16</height></size><object><name>5</name>"
+        f"<name>6</name><bndbox>{edges}</bndbox></object></annotation>",
+    }
+    for file, text in files.items():
+        (folder / "captions" / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "captions" / file).write_text(text)
+    return folder / "captions" / name
 
 
 def make_pairs(folder: Path) -> Path:
@@ -229,6 +315,15 @@ READERS = {
     "ReferIt sentences": Reader(lambda folder: make_referit(folder, "referit_query_train.json"), read_data),
     "ReferIt sizes": Reader(lambda folder: make_referit(folder, "referit_imsize.json"), read_data),
     "ReferIt pickle": Reader(make_referit_pickle, read_data),
+    "gRefCOCO": Reader(make_grefcoco, read_data),
+    "RRSIS-D": Reader(make_rrsisd, read_data),
+    "parquet of REFER": Reader(lambda folder: make_parquet(folder, "refer"), read_data),
+    "parquet of answers": Reader(lambda folder: make_parquet(folder, "answers"), read_data),
+    "parquet of samples": Reader(lambda folder: make_parquet(folder, "samples"), read_data),
+    "PhraseCut": Reader(make_phrasecut, read_data),
+    "ReasonSeg": Reader(make_reasonseg, read_data),
+    "Flickr30k captions": Reader(lambda folder: make_flickr30k(folder, "Sentences/7.txt"), read_data),
+    "Flickr30k boxes": Reader(lambda folder: make_flickr30k(folder, "Annotations/7.xml"), read_data),
     "pairs.jsonl": Reader(make_pairs, read_data),
     "card": Reader(lambda folder: (make_pairs(folder), folder / "pairs.toml")[1], read_data),
     "PNG": Reader(lambda folder: make_picture(folder, "PNG", "L"), read_picture),
