@@ -12,7 +12,7 @@ from ris_pipeline.chain.context import Context
 from ris_pipeline.config import N_TOKENS
 from ris_pipeline.datasets.card import Card, Download
 from ris_pipeline.datasets.check import Check, check_contents, check_dataset, check_overlap, write_exclude
-from ris_pipeline.datasets.fetch import describe_download, fetch, is_there
+from ris_pipeline.datasets.fetch import describe_download, fetch, is_there, list_downloads
 from ris_pipeline.datasets.load import describe_missing, missing_paths, read_exclude
 from ris_pipeline.datasets.own import PAIRS, read_own, write_own
 from ris_pipeline.errors import RisError
@@ -45,7 +45,7 @@ def plan_fetch(context: Context) -> list[tuple[Download, bool]]:
 
 
 def fetch_data(context: Context) -> None:
-    """Download what the card says and is not there.
+    """Download what the card says and is not there, and write the images that the hub's files hold as files.
 
     Raises RisError for a card without sources, where a file comes from none of them, and where annotations are missing
     afterwards.
@@ -56,15 +56,17 @@ def fetch_data(context: Context) -> None:
         else:
             context.say(describe_download(item, context.data_root))
             fetch(item, context.data_root, context.console)
+    if context.card.hub and not context.card.fetch:
+        unpack_images(context)
     if missing := missing_paths(context.card, context.data_root):
         raise RisError(describe_missing(context.card, context.data_root, missing))
 
 
 def _list_downloads(card: Card) -> list[Download]:
-    if not card.fetch:
+    if not card.fetch and not card.hub:
         remedy = "`ris data make-shapes` makes it" if card.generate else "put your own files there: data/README.md"
         raise RisError(f"{card.name}: its card has nothing to download; {remedy}")
-    return sorted(card.fetch, key=lambda item: item.holds)  # only the annotations tell which images are needed
+    return list_downloads(card)
 
 
 def import_own(context: Context, source: Path, name: str, images: Path | None) -> Path:

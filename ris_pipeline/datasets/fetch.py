@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from ris_pipeline.artifacts.files import make_folder, replacing
 from ris_pipeline.artifacts.locks import hold
@@ -16,10 +17,40 @@ from ris_pipeline.datasets.card import Card, Download
 from ris_pipeline.datasets.check import MISSING, UNREADABLE, check_dataset
 from ris_pipeline.datasets.io.files import resolve_inside
 from ris_pipeline.datasets.load import missing_paths
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.process.console import Console
 from ris_pipeline.process.download import download, find_fault
 from ris_pipeline.process.units import format_size
+
+
+def list_downloads(card: Card) -> list[Download]:
+    """Return what can be downloaded, annotations before images, since only they tell which images are needed.
+
+    The hub is asked for the names, sizes and digests of its files. Raises DownloadError where it does not answer.
+    """
+    hosted = _list_hub(card.hub, card.annotations) if card.hub else []
+    return [*hosted, *sorted(card.fetch, key=lambda item: item.holds)]
+
+
+def _list_hub(repository: str, folder: Path) -> list[Download]:
+    """Return the parquet files of a data set of the hub, as it lies there now."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        info = api.dataset_info(repository, files_metadata=True)
+    except Exception as error:  # of huggingface_hub, of the libraries below it, or of the network
+        raise DownloadError(f"{api.endpoint} does not tell the files of {repository} ({error})") from error
+    files = []
+    for sibling in info.siblings or ():
+        if sibling.rfilename.endswith(".parquet"):
+            place = resolve_inside(folder, sibling.rfilename, f"{api.endpoint}: {repository}")
+            address = f"{api.endpoint}/datasets/{repository}/resolve/{info.sha}/{quote(sibling.rfilename)}"
+            digest = f"sha256:{sibling.lfs.sha256}" if sibling.lfs else ""
+            files.append(Download("annotations", place.name, place.parent, (address,), "", sibling.size, digest))
+    if not files:
+        raise DownloadError(f"{api.endpoint}: {repository} has no parquet files")
+    return files
 
 
 def describe_download(item: Download, data_root: Path) -> str:

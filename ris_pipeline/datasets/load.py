@@ -140,10 +140,10 @@ def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - 10:,} more" if len(paths) > 10 else ""
     if card.generate:
         remedy = f"`ris data make-shapes` makes them ({card.name})"
-    elif card.fetch:
-        remedy = f"`ris data fetch {card.name}` gets it, data/README.md says from where"
-    elif card.format == "parquet" and paths == [data_root / card.images]:
+    elif card.format == "parquet" and not card.fetch and paths == [data_root / card.images]:
         remedy = f"`ris data unpack --dataset {card.name}` writes the images that the parquet files hold, if they do"
+    elif card.fetch or card.hub:
+        remedy = f"`ris data fetch {card.name}` gets it, data/README.md says from where"
     elif card.format == "referit":
         pickles = data_root / card.annotations / "annotations"
         remedy = f"data/README.md says where they come from; with masks: train.pickle and test.pickle in {pickles}"

@@ -10,12 +10,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from loopback import PAGE, serve
+from ris_pipeline.chain.context import Context
+from ris_pipeline.chain.data import fetch_data
 from ris_pipeline.datasets import fetch as module
 from ris_pipeline.datasets.card import Card, Download
-from ris_pipeline.datasets.fetch import fetch, is_there, unpack
+from ris_pipeline.datasets.fetch import fetch, is_there, list_downloads, unpack
+from ris_pipeline.datasets.io.segmentations import encode_rle
 from ris_pipeline.datasets.load import load_dataset
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.process.console import Console
@@ -218,3 +223,68 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(RisError, match=r"3\.0 MB to unpack, and 1\.0 MB free"):
         unpack(archive, "*", folder, QUIET)
+
+
+@pytest.fixture
+def hub(server, monkeypatch):
+    """A function that answers as the hub does for a data set of these files: {name: content}."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
+
+    def host(repository, files):
+        siblings = [
+            {"rfilename": name, "size": len(data),
+             "lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}}
+            for name, data in files.items()
+        ]  # fmt: skip
+        listing = json.dumps({"id": repository, "sha": "c0ffee", "siblings": siblings}).encode()
+        server.host(f"/api/datasets/{repository}?blobs=true", listing, kind="application/json")
+        for name, data in files.items():
+            server.host(f"/datasets/{repository}/resolve/c0ffee/{name}", data)
+        return Card("h", "parquet", Path("hf/ref"), Path("i"), {"train": None}, hub=repository)
+
+    return host
+
+
+def test_the_hubs_files_are_fetched_by_the_names_sizes_and_digests_that_it_tells(hub, tmp_path):
+    card = hub("owner/ref", {"README.md": b"#", "data/train-0.parquet": b"PAR1one", "data/train-1.parquet": b"PAR1two"})
+    first, second = list_downloads(card)
+    assert (first.into, first.file, first.n_bytes) == (Path("hf/ref/data"), "train-0.parquet", 7)
+    fetch(first, tmp_path, QUIET)
+    assert [is_there(item, card, tmp_path) for item in (first, second)] == [True, False]  # a part of it is not all
+    fetch(second, tmp_path, QUIET)
+    assert (tmp_path / "hf" / "ref" / "data" / "train-1.parquet").read_bytes() == b"PAR1two"
+
+
+def test_what_the_hub_does_not_have_is_told(hub, server):
+    card = hub("owner/ref", {"README.md": b"#"})
+    with pytest.raises(DownloadError, match="owner/ref has no parquet files"):
+        list_downloads(card)
+    with pytest.raises(DownloadError, match=rf"{server.address} does not tell the files of owner/gone"):
+        list_downloads(replace(card, hub="owner/gone"))
+    with pytest.raises(RisError, match="leads out of"):
+        list_downloads(hub("owner/ref", {"../../x.parquet": b"PAR1"}))
+
+
+def test_images_inside_the_hubs_files_become_files(hub, tmp_path):
+    content = {
+        "image": {"bytes": picture(), "path": None},
+        "image_id": 5,
+        "file_name": "COCO_train2014_000000000005.jpg",
+        "samples": [
+            {"id": 50, "sentences": ["the dog"], "bbox": [1.0, 1.0, 3.0, 2.0],
+             "mask": encode_rle(np.pad(np.ones((2, 3), bool), ((1, 1), (1, 2))))},
+        ],
+    }  # fmt: skip
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([content]), file)
+    card = replace(
+        hub("owner/ref", {"data/validation-0.parquet": file.getvalue()}),
+        splits={"val": 1},
+        images=Path("hf/ref/images"),
+    )
+    fetch_data(Context(card, data_root=tmp_path, console=QUIET))
+    dataset = load_dataset(card, tmp_path, "val")
+    assert [e.sentence for ref in dataset.refs for e in ref.expressions] == ["the dog"]
+    assert dataset.load_mask(dataset.refs[0]).sum() == 6
+    (image,) = dataset.images.values()
+    assert image.path.read_bytes() == picture()
