@@ -36,9 +36,9 @@ FREE    = maskclip clip-es car
 TRAINED = maskclip-trained clip-es-trained groupvit amr gbs wwbl
 
 compare: $(READY)
-	for method in $(FREE); do $(RIS) dump-responses --method $$method $(OPTIONS) || exit; done
+	for method in $(FREE); do $(RIS) dump-responses --method $$method --no-prms $(OPTIONS) || exit; done
 	for method in $(TRAINED); do \
-	  $(RIS) train-step1 --method $$method $(OPTIONS) && $(RIS) dump-responses --method $$method $(OPTIONS) || exit; done
+	  $(RIS) train-step1 --method $$method $(OPTIONS) && $(RIS) dump-responses --method $$method --no-prms $(OPTIONS) || exit; done
 	$(RIS) score $(OPTIONS)
 	$(RIS) report $(OPTIONS)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import random
@@ -22,6 +24,7 @@ from PIL import Image
 from calls import places_in
 
 ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT.parent / "shared" / "real-sample" / "coco"
 TWO_RATES = """
 title = "two rates"
 columns = ["tiny/train miou", "tiny/val miou", "tiny/val pointit"]
@@ -218,7 +221,7 @@ def read_table_of(project: Path) -> dict[str, dict[str, float]]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_killed_and_two_at_once(own, call, tmp_path):
     """Twenty kills at random moments, then two processes at once: the same table, and nothing made twice."""
     whole = tmp_path / "whole"
@@ -266,3 +269,23 @@ def test_the_curve_of_a_setting(own, call, call_ris, capsys, tmp_path):
     (own / "own.toml").write_text(TWO_RATES)
     assert call_ris(*words, **places_in(own)) == 1
     assert "axis" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real samples are not here")
+def test_a_sample_of_refcoco_is_partial_in_the_papers_table(tmp_path, tiny_stages, call_ris, capsys):
+    card = tmp_path / "refcoco.toml"
+    splits = "train = 120_624\nval = 10_834\ntestA = 5_657\ntestB = 5_095\n"
+    layout = 'format = "refer"\npartition = "unc"\nannotations = "refer/refcoco"\nimages = "train2014"\n'
+    card.write_text(f'name = "refcoco"\n{layout}[splits]\n{splits}{tiny_stages}')
+    places = {**places_in(tmp_path), "dataset": card, "data_root": SAMPLE}
+    for words in (["train-step1"], ["dump-responses", "--split", "val"], ["score", "--split", "val"]):
+        assert call_ris(*words, **places, quiet=True, debug=True) == 0
+    capsys.readouterr()
+    assert call_ris("table", "1", "--format", "csv", **places) == 0
+    rows = {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert {column for _, column in rows} == {f"refcoco/{split} pointit" for split in ("val", "testA", "testB")}
+    measured = {key: row for key, row in rows.items() if row["value"]}
+    assert set(measured) == {("Step-1", "refcoco/val pointit")}
+    (row,) = measured.values()
+    assert (row["partial"], row["paper"]) == ("True", "60.95")
