@@ -102,12 +102,14 @@ class ResponsesConfig:
 class PseudolabelConfig:
     """Pseudo-labels: one mask per ref out of the response maps of its sentences."""
 
-    ADDED: ClassVar = ("combine", "compete")  # options of later versions; `record_settings`
+    ADDED: ClassVar = ("combine", "compete", "rivals", "crf")  # options of later versions; `record_settings`
 
     refine: Flag = True  # IRNet's inter-pixel relations; False: threshold the map alone
     threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
     combine: Literal["prms", "mean"] = "prms"  # of a ref's maps: the one that PRMS selects, or their mean; TRIS: prms
     compete: Flag = False  # a pixel counts only for the ref of its image that responds most; TRIS: False
+    rivals: Natural = 0  # sentences drawn from other images of the split, that compete as well; TRIS: 0
+    crf: Flag = False  # clean the walked labels by IRNet's dense CRF; TRIS: False
     fg_threshold: Share = 0.30  # map above: confident foreground; TRIS
     bg_threshold: Share = 0.10  # map below: confident background; TRIS
     irn_backbone: str = "resnet50"  # timm name, or a CLIP-ResNet's; IRNet

@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ris_pipeline.artifacts.find import find
+from ris_pipeline.artifacts.find import find, load_artifact
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, TRAIN_SPLIT, label_path, store_path
 from ris_pipeline.artifacts.publish import Work, publish
+from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.card import Card
+from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS, find_method
 from ris_pipeline.process.console import report_steps
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets.records import Dataset, ImageGroup
+    from ris_pipeline.maps.compete import DrawnSentences
     from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.networks.irnet import IRNet
 
@@ -47,8 +50,9 @@ def make_pseudolabels(
 
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
         store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
+        drawn = _draw(context, resolved, dataset, responses)
         with publish(request, force=context.force) as work:
-            _fill(context, work, dataset, store, resolved)
+            _fill(context, work, dataset, store, resolved, drawn)
     return find(request)
 
 
@@ -62,17 +66,42 @@ def describe_labels(counts: Mapping[str, int]) -> str:
     return line
 
 
-def _fill(context: Context, work: Work, dataset: Dataset, store: ResponseStore, config: PseudolabelConfig) -> None:
+def _draw(context: Context, config: PseudolabelConfig, dataset: Dataset, responses: Artifact) -> DrawnSentences | None:
+    """Return the drawn sentences that compete, with the network that made the responses; None for no rivals."""
+    if not config.rivals:
+        return None
+    from ris_pipeline.maps.compete import DrawnSentences
+    from ris_pipeline.methods.load import load_network
+
+    name = next((name for name in responses.manifest["inputs"] if name.partition("/")[0] == "step1"), None)
+    if name is None:
+        raise RisError(f"rivals = {config.rivals}: {responses.name} comes from no trained network; set rivals=0")
+    folder = context.runs / context.card.name / "step1" / responses.manifest["inputs"][name]
+    network = load_artifact(folder)
+    if network is None:
+        raise RisError(f"{folder}: the network that made {responses.name} is gone; dump the responses again")
+    check_whole(folder)
+    return DrawnSentences(dataset, load_network(network, context.device), config.rivals, context.seed)
+
+
+def _fill(
+    context: Context,
+    work: Work,
+    dataset: Dataset,
+    store: ResponseStore,
+    config: PseudolabelConfig,
+    drawn: DrawnSentences | None,
+) -> None:
     """Write the pseudo-labels that the work folder lacks, and the contact sheet."""
     from ris_pipeline.datasets.records import group_by_image
     from ris_pipeline.refine.pseudolabels import count_labels, save_thresholded
 
     groups = group_by_image(dataset)
     if config.refine:
-        _refine(context, config, work, dataset, store, groups)
+        _refine(context, config, work, dataset, store, drawn, groups)
     else:
         with context.console.progress("labels", len(dataset.refs)) as advance:
-            save_thresholded(dataset, store, groups, work.path, config, advance)
+            save_thresholded(dataset, store, groups, work.path, config, drawn, advance)
     _save_sheet(work, dataset, groups)
     with context.console.progress("count", len(dataset.refs)) as advance:
         work.counts |= {"images": len(groups), **count_labels(work.path, dataset.refs, advance)}
@@ -85,6 +114,7 @@ def _refine(
     work: Work,
     dataset: Dataset,
     store: ResponseStore,
+    drawn: DrawnSentences | None,
     groups: Sequence[ImageGroup],
 ) -> None:
     """Train IRNet unless it is given, then walk; both resume a broken run."""
@@ -98,7 +128,7 @@ def _refine(
     if config.irnet is None:
         _train_irnet(context, config, work, dataset, store, groups[: config.irn_images or None], net)
     with work.timed("walk"), context.console.progress("labels", len(dataset.refs)) as advance:
-        save_refined(dataset, store, groups, work.path, net, config, context.device, context.workers, advance)
+        save_refined(dataset, store, groups, work.path, net, config, drawn, context.device, context.workers, advance)
     work.host |= {"device": str(context.device)}
 
 

@@ -30,6 +30,7 @@ CLIP_ES = CrfSettings(3.0, 3.0, 67.0, 3.0, 4.0)  # of CLIP-ES (CVPR 2023), and o
 LABEL_PROB = 0.7  # trust in a given hard label; IRNet
 MIN_PROB = 1e-5  # lower limit of a score; CLIP-ES
 N_ITERATIONS = 10  # of all three
+MIN_PIXELS = 20  # of a label: the CRF takes small objects for noise
 PROBLEMS_AT_ONCE = 16  # bounds the memory: an image of 480×640 takes 30 MB for two of them
 
 
@@ -92,6 +93,13 @@ def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8]) -> N
     `image` is uint8 (H, W, 3) RGB. A tie goes to label 0.
     """
     return (DenseCrf(image, IRNET).log_odds(odds_of_labels(hard_labels)) > 0).astype(np.uint8)
+
+
+def clean_labels(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the labels of `refine_labels`, but those given where fewer than MIN_PIXELS of foreground would be left."""
+    cleaned = refine_labels(image, labels)
+    is_lost = cleaned.sum(axis=(1, 2), keepdims=True) < MIN_PIXELS
+    return np.where(is_lost, labels, cleaned)
 
 
 class NormalizedKernel:

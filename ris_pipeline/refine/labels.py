@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ris_pipeline.arrays import BACKGROUND, FOREGROUND, IGNORE, Maps
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.labels import resize_labels, save_label
-from ris_pipeline.refine.crf import CLIP_ES, DenseCrf, odds_of_scores
+from ris_pipeline.refine.crf import CLIP_ES, DenseCrf, clean_labels, odds_of_scores
 from ris_pipeline.refine.instances import compute_pseudolabels
 from ris_pipeline.refine.seeds import compute_seeds
 
@@ -57,12 +57,18 @@ def write_refined(
     beta: float,
     n_steps: int,
     radius: int,
+    image: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write folder/<ref_id>.png of image_hw: the refined pseudo-labels of the maps float32 (R, H, W) of one image."""
+    """Write folder/<ref_id>.png of image_hw: the refined pseudo-labels of the maps float32 (R, H, W) of one image.
+
+    `image`: uint8 (H, W, 3), to clean them by the dense CRF.
+    """
     hw = (maps.shape[1], maps.shape[2])
     labels = compute_pseudolabels(
         maps, boundary, displacement, hw, threshold=threshold, beta=beta, n_steps=n_steps, radius=radius
     )
+    if image is not None:
+        labels = clean_labels(image, labels)
     write_labels(folder, ref_ids, resize_labels(labels, image_hw))
 
 

@@ -21,7 +21,7 @@ from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, r
 from ris_pipeline.datasets.io.labels import has_right_checksums, load_label
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.compete import find_rivals, let_compete
+from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete
 from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
@@ -55,26 +55,36 @@ def _compute_maps(store: ResponseStore, rows: Sequence[int], image_hw: tuple[int
 
 
 def combine_maps(
-    store: ResponseStore, group: ImageGroup, refs: Sequence[Ref], hw: tuple[int, int], config: PseudolabelConfig
-) -> Maps:
-    """Return one map for each of some refs of an image, float32 (R, *hw) in [0, 1], as its labels are made of it."""
+    store: ResponseStore, group: ImageGroup, refs: Sequence[Ref], hw: tuple[int, int], config: PseudolabelConfig,
+    drawn: DrawnSentences | None = None,
+) -> Maps:  # fmt: skip
+    """Return one map for each of some refs of an image, float32 (R, *hw) in [0, 1], as its labels are made of it.
+
+    `drawn`: sentences that compete beside the refs, or instead of them.
+    """
     compute = compute_selected_maps if config.combine == "prms" else compute_mean_maps
     if not config.compete:
-        return compute(store, refs, hw)
-    maps = compute(store, group.refs, hw)
-    return let_compete(maps, find_rivals(maps, group.refs))[[group.refs.index(ref) for ref in refs]]
+        maps = compute(store, refs, hw)
+    else:
+        maps = compute(store, group.refs, hw)
+        maps = let_compete(maps, maps, find_rivals(maps, group.refs))[[group.refs.index(ref) for ref in refs]]
+    if drawn is not None:
+        grids = drawn.respond(group)
+        others = show_map(compute_map(grids, store.rule, store.input_size, hw), store.rule).numpy()
+        maps = let_compete(maps, others, find_drawn_rivals(maps, others, grids.amax(dim=(1, 2)).numpy()))
+    return maps
 
 
 def save_thresholded(
     dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
-    config: PseudolabelConfig, advance: Advance,
+    config: PseudolabelConfig, drawn: DrawnSentences | None, advance: Advance,
 ) -> None:  # fmt: skip
     """Write the plain pseudo-label of each ref: 1 where its map exceeds the threshold."""
     for group in groups:
         hw = size_of(dataset.images[group.image_id])
         refs = _missing(group, folder, hw)
         if refs:
-            maps = combine_maps(store, group, refs, hw, config)
+            maps = combine_maps(store, group, refs, hw, config, drawn)
             write_labels(folder, _ids(refs), FOREGROUND * (maps > config.threshold).astype(np.uint8))
         advance(len(group.refs))
 
@@ -103,7 +113,7 @@ def save_seeds(
 
 def save_refined(
     dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path, net: IRNet,
-    config: PseudolabelConfig, device: torch.device, workers: int, advance: Advance,
+    config: PseudolabelConfig, drawn: DrawnSentences | None, device: torch.device, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
     """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs."""
     net.to(device).eval()
@@ -116,10 +126,11 @@ def save_refined(
                 hw = limit_size(image_hw, config.max_side)
                 image = resize_image(load_image(dataset.images[group.image_id]), hw)
                 boundary, displacement = net.boundary_displacement(normalise(image)[None].to(device))
-                maps = combine_maps(store, group, refs, hw, config)
+                maps = combine_maps(store, group, refs, hw, config, drawn)
                 yield (
                     folder, _ids(refs), maps, boundary[0, 0].cpu().numpy(), displacement[0].cpu().numpy(), image_hw,
                     config.background, config.beta, 2**config.log2_steps, config.walk_radius,
+                    image if config.crf else None,
                 )  # fmt: skip
             advance(len(group.refs))
 

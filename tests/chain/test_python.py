@@ -59,6 +59,26 @@ def test_what_is_made_is_not_made_again(places):
     assert other.manifest["configuration"]["epochs"] == 2
 
 
+def test_labels_beyond_the_paper_are_another_artifact_of_the_same_responses(places):
+    """Drawn sentences ask the network that made the responses, whatever Step-1 was asked for last."""
+    card, folders = places
+    train_step1(card, {"epochs": 1}, **folders)
+    responses = dump_responses(card, **folders)["train"]
+    paper = make_pseudolabels(card, **folders)
+    train_step1(card, {"epochs": 2}, **folders)
+    options = {"combine": "mean", "compete": True, "rivals": 4, "crf": True}
+    beyond = make_pseudolabels(card, options, **folders)
+    assert beyond.manifest["inputs"] == paper.manifest["inputs"]
+    assert beyond.manifest["configuration"] == {**paper.manifest["configuration"], **options}
+    assert beyond.manifest["counts"]["refs"] == paper.manifest["counts"]["refs"]
+
+    network = responses.path.parents[1] / "step1" / responses.manifest["inputs"]["step1"]
+    network.rename(network.with_name("elsewhere"))
+    with pytest.raises(RisError, match=r"step1/\w{12}: the network that made responses/train is gone"):
+        make_pseudolabels(card, {**options, "rivals": 5}, **folders)
+    network.with_name("elsewhere").rename(network)
+
+
 def test_a_whole_configuration_stands_as_it_is(places, tiny_clip):
     card, folders = places
     config = Step1Config(

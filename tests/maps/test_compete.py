@@ -1,9 +1,12 @@
-"""Which refs of an image may take pixels from each other; all cases by hand, on a row of cells."""
+"""Who may take pixels from whom in an image; all cases by hand, on a row of cells."""
 
 import numpy as np
+import torch
 
 from ris_pipeline.datasets import Expression, Ref
-from ris_pipeline.maps.compete import find_rivals, let_compete
+from ris_pipeline.datasets.records import group_by_image
+from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete
+from tiny import make_noise
 
 
 def refs_of(*sentences):
@@ -13,7 +16,7 @@ def refs_of(*sentences):
 def compete(sentences, *rows):
     """The maps after the competition, one row of cells for each."""
     maps = np.array(rows, np.float32)[:, None]
-    return let_compete(maps, find_rivals(maps, refs_of(*sentences)))[:, 0].tolist()
+    return let_compete(maps, maps, find_rivals(maps, refs_of(*sentences)))[:, 0].tolist()
 
 
 def test_a_pixel_is_of_the_object_that_responds_most_relative_to_its_own_maximum():
@@ -58,3 +61,61 @@ def test_an_object_without_response_neither_takes_nor_gets():
 
 def test_a_single_object_competes_with_nobody():
     assert compete("a", [1, 2, 0]) == [[1, 2, 0]]
+
+
+def test_drawn_sentences_take_what_is_elsewhere():
+    own = np.array([[[8, 4, 3, 2]]], np.float32)
+    elsewhere, synonym, nearly, silent = [0, 0, 1, 4], [6, 3, 0, 0], [3, 0, 0, 5], [0, 0, 0, 0]
+    drawn = np.array([elsewhere, synonym, nearly, silent], np.float32)[:, None]
+    rivals = find_drawn_rivals(own, drawn, np.array([4, 6, 5, -1], np.float32))
+    # the third is high at both; where nothing responds, the first cell counts as the peak
+    assert rivals.tolist() == [[True, False, False, False]]
+    assert let_compete(own, drawn, rivals).tolist() == [[[8, 4, 3, 0]]]
+
+
+def test_of_the_drawn_sentences_the_twelve_with_the_highest_scores_compete():
+    """Each second of forty is a synonym, and those do not count."""
+    own = np.array([[[8, 0]]], np.float32)
+    drawn = np.array([[1, 0], [0, 1]] * 20, np.float32)[:, None]
+    strengths = np.array([50 + i for i in range(40)], np.float32)
+    strengths[1] = 99
+    (rivals,) = find_drawn_rivals(own, drawn, strengths)
+    assert np.flatnonzero(rivals).tolist() == [1, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39]
+
+
+class Parrot:
+    """Answers each sentence with its number of letters, and remembers what it has read."""
+
+    input_size, device = 4, torch.device("cpu")
+
+    def __init__(self):
+        self.read = []
+
+    def encode_images(self, pixels):
+        return list(pixels)
+
+    def encode_texts(self, sentences):
+        self.read.append(sentences)
+        return torch.tensor([float(len(sentence)) for sentence in sentences])
+
+    def respond(self, image, texts, ref_ids=None):
+        return texts[:, None, None].expand(-1, 2, 2)
+
+
+def test_drawn_sentences_are_of_other_images_and_encoded_once(tmp_path):
+    dataset, parrot = make_noise(tmp_path), Parrot()
+    drawn = DrawnSentences(dataset, parrot, 100, seed=0)
+    assert len(drawn.sentences) == len(set(drawn.sentences)) == 12
+    for group in group_by_image(dataset):
+        expected = [len(sentence) for sentence in drawn.sentences if not sentence.endswith(f"of {group.image_id}")]
+        assert len(expected) == 8
+        assert drawn.respond(group)[:, 0, 0].tolist() == expected
+    assert parrot.read == [drawn.sentences]
+
+
+def test_as_many_sentences_are_drawn_as_asked_for_by_seed_alone(tmp_path):
+    dataset = make_noise(tmp_path)
+    draws = [DrawnSentences(dataset, Parrot(), 5, seed=seed).sentences for seed in (0, 0, 1)]
+    assert len(draws[0]) == 5
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]

@@ -66,7 +66,7 @@ for name in ("seeds", "labels"):
     (folder / name).mkdir()
 save_seeds(dataset, store, groups, folder / "seeds", config, 0, ignore)
 net = irnet_from_config(config)
-save_refined(dataset, store, groups, folder / "labels", net, config, torch.device("cpu"), 0, ignore)
+save_refined(dataset, store, groups, folder / "labels", net, config, None, torch.device("cpu"), 0, ignore)
 sizes = {path.parent.name: Picture.open(path).size for path in folder.glob("*/*.png")}
 assert sizes == {"seeds": (640, 480), "labels": (4000, 3000)}, sizes
 status = Path("/proc/self/status").read_text()

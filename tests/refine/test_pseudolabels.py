@@ -153,7 +153,9 @@ def test_thresholded_labels(tmp_path, labels, known_hw):
     dataset = dataset_of(tmp_path, (4, 4), known_hw)
     store = store_of(tmp_path, dataset, GRIDS)
     done = []
-    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.55), done.append)
+    save_thresholded(
+        dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.55), None, done.append
+    )
     assert read(labels) == {
         "0.png": [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]],
         "1.png": [[0, 0, 0, 0]] * 4,  # nowhere a positive score
@@ -180,7 +182,7 @@ def test_any_response_is_foreground_by_default(tmp_path, labels):
     """TRIS: every positive response."""
     dataset = dataset_of(tmp_path, (4, 4))
     store = store_of(tmp_path, dataset, GRIDS)
-    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(), lambda n: None)
+    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(), None, lambda n: None)
     assert np.array_equal(load_label(labels / "0.png"), (GRIDS[1] > 0))
     assert np.array_equal(load_label(labels / "2.png"), (GRIDS[3] > 0))
 
@@ -188,7 +190,9 @@ def test_any_response_is_foreground_by_default(tmp_path, labels):
 def test_labels_have_the_images_size(tmp_path, labels):
     dataset = dataset_of(tmp_path, (6, 10))
     store = store_of(tmp_path, dataset, GRIDS)
-    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.5), lambda n: None)
+    save_thresholded(
+        dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.5), None, lambda n: None
+    )
     assert load_label(labels / "0.png").shape == (6, 10)
 
 
@@ -201,11 +205,11 @@ def run(kind, dataset, store, folder, workers=0, advance=lambda n: None):
     """Write the labels of one kind."""
     groups, config = group_by_image(dataset), PseudolabelConfig(threshold=0.5, log2_steps=2)
     if kind == "thresholded":
-        save_thresholded(dataset, store, groups, folder, config, advance)
+        save_thresholded(dataset, store, groups, folder, config, None, advance)
     elif kind == "seeds":
         save_seeds(dataset, store, groups, folder, config, workers, advance)
     else:
-        save_refined(dataset, store, groups, folder, tiny_irnet(), config, CPU, workers, advance)
+        save_refined(dataset, store, groups, folder, tiny_irnet(), config, None, CPU, workers, advance)
 
 
 @pytest.fixture
@@ -272,6 +276,28 @@ def test_refined_labels_are_masks_around_the_response(large, labels):
     assert not load_label(labels / "1.png").any()  # no response, no object
 
 
+def test_refined_labels_are_cleaned_by_the_crf(large, labels, tmp_path):
+    """One thing on a plain ground: the walk leaves its edges, the CRF finds them."""
+    dataset, store = large
+    picture = Picture.new("RGB", (48, 32), "gray")
+    picture.paste("red", (6, 3, 24, 16))
+    picture.save(dataset.images[0].path)
+    truth = np.zeros((32, 48), bool)
+    truth[3:16, 6:24] = True
+    found = {}
+    for crf in (False, True):
+        folder = tmp_path / str(crf)
+        folder.mkdir()
+        config = PseudolabelConfig(log2_steps=2, crf=crf)
+        save_refined(
+            dataset, store, group_by_image(dataset), folder, tiny_irnet(), config, None, CPU, 0, lambda n: None
+        )
+        mask = load_label(folder / "0.png") == 1
+        found[crf] = (mask & truth).sum() / (mask | truth).sum()
+    assert found[False] < 0.8
+    assert found[True] > 0.95
+
+
 def test_the_configured_walk_radius_counts(large, labels, tmp_path):
     """A walk of one step goes no further than the radius, in grid cells of 4 pixels."""
     dataset, store = large
@@ -285,7 +311,7 @@ def test_the_configured_walk_radius_counts(large, labels, tmp_path):
             net.fc_edge6.weight.zero_()
             net.fc_edge6.bias.fill_(-20)
             net.fc_dp7[-1].weight.zero_()
-        save_refined(dataset, store, group_by_image(dataset), folder, net, config, CPU, 0, lambda n: None)
+        save_refined(dataset, store, group_by_image(dataset), folder, net, config, None, CPU, 0, lambda n: None)
         sizes[radius] = int((load_label(folder / "2.png") == 1).sum())
     assert sizes[2] < sizes[4] < sizes[9]
 
