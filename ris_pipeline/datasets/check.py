@@ -5,6 +5,7 @@ Worker processes decode the images and masks; nothing here imports torch.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -89,6 +90,9 @@ def check_dataset(card: Card, data_root: Path) -> Check:
     ref_ids = Counter(ref.ref_id for dataset in check.datasets for ref in dataset.refs)
     if shared := [str(ref_id) for ref_id, n in ref_ids.items() if n > 1]:
         check.remarks["refs in several splits"] = shared
+    sentences = [e.sentence for dataset in check.datasets for ref in dataset.refs for e in ref.expressions]
+    if foreign := list(filter(has_other_script, dict.fromkeys(sentences))):
+        check.remarks["sentences in another script than Latin, which OpenAI's CLIP does not know"] = foreign
     if repeated := [line for dataset in check.datasets for line in _find_ambiguous(dataset)]:
         check.remarks["sentences that are said of several refs of their image"] = repeated
     return check
@@ -168,6 +172,13 @@ def write_exclude(path: Path, check: Check, before: Iterable[str]) -> int:
     with replacing(path) as file:
         file.write(("\n".join(["# Image names and ref ids that are left out.", *lines.values()]) + "\n").encode())
     return len(lines)
+
+
+def has_other_script(sentence: str) -> bool:
+    """Return whether the sentence has a letter that is not Latin: OpenAI's CLIP has hardly seen any."""
+    return not sentence.isascii() and any(
+        letter.isalpha() and not unicodedata.name(letter, "").startswith("LATIN") for letter in sentence
+    )
 
 
 def _find_ambiguous(dataset: Dataset) -> Iterator[str]:

@@ -121,6 +121,13 @@ def test_sentences_that_several_refs_of_an_image_share_are_told(root):
     assert check.remarks["sentences that are said of several refs of their image"] == ["'one' of a.jpg"]
 
 
+def test_sentences_of_another_script_are_told(root):
+    path = root / "toy" / "pairs.jsonl"
+    path.write_text(path.read_text().replace('"two"', '"左边的狗"').replace('"three"', '"façade № 1, naïve 🐶"'))
+    remarks = check_dataset(CARD, root).remarks
+    assert remarks["sentences in another script than Latin, which OpenAI's CLIP does not know"] == ["左边的狗"]
+
+
 def test_refs_that_are_in_two_splits_are_told(tmp_path):
     """REFER marks a ref testAB, or a file is put together from two: the same object is learnt and scored."""
     refs = [

@@ -151,3 +151,14 @@ def test_what_holds_no_sentence_is_refused(photos, tmp_path):
 def test_the_standard_input_is_a_table_too(monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"image,sentence\na.jpg,dog\n")))
     assert read_table(Path("-")) == [{"image": "a.jpg", "sentence": "dog"}]
+
+
+def test_images_of_one_name_in_two_folders_are_two(photos, tmp_path):
+    for folder in ("one", "two"):
+        (photos / folder).mkdir()
+        (photos / folder / "img.v2.png").write_bytes((photos / "b.png").read_bytes())
+        (photos / folder / "img.v2.txt").write_text("the dog")
+    folder, records = read_own(photos)
+    card = read_card(write_own(records, folder, "mine", tmp_path / "root"))
+    refs = load_dataset(card, tmp_path / "root", "train").refs
+    assert len({ref.ref_id for ref in refs}) == len({ref.image_id for ref in refs}) == 2

@@ -138,6 +138,18 @@ def test_tokens_are_clips(clip: Clip) -> None:
     assert clip.tokenize([]).shape == (0, 20)
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    ["左边的狗", "الكلب", "cafe\u0301", "🐶 dog", "a <|endoftext|> dog", "<|startoftext|>", "a\0b", "a\nb", "!!!"],
+)
+def test_any_text_has_one_start_and_one_end(clip: Clip, sentence: str) -> None:
+    tokens = clip.tokenize([sentence])[0].tolist()
+    assert [tokens.count(START), tokens.count(END)] == [1, 1]
+    assert tokens[0] == START
+    assert not any(tokens[tokens.index(END) + 1 :])
+    assert torch.isfinite(clip.encode_text(clip.tokenize([sentence]))).all()
+
+
 def test_all_positions_of_the_table_can_be_used() -> None:
     clip = Clip.from_config(TINY, n_tokens=None)
     assert clip.n_tokens == 32

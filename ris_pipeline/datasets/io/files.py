@@ -50,12 +50,12 @@ def check_kind(path: Path, data: bytes) -> None:
     """Raise RisError where a file holds no annotations but nothing, a web page, an archive or a pointer."""
     if not data[:1000].strip():
         raise RisError(f"{path} is empty; fetch it again")
-    if kind := _find_kind(data):
+    if kind := find_kind(data):
         raise RisError(f"{path} is not annotations but {kind}")
 
 
-def _find_kind(data: bytes) -> str | None:
-    """Return what a file is that begins so, if it is one of those that a failed download leaves."""
+def find_kind(data: bytes) -> str | None:
+    """Return what a file is that begins so, if it is one of those that a failed download leaves, None if not."""
     return next((kind for start, kind in _OTHER_KINDS.items() if data[:100].lstrip().startswith(start)), None)
 
 
@@ -158,7 +158,7 @@ def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise RisError(f"{path} is too large (at most {MAX_PIXELS:,} pixels); scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL's codecs raise any of these
-        if kind := _find_kind(_read_start(path)):
+        if kind := find_kind(_read_start(path)):
             raise RisError(f"{path} is not a picture but {kind}") from error
         raise RisError(f"{path} is not a readable picture ({error}); fetch it again") from error
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ris_pipeline.artifacts.files import write_bytes
 from ris_pipeline.artifacts.layout import CLIP_CONFIG, WEIGHTS
 from ris_pipeline.config import N_TOKENS
+from ris_pipeline.datasets.io.files import find_kind
 from ris_pipeline.errors import DownloadError, RisError, did_you_mean
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
 
@@ -102,7 +103,7 @@ def read_weights(path: Path) -> Weights:
         raise RisError(f"{path}: no such file; give the path of a file of weights")
     try:
         is_archive = _is_torchscript(path)
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or _read_start(path)[8:9] == b"{":  # whatever it is called
             tensors = load_file(path)
         elif is_archive:
             tensors = _read_torchscript(path)
@@ -111,9 +112,26 @@ def read_weights(path: Path) -> Weights:
         sizes = [tensors.pop(name) for name in _OPENAI_SIZES if name in tensors]
         return Weights(_expand_embedding(tensors), is_openai=is_archive or bool(sizes))
     except Exception as error:  # a damaged or hostile file can fail anywhere inside the readers
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {refused[1]}" if refused else str(error).partition("\n")[0]
-        raise RisError(f"{path}: damaged, or not a file of tensors only ({reason[:120]}); download it again") from error
+        raise RisError(f"{path}: {_explain_unreadable(path, error)}") from error
+
+
+def _read_start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(100)
+
+
+def _explain_unreadable(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file of weights, by its first bytes or by what its reader says, and what to do."""
+    start = _read_start(path)
+    if not start.startswith(b"PK") and (kind := find_kind(start)):  # torch's own files are zip archives
+        return f"not weights but {kind}"
+    text = str(error)
+    if refused := re.search(r"GLOBAL (\S+)", text):
+        advice = "download it again or, where you trust it, save its state dict alone"
+        return f"damaged, or not a file of tensors only (it asks for {refused[1]}); {advice}"
+    # torch's own text is about its arguments.
+    reason = "torch does not read it" if text.startswith("Weights only load failed") else text.partition("\n")[0][:120]
+    return f"damaged, or not a file of tensors only ({reason}); download it again"
 
 
 def copy_tensors(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import pickle
@@ -10,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -299,3 +301,28 @@ def test_compact_rows_must_fit(tmp_path: Path, rows: list[int]) -> None:
     save_file(tensors, tmp_path / "clip.safetensors")
     with pytest.raises(RisError, match="do not fit"):
         read_weights(tmp_path / "clip.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html>404", "not weights but a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "not weights but a pointer of Git LFS"),
+        (b"nothing of torch's", r"\(torch does not read it\); download it again"),
+        (argparse.Namespace(lr=1), r"it asks for argparse\.Namespace\); .* save its state dict alone"),
+        (np.float64(3), r"it asks for numpy\S+scalar\); .* save its state dict alone"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_named_as_what_it_is(tmp_path, content, message):
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"model": {"a": torch.ones(2)}, "args": content}, path)
+    with pytest.raises(RisError, match=rf"w\.pth: .*{message}"):
+        read_weights(path)
+
+
+def test_safetensors_are_read_under_any_name(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").tensors["a"].tolist() == [1, 1]
