@@ -96,8 +96,9 @@ def open_experiment(
     from ris_pipeline.experiments.file import FOLDERS, load_experiment
     from ris_pipeline.experiments.run import list_points
 
-    card = None if dataset in (None, *FOLDERS) else load_card(str(dataset)).name
-    experiment = load_experiment(name, card or dataset)
+    chosen = None if dataset in (None, *FOLDERS) else load_card(str(dataset))
+    card = chosen.name if chosen else None
+    experiment = load_experiment(name, card or dataset, tuple(chosen.splits) if chosen else ())
 
     def open_dataset(own: str) -> Context:
         return open_context(Places(dataset=str(dataset) if card else own, **places), output=output, **options)

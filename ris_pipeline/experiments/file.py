@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from importlib import resources
 from math import isnan
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.config import explain_invalid
 from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.scoring.metrics import METRICS
@@ -92,11 +93,12 @@ def list_experiments() -> list[str]:
     return sorted({name.removesuffix(".toml") for name in names if name.endswith(".toml")})
 
 
-def load_experiment(name: str, dataset: str | None) -> Experiment:
+def load_experiment(name: str, dataset: str | None, splits: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a file, or the shipped one of that name (a number: of that table) for a data set.
 
-    `dataset`: also one of FOLDERS, whose file is returned; None: that of the embedded data sets. Raises RisError for a
-    name or data set that no file has, and for a file that does not say what it should.
+    `dataset`: also one of FOLDERS, whose file is returned; None: that of the embedded data sets. `splits`: the data
+    set's; one that no shipped file knows gets the paper's rows on them. Raises RisError for a name that is not there,
+    a data set that an own file has no column of, and a file that does not say what it should.
     """
     if name.endswith(".toml"):
         found = [_parse(Path(name), _read(Path(name)))]
@@ -112,8 +114,24 @@ def load_experiment(name: str, dataset: str | None) -> Experiment:
     for experiment in found:
         if dataset in experiment.datasets:
             return experiment
-    known = ", ".join(dict.fromkeys(name for experiment in found for name in experiment.datasets))
-    raise RisError(f"{name}: has no column of {dataset}; its data sets: {known}")
+    if splits and not name.endswith(".toml"):
+        return _adapt(found[-1], dataset, splits)
+    raise RisError(f"{name}: has no column of {dataset}; its data sets: {', '.join(found[0].datasets)}")
+
+
+def _adapt(experiment: Experiment, dataset: str, splits: Sequence[str]) -> Experiment:
+    """Return the rows of an experiment on another data set, without the paper's figures.
+
+    One that looks at the train split alone looks at it here; any other at all splits but train.
+    """
+    scored = [where_of(column) for column in experiment.columns if column not in COSTS]
+    metrics = dict.fromkeys(metric for _, _, metric in scored)
+    is_of_train = {split for _, split, _ in scored} == {TRAIN_SPLIT}
+    chosen = [split for split in splits if (split == TRAIN_SPLIT) == is_of_train]
+    columns = [f"{dataset}/{split} {metric}" for split in chosen for metric in metrics]
+    costs = [column for column in experiment.columns if column in COSTS]
+    rows = [replace(entry, paper=[]) for entry in experiment.rows]
+    return replace(experiment, columns=[*costs, *columns], rows=rows, source="")
 
 
 def _read(path: Path) -> str:
