@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="table1 to table7, a number, or a path to a .toml file.")]
 Dataset = Annotated[
-    str | None, typer.Option(help="One data set of its columns, a card's name or file; paper: all of the paper's.")
+    str | None,
+    typer.Option(help="A card's name or file; paper: all of the paper's; left out: shapes, or the file's own."),
 ]
 Seeds = Annotated[str | None, typer.Option(metavar="0,1,…", help="Seeds in place of the file's.")]
 DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
