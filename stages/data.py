@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ris_pipeline.errors import RisError
-from stages.console import emit
+from stages.console import align, emit
 from stages.context import Making, Output, Places, Workers, open_context
 
 if TYPE_CHECKING:
@@ -19,21 +19,30 @@ DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")
 N_SHOWN, N_NAMED = 10, 5  # faults and names of a kind on the screen; --json has all
 
 
-def run_list(output: Output) -> None:
-    """List the known data sets.
+def run_list(
+    output: Output,
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data"),
+) -> None:
+    """List the known data sets: format, what is there, sentences, licence.
 
-    Reads:    the cards in data/
+    Reads:    the cards in data/ and the shipped ones; which files exist
     Writes:   stdout: a line per data set
     Example:  ris data list
     """
     from ris_pipeline.datasets.card import list_cards
+    from ris_pipeline.datasets.load import missing_paths
 
     lines, rows = [], []
     for card in list_cards():
+        missing = missing_paths(card, data_root)
+        there = "whole" if not missing else "no images" if missing == [data_root / card.images] else "–"
         splits = ", ".join(f"{split} {count:,}" if count else split for split, count in card.splits.items())
-        lines.append(f"{card.name:<16} {card.format:<8} {splits}")
-        rows.append({"name": card.name, "format": card.format, "splits": dict(card.splits)})
-    emit(output, "\n".join(lines), rows)
+        lines.append([card.name, card.format, there, splits, card.licence or "see its page"])
+        rows.append({
+            "name": card.name, "format": card.format, "splits": dict(card.splits), "there": there,
+            "licence": card.licence,
+        })  # fmt: skip
+    emit(output, align(lines), rows)
 
 
 def run_fetch(

@@ -47,9 +47,10 @@ class Card:
 
     annotations, images: folders, relative to the data root (or absolute). exclude: a file there that lists what is
     left out, one image name or ref id a line; `ris data check --write-exclude` writes it. note: what is known to be
-    odd about the data. splits: the expected number of sentences of each split; None where the card says "any". holes:
-    how many of the images no source has. fetch: the files that can be downloaded. hub: the data set of the Hugging Face
-    hub whose parquet files are the annotations. config: per stage, what replaces the defaults of its configuration.
+    odd about the data. licence: of the annotations, and of the images where it is another; empty where that has not
+    been looked up. splits: the expected number of sentences of each split; None where the card says "any". holes: how
+    many of the images no source has. fetch: the files that can be downloaded. hub: the data set of the Hugging Face hub
+    whose parquet files are the annotations. config: per stage, what replaces the defaults of its configuration.
     generate: the generator's settings, empty for data that are downloaded. oracle: the measured scores of a Step-2
     trained on true masks, each metric's [value, low, high] in percent by split, shown until one is trained.
     """
@@ -64,6 +65,7 @@ class Card:
     partition: str = ""
     exclude: Path | None = None
     note: str = ""
+    licence: str = ""
     holes: int = 0
     fetch: tuple[Download, ...] = ()
     hub: str = ""

@@ -199,9 +199,13 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 
 def test_data_list_names_every_card():
-    assert "refcocog-umd     refer    train 80,512, val 4,896, test 9,602" in ris("data", "list").stdout.splitlines()
+    lines = {line.split()[0]: line for line in ris("data", "list").stdout.splitlines()}
+    assert "  refer  " in lines["refcocog-umd"]
+    assert "  train 80,512, val 4,896, test 9,602  " in lines["refcocog-umd"]
+    assert lines["grefcoco"].endswith("  none named")
     listed = {row["name"]: row for row in json.loads(ris("data", "list", "--json").stdout)}
     assert listed["referit"]["splits"] == {"train": 59976, "test": 60105}
+    assert listed["refcoco-m"]["licence"].startswith("MIT;")
 
 
 def run_ris(*words, **environment):

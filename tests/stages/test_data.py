@@ -12,6 +12,7 @@ from calls import Options, call, context_of
 from loopback import PAGE, serve
 from ris_pipeline.errors import RisError
 from stages import data
+from stages.context import Output
 
 SHAPES_CARD = """
 name = "few"
@@ -254,3 +255,19 @@ def test_own_images_become_a_data_set(tmp_path, capsys):
     assert "mine: 1 sentences" in capsys.readouterr().err
     with pytest.raises(RisError, match=r"'\.\./mine' must be a word"):
         call(data.run_import, options, source=photos, name="../mine", data_root=root)
+
+
+def test_list_says_what_is_there(tmp_path, capsys):
+    folder = tmp_path / "refer" / "refcoco"
+    folder.mkdir(parents=True)
+
+    def there():
+        data.run_list(Output(json=True), tmp_path)
+        return {row["name"]: row["there"] for row in json.loads(capsys.readouterr().out)}
+
+    assert there()["refcoco"] == "–"
+    for name in ("refs(unc).p", "instances.json"):
+        (folder / name).write_bytes(b"")
+    assert there()["refcoco"] == "no images"
+    (tmp_path / "train2014").mkdir()
+    assert (there()["refcoco"], there()["refcoco+"]) == ("whole", "–")
