@@ -158,11 +158,11 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """{path: SHA-256} of all files below a folder, without the records that hold times of day."""
+    """{path: SHA-256} of all files below a folder, without what holds times of day: the records, when files changed."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in RECORDS
+        if path.is_file() and path.name not in (*RECORDS, "data.json")
     }
 
 
