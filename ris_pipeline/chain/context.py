@@ -293,7 +293,7 @@ class Context:
         if validated := getattr(config, "validate", ""):
             data[VALIDATION] = self.digest_images(validated)
         given = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
-        chosen = {**self.find_chosen(method.table if method and method.trained else stage), **(given or {})}
+        chosen = {**self.find_chosen(method.table if method and stage == "step1" else stage), **(given or {})}
         configuration, versions = record_settings(config), {}
         if method is not None:
             versions, flags = method.version_input, {**method.flags, **flags}

@@ -13,6 +13,7 @@ from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.config import ResponsesConfig, Step1Config
 from ris_pipeline.errors import RisError
+from ris_pipeline.methods import find_method
 from stages.console import show
 from stages.context import Output
 
@@ -220,3 +221,17 @@ def test_an_unusable_device_is_named(tiny):
 def test_fp16_is_refused_without_cuda(tiny):
     with pytest.raises(RisError, match="--precision fp16 needs a CUDA device, and this one is cpu; use bf16 or fp32"):
         _ = context_of(dataclasses.replace(tiny, device="cpu", precision="fp16")).device
+
+
+def test_a_dump_of_a_trained_method_keeps_the_settings_of_the_dump(tiny, tmp_path):
+    """Kept with the training's, they made every later look at the artifact fail."""
+    file = tmp_path / "settings.toml"
+    file.write_text('[amr]\nclip_weights = "none"\n[responses]\nprms = false\n')
+    context = context_of(dataclasses.replace(tiny, config=file))
+    amr = find_method("amr")
+    dump = context.request(
+        "responses", context.resolve(ResponsesConfig, "responses"), method=amr, flags={"split": "val"}
+    )
+    assert dump.chosen == {"prms": False}
+    training = context.request("step1", context.resolve(amr.config, amr.table), method=amr)
+    assert training.chosen == {"clip_weights": "none"}
