@@ -64,6 +64,7 @@ def test_the_cards_are_listed_in_an_empty_folder(run, folder):
     cards = {line.split()[0] for line in run("data", "list").splitlines()}
     assert {"shapes", "shapes+", "shapesg", "refcoco", "refcocog-umd", "referit", "pairs"} <= cards
     run("data", "make-shapes", "--dry-run")
+    assert "Table 5" in run("table", "5")
     assert list(folder.iterdir()) == []
 
 
