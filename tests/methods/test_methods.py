@@ -13,6 +13,7 @@ from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.layout import store_path
 from ris_pipeline.datasets.io.images import to_pixels
 from ris_pipeline.errors import RisError
+from ris_pipeline.experiments.file import FOLDERS, load_experiment
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.methods import METHODS, Method, find_method, list_compared
 
@@ -172,11 +173,8 @@ def test_the_fixture_finds_what_differs_from_the_mean():
     assert grid[0].argmax().item() in (0, 1, 8, 9)
 
 
-def test_make_compare_runs_all_methods():
-    lines = (ROOT / "Makefile").read_text().splitlines()
-    listed = {word for line in lines if line.startswith(("FREE", "TRAINED")) for word in line.split()[2:]}
-    assert listed == {method.name for method in list_compared()}
-    trained = next(line.split()[2:] for line in lines if line.startswith("TRAINED"))
-    assert [METHODS[name].trained for name in trained] == [True] * len(trained)
-    for name in trained:  # a teacher's maps are there before its pupil is trained
-        assert METHODS[name].teacher in ("", *(listed - set(trained)))
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_make_compare_runs_all_methods(folder):
+    assert "experiment 1 " in (ROOT / "Makefile").read_text().partition("\ncompare:")[2].partition("\n\n")[0]
+    scored = [entry.scored for entry in load_experiment("table1", folder).rows]
+    assert sorted(scored) == sorted([method.name for method in list_compared()] + ["step1", "step2"])

@@ -31,7 +31,7 @@ from ris_pipeline.scoring.metrics import HEADLINE, Estimate
 from ris_pipeline.scoring.outcomes import load_outcomes
 from ris_pipeline.scoring.rows import find_row
 from ris_pipeline.scoring.scores import Score
-from stages import score, table
+from stages import score
 from tiny import TINY
 
 CARD = 'name = "{name}"\nformat = "pairs"\nannotations = "tiny"\nimages = "tiny"\n[splits]\ntrain = 2\nval = 1\n'
@@ -368,11 +368,6 @@ def test_a_part_of_a_split_is_marked_and_not_set_beside_the_paper(options, tmp_p
     assert "paper" not in text
     assert "step1*" in text
     assert f"* partial: {n} of the 10,834 sentences of val" in text
-    call(table.run, options, number=1, runs=options.runs)
-    output = capsys.readouterr()
-    assert "here" not in output.out
-    line = f"left out, as only a part of the split is scored: Step-1 on refcoco val ({n} of 10,834 sentences)"
-    assert line in output.err
 
 
 def test_a_row_of_something_stale_is_marked(options, capsys):
