@@ -56,6 +56,7 @@ def run(
     Writes:   runs/<dataset>/: the artifacts of all stages behind its rows
     Example:  ris experiment table5 --dataset shapes --seeds 0,1,2
     """
+    from ris_pipeline.errors import RisError
     from ris_pipeline.experiments.jobs import run_jobs, write_slurm
     from ris_pipeline.experiments.run import group_points, make_points, read
 
@@ -63,14 +64,22 @@ def run(
     options: dict[str, Any] = {"device": device, "precision": precision, "workers": workers}
     experiment, points = open_experiment(name, dataset, seeds, output, places, **options)
     groups = group_points(points)
+    if only is not None and only >= len(groups):
+        raise RisError(f"--only {only}: {experiment.name} has {len(groups)} groups, numbered from 0")
     chosen = groups if only is None else groups[only : only + 1]
     words = _same_words(name, {"dataset": dataset, "seeds": seeds, **places, **options})
     if check:
         _check(output, experiment, points)
     elif slurm is not None:
         missing = [k for k, group in enumerate(groups) if any(len(read(p)) < len(p.splits) for p in group)]
-        write_slurm(slurm, experiment.name, words, missing, runs / "experiments")
-        emit(output, f"{slurm}: {len(missing)} of {len(groups)} groups; run: sbatch {slurm}", {"groups": missing})
+        if missing:
+            write_slurm(slurm, experiment.name, words, missing, runs / "experiments")
+        text = (
+            f"{slurm}: {len(missing)} of {len(groups)} groups; run: sbatch {slurm}"
+            if missing
+            else "all is there already"
+        )
+        emit(output, text, {"groups": missing})
     elif dry_run:
         for group in chosen:
             for point in group:
@@ -78,14 +87,16 @@ def run(
                 emit(output, f"{point.title}: {n} of {len(point.splits)} splits scored", {"point": point.title, "n": n})
     elif jobs > 1 and only is None:
         failed = run_jobs(words, len(groups), jobs, runs / "experiments" / experiment.name)
-        _stop_if(failed, f"of {len(groups)} groups ended with an error; their logs are in {runs / 'experiments'}")
+        if failed:
+            raise RisError(f"{failed} of {len(groups)} groups ended with an error; logs: {runs / 'experiments'}")
     else:
         failed = 0
         for group in chosen:
             for point, state in make_points(group):
                 emit(output, f"{point.title}: {state}", {"point": point.title, "state": state})
                 failed += state.startswith("failed")
-        _stop_if(failed, "rows failed, as said above; the command again makes what is missing")
+        if failed:
+            raise RisError(f"{failed} rows failed, as said above; the same command makes what is missing")
 
 
 def open_experiment(
@@ -109,13 +120,6 @@ def open_experiment(
     except ValueError as error:
         raise RisError(f"--seeds {seeds}: write numbers with commas between them, such as 0,1,2") from error
     return experiment, list_points(experiment, open_dataset, experiment.datasets if card is None else [card], numbers)
-
-
-def _stop_if(n_failed: int, what: str) -> None:
-    from ris_pipeline.errors import RisError
-
-    if n_failed:
-        raise RisError(f"{n_failed} {what}")
 
 
 def _same_words(name: str, options: dict[str, Any]) -> list[str]:

@@ -73,6 +73,7 @@ class Request:
     precision: str = "fp32"
     n_ranks: int = 1  # processes of a training: their batches differ from those of one
     chosen: Mapping[str, Any] = field(default_factory=dict)  # of the configuration, by --config and --set; no identity
+    becomes_latest: bool = True  # `latest` is to lead to it; no identity
 
     @property
     def identity(self) -> dict[str, Any]:

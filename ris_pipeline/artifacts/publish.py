@@ -95,7 +95,8 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
             replace_folder(request.path, request.partial)
             # Not before: until then a run that is killed goes on from it.
             (request.path / RESUME).unlink(missing_ok=True)
-    point_latest(Artifact(request.path, request.identity))
+    if request.becomes_latest:
+        point_latest(Artifact(request.path, request.identity))
 
 
 def withdraw(folder: Path, damaged: Iterable[str]) -> None:

@@ -311,6 +311,7 @@ class Context:
             seed=self.seed,
             precision=self.precision,
             chosen=chosen,
+            becomes_latest=self.supply is None,  # a row of an experiment is not what the next command is to read
             # As torchrun tells it; asking torch would cost the seconds of its import.
             n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if STAGES[stage].is_distributed else 1,
         )
@@ -330,7 +331,7 @@ class Context:
         found = None if self.force or why or request.partial.exists() else find(request)
         if found is not None:
             self.say(f"{name}: up to date, same configuration, inputs and code as {found.path.name}")
-            if not self.dry_run:
+            if request.becomes_latest and not self.dry_run:
                 with suppress(OSError):
                     point_latest(found)
             return False

@@ -105,7 +105,8 @@ def load_experiment(name: str, dataset: str | None, splits: Sequence[str] = ()) 
     else:
         name = f"table{name}" if name.isdigit() else name
         if name not in list_experiments():
-            raise RisError(f"no experiment {name!r}{did_you_mean(name, list_experiments())}, or a path to a .toml file")
+            near = did_you_mean(name, list_experiments())
+            raise RisError(f"no experiment {name!r}, and no path of a .toml file{near}")
         root = resources.files("ris_pipeline") / "experiments"
         files = [root / folder / f"{name}.toml" for folder in FOLDERS if dataset not in FOLDERS or folder == dataset]
         found = [_parse(Path(str(file)), file.read_text(encoding="utf-8")) for file in files if file.is_file()]

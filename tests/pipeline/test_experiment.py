@@ -130,6 +130,21 @@ def test_the_table_has_the_scores_of_each_rows_own_artifacts(own, call):
     assert any("over 2 seeds" in text for text in call("table", "--seeds", "0,1"))
 
 
+def test_what_the_next_command_reads_stays_what_it_was(own, call):
+    links = {path: path.readlink() for path in (own / "runs" / "tiny").glob("*/latest*")}
+    assert {path.parent.name for path in links} >= {"step1", "responses", "pseudolabels"}
+    call("experiment")
+    assert {path: path.readlink() for path in links} == links
+
+
+def test_a_group_that_is_not_there_and_nothing_to_submit(own, call, capsys, tmp_path):
+    call("experiment", "--only", "2", code=1)
+    call("experiment")
+    script = tmp_path / "array.sh"
+    assert call("experiment", "--slurm", script) == ["all is there already"]
+    assert not script.exists()
+
+
 def test_a_failing_row_stops_no_other(own, call):
     path = own / "own.toml"
     path.write_text(TWO_RATES.replace("lr = 5e-4", 'image_encoder = "nonesuch"'))
