@@ -40,9 +40,9 @@ Natural = Annotated[int, _NUMBER, Field(ge=0)]
 Rate = Annotated[float, _NUMBER, Field(ge=1e-12)]  # strictly positive
 Weight = Annotated[float, _NUMBER, Field(ge=0)]
 Share = Annotated[float, _NUMBER, Field(ge=0, le=1)]
-Levels = Annotated[int, _NUMBER, Field(ge=0, le=4)]
+LevelCount = Annotated[int, _NUMBER, Field(ge=0, le=4)]
 Reach = Annotated[int, _NUMBER, Field(ge=2)]  # cells: pixels nearer than that to each other are a pair
-Source = Annotated[str | None, BeforeValidator(_read_none)]  # a name, a file or a folder
+NameOrPath = Annotated[str | None, BeforeValidator(_read_none)]  # a name, a file or a folder
 
 
 def _check_select(value: str, info: ValidationInfo) -> str:
@@ -64,11 +64,11 @@ class Step1Config:
     """Step-1: from images and sentences to response maps."""
 
     clip: str = "RN50-quickgelu"  # open_clip model name, or "shapes"; TRIS implementation details
-    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
-    image_encoder: Source = None  # timm name; None: the image encoder of `clip`; TRIS Table 3
-    image_encoder_weights: Source = None  # file or timm tag; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
+    image_encoder: NameOrPath = None  # timm name; None: the image encoder of `clip`; TRIS Table 3
+    image_encoder_weights: NameOrPath = None  # file or timm tag; None: random values
     aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP of the calibration loss; TRIS
-    aux_weights: Source = "openai"  # as clip_weights
+    aux_weights: NameOrPath = "openai"  # as clip_weights
     input_size: Side = 320  # pixels a side, plain resize; TRIS
     hidden: Count = 1024  # channels C_d shared by image and text; TRIS
     epochs: Count = 15  # an epoch visits each ref once; TRIS
@@ -82,7 +82,7 @@ class Step1Config:
     weight_neg: Weight = 2.0  # of the calibration loss with the others' sentences; TRIS
     n_negatives: Count = 3  # sentences of other refs of the image; TRIS
     refs_per_image: Count = 1  # refs of an image in a batch, which share its encoding; TRIS: 1
-    frozen_levels: Levels = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
+    frozen_levels: LevelCount = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
     project_from_clip: Flag = False  # start both projections at CLIP's own instead of random values; TRIS: False
     validate: str = ""  # split whose true boxes and masks score every epoch; "": none, no truth is read
     validate_refs: Natural = 0  # refs of that split, the first ones; 0: all
@@ -113,8 +113,8 @@ class PseudolabelConfig:
     fg_threshold: Share = 0.30  # map above: confident foreground; TRIS
     bg_threshold: Share = 0.10  # map below: confident background; TRIS
     irn_backbone: str = "resnet50"  # timm name, or a CLIP-ResNet's; IRNet
-    irn_weights: Source = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; IRNet
-    irnet: Source = None  # a trained IRNet: res50_irn.pth, or a folder of ours; None: train it; TRIS trains: None
+    irn_weights: NameOrPath = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; IRNet
+    irnet: NameOrPath = None  # a trained IRNet: res50_irn.pth, or a folder of ours; None: train it; TRIS trains: None
     irn_images: Natural = 0  # images that IRNet learns from, the first ones; 0: all, as TRIS
     irn_epochs: Count = 3  # IRNet
     irn_batch: Count = 32  # images; IRNet
@@ -135,9 +135,9 @@ class Step2Config:
     """Step-2: the segmentation network that learns from the pseudo-labels."""
 
     clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
-    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
-    image_encoder: Source = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
-    image_encoder_weights: Source = None  # file or timm tag; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
+    image_encoder: NameOrPath = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
+    image_encoder_weights: NameOrPath = None  # file or timm tag; None: random values
     input_size: Side = 320  # pixels a side, plain resize; TRIS
     encoders_from_step1: Flag = False  # start the encoders where Step-1 left them; TRIS starts from CLIP: False
     decoder_width: Count = 64  # channels of the decoder at c1; 2, 4, 8 times as many at c2, c3, c4; TRIS
@@ -148,7 +148,7 @@ class Step2Config:
     weight_decay: Weight = 0.01  # AdamW; TRIS
     poly_power: Weight = 0.9  # lr · (1 − iteration/total)^power; TRIS
     refs_per_image: Count = 1  # refs of an image in a batch, which share its encoding; TRIS: 1
-    frozen_levels: Levels = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
+    frozen_levels: LevelCount = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
     validate: str = ""  # as Step1Config.validate
     validate_refs: Natural = 0  # as Step1Config.validate_refs
     select: Select = "last"  # as Step1Config.select

@@ -12,13 +12,13 @@ from ris_pipeline.config import (
     STRICT,
     Count,
     Flag,
-    Levels,
+    LevelCount,
+    NameOrPath,
     Natural,
     Rate,
     Select,
     Share,
     Side,
-    Source,
     Weight,
 )
 
@@ -65,7 +65,7 @@ class FrozenClipConfig:
     """What the training-free methods have in common: which CLIP, and how it is asked."""
 
     clip: str = "ViT-B-16-quickgelu"  # open_clip model name, a folder, or "shapes"; CLIP-ES, CaR
-    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
     input_size: Side = 512  # pixels a side; MaskCLIP's short side, about what CLIP-ES and CaR read of COCO
     template: Template = "a clean origami {}."  # around sentences and background alike; CLIP-ES
     background: Words = COCO_BACKGROUND  # what else there may be, with commas; CLIP-ES
@@ -87,14 +87,14 @@ class SupervisedConfig(TrainedConfig):
     """TRIS's Step-1 network that learns the masks of a teacher by cross-entropy (TRIS Table 1, †)."""
 
     clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
-    clip_weights: Source = "openai"  # as Step1Config.clip_weights
+    clip_weights: NameOrPath = "openai"  # as Step1Config.clip_weights
     hidden: Count = 1024  # as Step1Config.hidden; TRIS
     lr: Rate = 5e-5  # AdamW, everything but the CLIP; TRIS
     backbone_lr: Weight = 5e-6  # AdamW, the CLIP; TRIS
     weight_decay: Weight = 0.01  # AdamW; TRIS
     poly_power: Weight = 0.9  # as Step1Config.poly_power; TRIS
     refs_per_image: Count = 1  # as Step1Config.refs_per_image; TRIS
-    frozen_levels: Levels = 0  # as Step1Config.frozen_levels; TRIS
+    frozen_levels: LevelCount = 0  # as Step1Config.frozen_levels; TRIS
     project_from_clip: Flag = False  # as Step1Config.project_from_clip; TRIS
 
 
@@ -135,9 +135,9 @@ class AmrConfig(TrainedConfig):
     cam_epochs: Count = 8  # of those, plain CAM training of the spotlight branch; AMR
     batch_size: Count = 16  # refs, each of another image; AMR
     backbone: str = "resnet50"  # of both branches: timm name, or a CLIP-ResNet's; AMR
-    backbone_weights: Source = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; AMR
+    backbone_weights: NameOrPath = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; AMR
     clip: str = "RN50-quickgelu"  # its text encoder makes the classifiers; TRIS's, by the count of Table 2
-    clip_weights: Source = "openai"  # open_clip tag or a file; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
     hidden: Count = 1024  # channels of a branch's last level and of a sentence's weights; by the count of Table 2
     lr: Rate = 0.01  # SGD without momentum; AMR
     new_factor: Rate = 10.0  # on the rate of what starts: the heads in the first part, then the second branch; AMR
@@ -151,7 +151,7 @@ class AmrConfig(TrainedConfig):
 class GroupVitConfig(TrainedConfig):
     """GroupViT (CVPR 2022; released code 13b7861), fine-tuned. TRIS says no more of how. The sizes are its weights'."""
 
-    weights: Source = "nvidia/groupvit-gcc-yfcc"  # tag, folder or file in transformers' form; None: random values
+    weights: NameOrPath = "nvidia/groupvit-gcc-yfcc"  # tag, folder or file in transformers' form; None: random values
     side: Side = 224  # pixels a side that its positions are made for; GroupViT
     patch: Count = 16  # pixels a side; GroupViT
     width: Count = 384  # of the image encoder; GroupViT
@@ -179,10 +179,10 @@ class GbSConfig(TrainedConfig):
     epochs: Count = 10  # GbS
     batch_size: Count = 6  # refs, of which two are blended; GbS: 3 pairs
     text_encoder: Literal["bert", "clip"] = "bert"  # GbS
-    bert_weights: Source = "bert-base-uncased"  # transformers' name or a folder; None: random values of its size; GbS
+    bert_weights: NameOrPath = "bert-base-uncased"  # transformers' name, a folder; None: random values of its size; GbS
     clip: str = "RN50-quickgelu"  # whose text encoder it is where text_encoder is "clip"; ours
-    clip_weights: Source = "openai"  # as Step1Config.clip_weights
-    vgg_weights: Source = "IMAGENET1K_V1"  # torchvision's tag for vgg16_bn, a file, or None: random values; GbS
+    clip_weights: NameOrPath = "openai"  # as Step1Config.clip_weights
+    vgg_weights: NameOrPath = "IMAGENET1K_V1"  # torchvision's tag for vgg16_bn, a file, or None: random values; GbS
     width: Count = 64  # channels of VGG-16's first layer; VGG
     levels: Pools = 5  # of VGG-16, from the deepest, that are matched with words; GbS
     lr: Rate = 1e-4  # Adam, all but the text encoder; GbS
@@ -201,10 +201,10 @@ class WWbLConfig(TrainedConfig):
     batch_size: Count = 32  # refs; WWbL
     refs_per_image: Count = 1  # as Step1Config.refs_per_image
     clip: str = "RN50-quickgelu"  # whose text encoder it is; the parameters in TRIS Table 2
-    clip_weights: Source = "openai"  # as Step1Config.clip_weights
+    clip_weights: NameOrPath = "openai"  # as Step1Config.clip_weights
     aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP that gives relevance and judges masks; WWbL
-    aux_weights: Source = "openai"  # as Step1Config.clip_weights
-    vgg_weights: Source = "IMAGENET1K_V1"  # torchvision's tag for vgg16, a file, or None: random values; WWbL
+    aux_weights: NameOrPath = "openai"  # as Step1Config.clip_weights
+    vgg_weights: NameOrPath = "IMAGENET1K_V1"  # torchvision's tag for vgg16, a file, or None: random values; WWbL
     width: Count = 64  # channels of VGG-16's first layer; VGG
     lr: Rate = 1.2e-3  # SGD, all but the text encoder; WWbL
     momentum: Share = 0.9  # SGD; WWbL
