@@ -15,7 +15,7 @@ from ris_pipeline.artifacts.identity import (
     label_of,
     parse_manifest,
 )
-from ris_pipeline.artifacts.layout import MANIFEST, STAGES, WEIGHTS, latest_name
+from ris_pipeline.artifacts.layout import MANIFEST, NO_ARTIFACTS, STAGES, WEIGHTS, latest_name
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.errors import RisError
 
@@ -41,6 +41,23 @@ def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
         return latest
     finished = [artifact for artifact in load_artifacts(runs, dataset, stage) if artifact.name == name]
     return max(finished, key=lambda artifact: str(artifact.manifest["finished"]), default=None)
+
+
+def find_behind(folder: Path, inputs: Mapping[str, str], stage: str) -> Artifact | None:
+    """Return the nearest artifact of a stage that `inputs` are made from, of the data set in a folder of runs, or None.
+
+    `inputs`: as a manifest keeps them. What is no longer there is passed over.
+    """
+    to_see, seen = list(inputs.items()), set()
+    while to_see:
+        name, its_digest = to_see.pop(0)
+        path = folder / name.partition("/")[0] / its_digest
+        found = None if name in NO_ARTIFACTS or path in seen else load_artifact(path)
+        seen.add(path)
+        if found is not None and found.manifest["stage"] == stage:
+            return found
+        to_see += found.manifest["inputs"].items() if found is not None else []
+    return None
 
 
 def list_artifacts(runs: Path, dataset: str, stage: str) -> list[Path]:

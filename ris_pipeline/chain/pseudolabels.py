@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ris_pipeline.artifacts.find import find, load_artifact
+from ris_pipeline.artifacts.find import find, find_behind, load_artifact
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, TRAIN_SPLIT, label_path, store_path
 from ris_pipeline.artifacts.publish import Work, publish
@@ -52,15 +52,22 @@ def make_pseudolabels(
         store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
         drawn = _draw(context, resolved, dataset, responses)
         with publish(request, force=context.force) as work:
-            _fill(context, work, dataset, store, resolved, drawn)
+            # Where the responses are those of a Step-2: the labels that it has learnt from.
+            earlier = find_behind(context.runs / request.dataset, request.inputs, "pseudolabels")
+            _fill(context, work, dataset, store, resolved, drawn, earlier)
     return find(request)
 
 
 def describe_labels(counts: Mapping[str, int]) -> str:
     """Return a line on how many pseudo-labels hold no object; a warning if at least half of them do."""
     refs, empty = counts["refs"], counts["empty"]
-    ignored = f", {counts['ignored_per_mille'] / 10:.1f} % of the pixels ignored" if counts["ignored_per_mille"] else ""
-    line = f"{refs:,} pseudo-labels: {empty:,} empty, {counts['tiny']:,} tiny{ignored}"
+    line = f"{refs:,} pseudo-labels: {empty:,} empty, {counts['tiny']:,} tiny"
+    if counts["ignored_per_mille"]:
+        line += f", {counts['ignored_per_mille'] / 10:.1f} % of the pixels ignored"
+    if "overlap_per_mille" in counts:  # not of older artifacts
+        line += f", {counts['overlap_per_mille'] / 10:.1f} % of the foreground claimed by several refs"
+    if "agreement_per_mille" in counts:
+        line += f", IoU {counts['agreement_per_mille'] / 10:.1f} with the labels of the round before"
     if 2 * empty >= refs:
         return f"warning: {line}; at least half of them teach nothing; look at the responses (ris report)"
     return line
@@ -91,10 +98,12 @@ def _fill(
     store: ResponseStore,
     config: PseudolabelConfig,
     drawn: DrawnSentences | None,
+    earlier: Artifact | None,
 ) -> None:
-    """Write the pseudo-labels that the work folder lacks, and the contact sheet."""
+    """Write the pseudo-labels that the work folder lacks, and the contact sheet; count what they hold."""
     from ris_pipeline.datasets.records import group_by_image
-    from ris_pipeline.refine.pseudolabels import count_labels, save_thresholded
+    from ris_pipeline.refine.pseudolabels import save_thresholded
+    from ris_pipeline.refine.quality import count_labels
 
     groups = group_by_image(dataset)
     if config.refine:
@@ -104,7 +113,8 @@ def _fill(
             save_thresholded(dataset, store, groups, work.path, config, drawn, advance)
     _save_sheet(work, dataset, groups)
     with context.console.progress("count", len(dataset.refs)) as advance:
-        work.counts |= {"images": len(groups), **count_labels(work.path, dataset.refs, advance)}
+        counts = count_labels(work.path, groups, earlier.path if earlier else None, advance)
+    work.counts |= {"images": len(groups), **counts}
     context.say(describe_labels(work.counts))
 
 

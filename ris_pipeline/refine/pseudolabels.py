@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ris_pipeline.arrays import FOREGROUND, IGNORE, Maps
+from ris_pipeline.arrays import FOREGROUND, Maps
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, resize_image, size_of
@@ -29,7 +29,6 @@ from ris_pipeline.process.workers import map_processes
 from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds
 
 Advance = Callable[[int], None]
-TINY_SHARE = 0.001  # of an image's pixels: 20×15 of 640×480
 
 
 def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
@@ -159,22 +158,3 @@ def _is_whole(path: Path, hw: tuple[int, int]) -> bool:
         return has_right_checksums(path) and load_label(path).shape == hw
     except RisError:
         return False
-
-
-def count_labels(folder: Path, refs: Sequence[Ref], advance: Advance) -> dict[str, int]:
-    """Return what the refs' labels in the folder hold, without a look at the truth. Raises RisError for a missing one.
-
-    empty: labels without foreground. tiny: with foreground in less than TINY_SHARE of the image. ignored_per_mille: of
-    all pixels, those that no stage learns from.
-    """
-    n_empty = n_tiny = n_ignored = n_pixels = 0
-    for ref in refs:
-        label = load_label(label_path(folder, ref.ref_id))
-        share = np.count_nonzero(label == FOREGROUND) / label.size
-        n_empty += int(share == 0)
-        n_tiny += int(0 < share < TINY_SHARE)
-        n_ignored += int(np.count_nonzero(label == IGNORE))
-        n_pixels += label.size
-        advance(1)
-    ignored = round(1000 * n_ignored / max(n_pixels, 1))
-    return {"refs": len(refs), "empty": n_empty, "tiny": n_tiny, "ignored_per_mille": ignored}

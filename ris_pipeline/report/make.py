@@ -75,6 +75,7 @@ def _write(context: Context, config: ReportConfig, sources: Sources, stages: Seq
             split: break_down(dataset, sources.read_outcomes(split), sources.n_bootstrap, context.seed)
             for split, dataset in datasets.items()
         },
+        labels=sources.labels,
         cards=cards,
         seed=context.seed,
         has_truth=any(has_truth(dataset.refs) for dataset in datasets.values()),

@@ -25,7 +25,7 @@ from ris_pipeline.report.charts import CHARTED, chart_breakdown, chart_curves, c
 from ris_pipeline.report.curves import Curves
 from ris_pipeline.report.panels import read_strips
 from ris_pipeline.report.samples import Sample
-from ris_pipeline.report.sources import Sources
+from ris_pipeline.report.sources import LabelRun, Sources
 from ris_pipeline.scoring.rows import STORED_ORACLE, find_row
 from ris_pipeline.scoring.scores import Score
 
@@ -41,6 +41,7 @@ class Page:
     curves: Mapping[str, Curves]  # {what was trained: its losses}
     stages: Sequence[tuple[str, Row]]  # as `arrange` has them
     breakdowns: Mapping[str, Mapping[str, Sequence[Group]]]  # {split: {heading: groups}}
+    labels: Sequence[LabelRun]
     cards: Sequence[Card]
     seed: int
     has_truth: bool  # whether any ref has a box or a mask

@@ -7,15 +7,33 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ris_pipeline.artifacts.find import find_latest, find_named, list_latest
+from ris_pipeline.artifacts.find import find_behind, find_latest, find_named, list_latest, load_artifacts
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import METRICS, OUTCOMES
+from ris_pipeline.artifacts.layout import METRICS, OUTCOMES, TRAIN_SPLIT
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.curves import Curves, load_curves
-from ris_pipeline.scoring.metrics import Outcome
+from ris_pipeline.scoring.metrics import Estimate, Outcome
 from ris_pipeline.scoring.outcomes import load_outcomes
 from ris_pipeline.scoring.rows import ROWS, Row, find_row, list_rows
 from ris_pipeline.scoring.scores import Score, add_stored_oracle, read_score
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRun:
+    """A run of pseudo-labels, and its scores where there is truth."""
+
+    labels: Artifact
+    scores: Artifact | None
+
+    def count(self, name: str) -> int | None:
+        """Return a count of `refine.quality.count_labels`, None where the run has none."""
+        value: int | None = self.labels.manifest["counts"].get(name)
+        return value
+
+    @property
+    def miou(self) -> Estimate | None:
+        """The labels' mIoU against the true masks, in percent."""
+        return read_score(self.scores).metrics.get("miou") if self.scores else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +45,13 @@ class Sources:
     shown: Mapping[tuple[str, str], Artifact]  # {(row, split): what the row's pictures are read from}
     scored: Mapping[tuple[str, str], Artifact]  # {(row, split): its scores}, in the order of the score table
     trained: Mapping[str, Artifact]  # {what was trained: where}
+    labels: Sequence[LabelRun]  # the latest pseudo-labels, each run behind the one that it is made from
 
     @property
     def artifacts(self) -> list[Artifact]:
         """All of them, each once."""
-        found = (*self.shown.values(), *self.scored.values(), *self.trained.values())
+        labels = [artifact for run in self.labels for artifact in (run.labels, run.scores) if artifact]
+        found = (*self.shown.values(), *self.scored.values(), *self.trained.values(), *labels)
         return list({artifact.path: artifact for artifact in found}.values())
 
     @property
@@ -98,7 +118,25 @@ def find_sources(runs: Path, dataset: str, splits: Sequence[str], command_line: 
         shown=shown,
         scored=scored,
         trained={learner: artifact for learner, artifact in trained.items() if artifact},
+        labels=_find_labels(runs, dataset) if TRAIN_SPLIT in splits else (),
     )
+
+
+def _find_labels(runs: Path, dataset: str) -> list[LabelRun]:
+    """Return the latest pseudo-labels of each kind and those behind them, and the last scores of each."""
+    found: dict[str, Artifact] = {}
+
+    def add(artifact: Artifact) -> None:
+        if artifact.digest not in found:
+            if before := find_behind(runs / dataset, artifact.manifest["inputs"], "pseudolabels"):
+                add(before)
+            found[artifact.digest] = artifact
+
+    for artifact in list_latest(runs, dataset, "pseudolabels").values():
+        add(artifact)
+    scores = sorted(load_artifacts(runs, dataset, "scores"), key=lambda one: str(one.manifest["finished"]))
+    of_labels = {one.manifest["inputs"].get(labels.name): one for one in scores for labels in found.values()}
+    return [LabelRun(labels, of_labels.get(digest)) for digest, labels in found.items()]
 
 
 def _find_scores(runs: Path, dataset: str, splits: Sequence[str]) -> dict[tuple[str, str], Artifact]:

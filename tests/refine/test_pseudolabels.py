@@ -15,7 +15,6 @@ from ris_pipeline.refine.pseudolabels import (
     combine_maps,
     compute_mean_maps,
     compute_selected_maps,
-    count_labels,
     save_refined,
     save_seeds,
     save_thresholded,
@@ -162,20 +161,6 @@ def test_thresholded_labels(tmp_path, labels, known_hw):
         "2.png": [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]],
     }
     assert done == [2, 1]
-
-
-def test_what_labels_hold_is_counted(labels):
-    """Four labels of 40×50 pixels: empty, one pixel (below a thousandth), a quarter, and one that is ignored."""
-    quarter = np.zeros((40, 50), np.uint8)
-    quarter[:20, :25] = 1
-    one_pixel = np.zeros((40, 50), np.uint8)
-    one_pixel[3, 4] = 1
-    for ref_id, label in enumerate(
-        (np.zeros((40, 50), np.uint8), one_pixel, quarter, np.full((40, 50), 255, np.uint8))
-    ):
-        save_label(labels / f"{ref_id}.png", label)
-    refs = [Ref(i, 0, "train", (Expression(i, "a"),)) for i in range(4)]
-    assert count_labels(labels, refs, lambda n: None) == {"refs": 4, "empty": 2, "tiny": 1, "ignored_per_mille": 250}
 
 
 def test_any_response_is_foreground_by_default(tmp_path, labels):

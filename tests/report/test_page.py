@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.chain.status import Row
 from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref
 from ris_pipeline.report.cards import make_card
 from ris_pipeline.report.page import Page, describe_result, render
 from ris_pipeline.report.panels import Panel, Strip
 from ris_pipeline.report.samples import Sample
+from ris_pipeline.report.sources import LabelRun
 from ris_pipeline.scoring.metrics import Estimate, Outcome
 from ris_pipeline.scoring.rows import find_row
 from ris_pipeline.scoring.scores import Score
@@ -48,8 +50,8 @@ def make_page(cards=(), scores=(), **changes) -> Page:
     stale = Row("step1", "stale", "2026-11-25T18:07:30+00:00", 75.0, 1_500_000, "runs/toy/step1/ab12", why)
     stages = [("", stale), ("└─ ", Row("responses", "missing", why=("run: ris dump-responses",)))]
     values = {
-        "dataset": "toy", "scores": scores, "curves": {}, "stages": stages, "breakdowns": {}, "cards": cards, "seed": 0,
-        "has_truth": True,
+        "dataset": "toy", "scores": scores, "curves": {}, "stages": stages, "breakdowns": {}, "cards": cards,
+        "labels": (), "seed": 0, "has_truth": True,
     }  # fmt: skip
     return Page(**values | changes)
 
@@ -111,6 +113,16 @@ def test_the_papers_figures_stand_beside_the_runs():
     score = Score(find_row("step1"), "val", 1234, {"miou": Estimate(30.04, 25.0, 36.0, 5, 10)}, {"miou": 33.33})
     words = [text.strip() for text in Parsed(render(make_page(scores=[score]))).texts]
     assert {"Step-1", "1,234", "30.0", "±5.5", "33.33"} <= set(words)
+
+
+def test_labels_say_what_is_known_of_them_and_what_is_not():
+    """An older artifact has no count of overlap, the first round no labels before it, and there is no truth."""
+    counts = {"refs": 1200, "empty": 3, "tiny": 4, "ignored_per_mille": 15}
+    manifest = {"stage": "pseudolabels", "flags": {"refine": True}, "inputs": {}, "counts": counts}
+    page = Parsed(render(make_page(labels=[LabelRun(Artifact(Path("runs"), manifest), None)])))
+    words = [text.strip() for text in page.texts if text.strip()]
+    cells = words[words.index("pseudolabels/refine") + 2 :][:7]
+    assert cells == ["1,200", "3", "4", "1.5 %", "–", "–", "–"]
 
 
 def test_a_stage_shows_time_size_and_why_it_is_stale():

@@ -14,10 +14,10 @@ SPLITS = ["train", "val", "test"]
 
 @pytest.fixture
 def make(tmp_path):
-    """A function (stage, log="", **flags) that publishes an artifact, with the log of a training."""
+    """A function (stage, log="", inputs=None, **flags) that publishes an artifact, with the log of a training."""
 
-    def make(stage: str, log: str = "", **flags) -> Artifact:
-        request = Request(tmp_path, "toy", stage, {"prms": False}, {}, flags)
+    def make(stage: str, log: str = "", inputs: dict[str, str] | None = None, **flags) -> Artifact:
+        request = Request(tmp_path, "toy", stage, {"prms": False}, inputs or {}, flags)
         with publish(request) as work:
             if log:
                 (work.path / METRICS).write_text(log)
@@ -60,3 +60,18 @@ def test_other_splits_are_left_out(make, tmp_path):
     make("scores", scored="step1", split="val")
     with pytest.raises(RisError, match="no scores of test yet; run: ris dump-responses --dataset toy"):
         find_sources(tmp_path, "toy", ["test"], typed)
+
+
+def test_labels_stand_behind_the_round_before_with_their_own_scores(make, tmp_path):
+    responses = make("responses", split="train")
+    first = make("pseudolabels", inputs={responses.name: responses.digest}, refine=True)
+    scores = make("scores", inputs={first.name: first.digest}, scored="pseudo-refined", split="train")
+    network = make("step2", inputs={first.name: first.digest}, labels="pseudo")
+    second = make("pseudolabels", inputs={network.name: network.digest}, refine=True)
+    runs = find_sources(tmp_path, "toy", SPLITS, typed).labels
+    assert [(run.labels.digest, run.scores and run.scores.digest) for run in runs] == [
+        (first.digest, scores.digest),
+        (second.digest, None),
+    ]
+    make("responses", split="val")
+    assert not find_sources(tmp_path, "toy", ["val"], typed).labels
