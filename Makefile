@@ -71,9 +71,9 @@ lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# The default tests.
+# The default tests, on all cores; a file's tests share what is made for them.
 test: $(READY)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # The tests that take minutes.
 test-slow: $(READY)
