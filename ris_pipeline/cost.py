@@ -63,15 +63,24 @@ def measure_cost(
 
     `precision`: "fp32", "bf16" or "fp16". advance() is called after each of the WARM_UP + REPEATS passes.
     """
+    network = _build(config).to(device).to(memory_format=torch.channels_last)
+    times = measure_parts(network, config.input_size, precision, advance)
+    counts = count_parts(network.to("meta"), config.input_size)
+    return [Cost(*count, ms) for count, ms in zip(counts, times, strict=True)]
+
+
+def count_network(config: Step1Config | Step2Config) -> tuple[int, int]:
+    """Return the parameters and the multiply-accumulates of the configured network as a whole; nothing is computed."""
+    return count_parts(_build(config).to("meta"), config.input_size)[-1][1:]
+
+
+def _build(config: Step1Config | Step2Config) -> Step1 | Step2:
     network: Step1 | Step2
     if isinstance(config, Step1Config):
         network = build_step1(config.clip, hidden=config.hidden, image_encoder=config.image_encoder)
     else:
         network = build_step2(config.clip, widths=config.widths, image_encoder=config.image_encoder)
-    network.to(device).to(memory_format=torch.channels_last).eval()
-    times = measure_parts(network, config.input_size, precision, advance)
-    counts = count_parts(network.to("meta"), config.input_size)
-    return [Cost(*count, ms) for count, ms in zip(counts, times, strict=True)]
+    return network.eval()
 
 
 def measure_method(
@@ -82,6 +91,25 @@ def measure_method(
     It encodes an image and a sentence and answers, with all that its answer needs: of a method that takes gradients,
     these are counted too.
     """
+    run, n_parameters = _open_method(method, config, device)
+    with torch.no_grad(), autocast(device, precision):
+        macs = sum(count_macs(run).values())
+        times = []
+        for _ in range(WARM_UP + REPEATS):
+            times.append(_time(run, device))
+            advance()
+    return Cost("all", n_parameters, macs, statistics.median(times[WARM_UP:]))
+
+
+def count_method(method: Method, config: Any) -> tuple[int, int]:
+    """Return the parameters and the multiply-accumulates of a compared method, as `measure_method`, in one pass."""
+    run, n_parameters = _open_method(method, config, torch.device("cpu"))
+    with torch.no_grad():
+        return n_parameters, sum(count_macs(run).values())
+
+
+def _open_method(method: Method, config: Any, device: torch.device) -> tuple[Run, int]:
+    """Return a pass of a method with random values, and how many parameters count."""
     untrained = {field.name: None for field in fields(config) if field.name.endswith("weights")}
     responder = method.load(replace(config, **untrained), device)
     pixels = torch.randn(1, 3, responder.input_size, responder.input_size, device=device)
@@ -95,13 +123,7 @@ def measure_method(
     parameters = {parameter for module in modules for parameter in module.parameters()}
     if (uncounted := getattr(responder, "uncounted", None)) is not None:
         parameters -= set(uncounted.parameters())
-    with torch.no_grad(), autocast(device, precision):
-        macs = sum(count_macs(run).values())
-        times = []
-        for _ in range(WARM_UP + REPEATS):
-            times.append(_time(run, device))
-            advance()
-    return Cost("all", sum(p.numel() for p in parameters), macs, statistics.median(times[WARM_UP:]))
+    return run, sum(p.numel() for p in parameters)
 
 
 def count_parts(network: Step1 | Step2, input_size: int) -> list[tuple[str, int, int]]:

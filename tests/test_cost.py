@@ -10,7 +10,16 @@ import torch
 from paper_macs import attend_as_released, count_as_paper, count_run_as_paper
 from ris_pipeline import cost
 from ris_pipeline.config import Step1Config, Step2Config
-from ris_pipeline.cost import count_macs, count_parts, is_papers, measure_cost, measure_method, measure_parts
+from ris_pipeline.cost import (
+    count_macs,
+    count_method,
+    count_network,
+    count_parts,
+    is_papers,
+    measure_cost,
+    measure_method,
+    measure_parts,
+)
 from ris_pipeline.methods import METHODS, amr
 from ris_pipeline.methods.configs import AmrConfig
 from ris_pipeline.networks.clip import Clip
@@ -135,6 +144,7 @@ def test_a_configuration_is_measured(tiny_clip, monkeypatch):
     assert by_name["projections"].parameters == 16 * (256 + 1) + 16 * (16 + 1)
     assert whole.ms > by_name["image encoder"].ms > 0
     assert whole.macs == sum(part.macs for part in parts) > 0
+    assert count_network(config) == (whole.parameters, whole.macs)
 
 
 def test_a_method_is_measured_as_a_whole(tiny_clip, monkeypatch):
@@ -150,6 +160,7 @@ def test_a_method_is_measured_as_a_whole(tiny_clip, monkeypatch):
     answer = 2 * 5 * 2 * 2  # ⟨V, T⟩ in both branches: 5 channels, 2×2 cells
     assert found.macs == sum(sum(part.values()) for part in (*images, text)) + answer
     assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert count_method(METHODS["amr"], config) == (found.parameters, found.macs)
     assert found.ms > 0
     assert len(passes) == cost.WARM_UP + 1
 

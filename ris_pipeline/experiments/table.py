@@ -70,23 +70,31 @@ def build_table(experiment: Experiment, points: Sequence[Point]) -> Table:
     cells = {}
     for entry in experiment.rows:
         own = [(point, scores) for point, scores in measured if point.entry == entry]
-        cells[entry.name] = [_measure_cell(column, own) for column in columns]
+        sizes = _measure_size(own[0][0]) if own and {"parameters", "gmac"} & set(columns) else {}
+        cells[entry.name] = [sizes.get(column) or _measure_cell(column, own) for column in columns]
     made_by = [_read_environment(score) for _, scores in measured for score in scores.values()]
     distinct = {json.dumps(single, sort_keys=True): single for single in made_by}
     return Table(experiment, columns, cells, tuple(distinct.values()))
+
+
+def _measure_size(point: Point) -> dict[str, Cell]:
+    from ris_pipeline.experiments.cost import count_point  # which builds it, with torch
+
+    size = count_point(point)
+    if size is None:
+        return {}
+    return {
+        name: Cell(number / unit, None, 1, partial=False)
+        for name, number, unit in zip(("parameters", "gmac"), size, (1e6, 1e9), strict=True)
+    }
 
 
 def _measure_cell(column: str, own: Sequence[tuple[Point, Mapping[str, Score]]]) -> Cell | None:
     if column == "hours":
         hours = [_count_hours(point, scores) for point, scores in own if scores]
         return Cell(statistics.fmean(hours), None, len(hours), partial=False) if hours else None
-    if column in COSTS:
-        from ris_pipeline.experiments.cost import count_network  # which builds it, with torch
-
-        cost = count_network(own[0][0]) if own else None
-        if cost is None:
-            return None
-        return Cell(cost.parameters / 1e6 if column == "parameters" else cost.macs / 1e9, None, 1, partial=False)
+    if column in COSTS:  # of a row without a network
+        return None
     dataset, split, metric = where_of(column)
     found = [scores[split] for point, scores in own if point.dataset == dataset and split in scores]
     found = [score for score in found if metric in score.metrics]
