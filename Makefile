@@ -12,7 +12,7 @@ OPTIONS   = --dataset "$(DATASET)" --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all install docs data compare tables oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
+.PHONY: all best install docs data compare tables oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
 
 # The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
@@ -23,6 +23,15 @@ all: data
 	$(RIS) train-step2 $(OPTIONS)
 	$(RIS) score $(OPTIONS)
 	$(RIS) report $(OPTIONS)
+
+# Better masks than the paper's, after `make all`: docs/beyond.md. On shapes the last round trains twice as long.
+best: data
+	$(RIS) make-pseudolabels --refine --preset best $(OPTIONS)
+	$(RIS) train-step2 $(OPTIONS)
+	$(RIS) make-pseudolabels --round 2 --preset best $(OPTIONS)
+	$(RIS) train-step2 --round 2 $(if $(filter shapes%,$(DATASET)),--set epochs=12) $(OPTIONS)
+	$(RIS) score --stage pseudolabels $(OPTIONS)
+	$(RIS) score --stage step2 $(OPTIONS)
 
 # The data set: generated where it is the embedded one, then checked against its card.
 data: $(READY)

@@ -102,7 +102,8 @@ class ResponsesConfig:
 class PseudolabelConfig:
     """Pseudo-labels: one mask per ref out of the response maps of its sentences."""
 
-    ADDED: ClassVar = ("combine", "compete", "rivals", "crf")  # options of later versions; `record_settings`
+    # Options of later versions; `record_settings`.
+    ADDED: ClassVar = ("combine", "compete", "rivals", "crf", "round_threshold")
 
     refine: Flag = True  # IRNet's inter-pixel relations; False: threshold the map alone
     threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
@@ -110,6 +111,7 @@ class PseudolabelConfig:
     compete: Flag = False  # a pixel counts only for the ref of its image that responds most; TRIS: False
     rivals: Natural = 0  # sentences drawn from other images of the split, that compete as well; TRIS: 0
     crf: Flag = False  # clean the walked labels by IRNet's dense CRF; TRIS: False
+    round_threshold: Share = 0.4  # of a map's maximum, in labels of a later round, which Step-2's answers make; ours
     fg_threshold: Share = 0.30  # map above: confident foreground; TRIS
     bg_threshold: Share = 0.10  # map below: confident background; TRIS
     irn_backbone: str = "resnet50"  # timm name, or a CLIP-ResNet's; IRNet
@@ -253,6 +255,14 @@ def load_config_file(path: Path, table: str, known: Collection[str]) -> dict[str
         if not isinstance(values, dict):
             raise RisError(f"{path}: {name} must be a table: write [{name}] and the keys below it")
     return dict(tables.get(table, {}))
+
+
+def find_preset(name: str) -> Path:
+    """Return the configuration file of a shipped preset. Raises RisError, naming the nearest, where there is none."""
+    folder = Path(__file__).parent / "presets"
+    if name not in (known := sorted(path.stem for path in folder.glob("*.toml"))):
+        raise RisError(f"there is no preset {name!r}{did_you_mean(name, known)}; shipped: {', '.join(known)}")
+    return folder / f"{name}.toml"
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:

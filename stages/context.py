@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from ris_pipeline.artifacts.layout import ROUNDS
 from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.methods import METHODS
 from ris_pipeline.process.console import Console, is_silent
@@ -53,6 +54,7 @@ class Places:
     dataset: Annotated[str, Option(help="Name of a card, or path of its .toml file.")] = "shapes"
     data_root: Annotated[Path, Option(help="Folder that holds the data sets.")] = Path("data")
     runs: Annotated[Path, Option(help="Folder that holds the artifacts.")] = Path("runs")
+    preset: Annotated[str | None, Option(help="A shipped configuration: best; --config and --set are stronger.")] = None
     config: Annotated[Path | None, Option(help="TOML file with one table per stage.")] = None
     set: Annotated[list[str] | None, Option(metavar="KEY=VALUE", help="Change one setting; repeatable.")] = None
 
@@ -99,6 +101,9 @@ Splits = Annotated[
 MethodName = Annotated[
     str, Option("--method", metavar="<str>", callback=choose_from(lambda: METHODS), help="TRIS or a compared method.")
 ]
+Round = Annotated[
+    int, Option(min=1, max=max(ROUNDS), help="Round of labels: from the second on Step-2's answers make them.")
+]
 Init = Annotated[
     Path | None, Option(metavar="FROM", help="Start from these weights: a trained artifact's folder, or a checkpoint.")
 ]
@@ -126,6 +131,7 @@ def open_context(
         load_card(places.dataset),
         data_root=places.data_root,
         runs=places.runs,
+        preset=places.preset,
         config_file=places.config,
         assignments=parse_assignments(places.set or ()),
         seed=seed,

@@ -8,7 +8,7 @@ import typer
 
 from ris_pipeline.methods import TRIS
 from stages.console import show
-from stages.context import Device, Making, MethodName, Output, Places, Seed, Workers, open_context
+from stages.context import Device, Making, MethodName, Output, Places, Round, Seed, Workers, open_context
 
 
 def run(
@@ -20,17 +20,18 @@ def run(
         typer.Option("--refine/--no-refine", help="By inter-pixel relations, or threshold only; else as configured."),
     ] = None,
     method: MethodName = TRIS,
+    round: Round = 1,
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
     """Turn the selected response maps into masks.
 
-    Reads:    responses of the split train; its images
+    Reads:    responses of the split train, later step2; its images
     Writes:   runs/<dataset>/pseudolabels/: <ref_id>.png, contact-sheet.png
     Example:  ris make-pseudolabels --dataset refcoco --refine
     """
     from ris_pipeline.chain.pseudolabels import make_pseudolabels
 
     context = open_context(places, making, output, seed=seed, device=device, workers=workers)
-    show(output, make_pseudolabels(context, refine=refine, method=method))
+    show(output, make_pseudolabels(context, refine=refine, method=method, round=round))

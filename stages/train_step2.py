@@ -17,6 +17,7 @@ from stages.context import (
     Output,
     Places,
     Precision,
+    Round,
     Seed,
     Workers,
     open_context,
@@ -29,6 +30,7 @@ def run(
     output: Output,
     oracle: Annotated[bool, typer.Option("--oracle", help="Learn from the true masks: an upper bound.")] = False,
     method: MethodName = TRIS,
+    round: Round = 1,
     init: Init = None,
     limit: Limit = None,
     seed: Seed = 0,
@@ -45,4 +47,4 @@ def run(
     from ris_pipeline.chain.train import train_step2
 
     context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
-    show(output, train_step2(context, oracle=oracle, method=method, init=init, limit=limit))
+    show(output, train_step2(context, oracle=oracle, method=method, round=round, init=init, limit=limit))

@@ -23,6 +23,7 @@ class Options:
     dataset: str = "shapes"
     data_root: Path = Path("data")
     runs: Path = Path("runs")
+    preset: str | None = None
     config: Path | None = None
     set: list[str] | None = None
     seed: int = 0

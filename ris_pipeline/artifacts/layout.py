@@ -39,12 +39,23 @@ CHECKPOINT = "checkpoint"  # input of an artifact that was imported: the digest 
 VALIDATION = "validation"  # input of a training: the digest of the images that it is validated on
 INIT = "init"  # input of a training: the digest of the weights that it starts from
 METHOD = "method"  # flag and input of what a compared method makes; the input has the version of its code too
+ROUNDS = (2, 3)  # of labels that the Step-2 of the round before has made
 NO_ARTIFACTS = ("data", "images", VALIDATION, INIT, CHECKPOINT, METHOD)  # the names of inputs that are no artifacts
 
 
 def latest_name(label: str) -> str:
     """Return the name of the link to the latest artifact of a stage with this label, "" for none."""
     return f"latest-{label}" if label else "latest"
+
+
+def flags_of_round(number: int) -> dict[str, str | bool]:
+    """Return the flags of labels of a round, and of the Step-2 that learns from them; the first round has none."""
+    return {} if number == 1 else {"round": f"round-{number}"}
+
+
+def round_of(flags: Mapping[str, str | bool]) -> int:
+    """Return the round of an artifact's flags."""
+    return int(str(flags.get("round", "round-1")).removeprefix("round-"))
 
 
 def store_path(responses: Path, split: str) -> Path:
@@ -90,7 +101,7 @@ def command_of(stage: str, flags: Mapping[str, str | bool]) -> str:
         if name == "labels":
             words += ["--oracle"] if value == "true" else []
         elif isinstance(value, str):
-            words.append(f"--{name} {value.removeprefix('first-')}")
+            words.append(f"--{name} {value.removeprefix('first-').removeprefix('round-')}")
         else:
             words.append(f"--{'' if value else 'no-'}{name}")
     return " ".join(words)

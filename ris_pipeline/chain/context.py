@@ -17,7 +17,7 @@ from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
 from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, TRAIN_SPLIT, VALIDATION, command_of
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
-from ris_pipeline.config import CONFIGS, load_config_file, record_settings, resolve
+from ris_pipeline.config import CONFIGS, find_preset, load_config_file, record_settings, resolve
 from ris_pipeline.datasets.card import Card, load_card
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 from ris_pipeline.methods import METHODS, Method
@@ -64,6 +64,7 @@ class Context:
     card: Card
     data_root: Path = Path("data")
     runs: Path = Path("runs")
+    preset: str | None = None  # a shipped configuration file, weaker than the own one
     config_file: Path | None = None  # TOML, one table per stage
     assignments: Settings = field(default_factory=dict)  # of single keys, stronger than the file
     seed: int = 0
@@ -93,18 +94,21 @@ class Context:
             ("--dataset", self.card_name, "shapes"),
             ("--data-root", self.data_root, Path("data")),
             ("--runs", self.runs, Path("runs")),
+            ("--preset", self.preset, None),
             ("--config", self.config_file, None),
         )
         words = [word for name, value, usual in places if value != usual for word in (name, str(value))]
         return f"{command} {shlex.join(words)}".rstrip()
 
     def find_chosen(self, table: str, *, beside: bool = False) -> dict[str, Any]:
-        """Return what the configuration file and the assignments say of a stage or method.
+        """Return what the preset, the configuration file and the assignments say of a stage or method.
 
         `beside`: the command is of another one, so that only assignments such as clip-es.box_threshold=0.4 count.
         """
         tables = list_tables()
-        chosen = dict(load_config_file(self.config_file, table, tables)) if self.config_file else {}
+        chosen: dict[str, Any] = {}
+        for file in (find_preset(self.preset) if self.preset else None, self.config_file):
+            chosen |= load_config_file(file, table, tables) if file else {}
         for key, value in self.assignments.items():
             prefix, dot, name = key.rpartition(".")
             if dot and prefix not in tables:
@@ -116,7 +120,9 @@ class Context:
     def resolve(
         self, cls: type[C], table: str, settings: C | Settings | None = None, *, beside: bool = False, **flags: Any
     ) -> C:
-        """Return the configuration of a stage or method: defaults < card < file < assignments < `settings` < `flags`.
+        """Return the configuration of a stage or method.
+
+        Defaults < card < preset < file < assignments < `settings` < `flags`.
 
         `settings`: values by key, or a whole configuration, of which only `flags` change anything. `beside`: as in
         `find_chosen`.
@@ -227,7 +233,7 @@ class Context:
             return None
         own = {key: value for key, value in flags.items() if key in manifest["configuration"]}
         # Settings that were given when it was made make nothing stale; those given now are compared.
-        chosen = {} if self.config_file or self.assignments else manifest.get("chosen", {})
+        chosen = {} if self.preset or self.config_file or self.assignments else manifest.get("chosen", {})
         method = METHODS.get(str(flags.get(METHOD)))
         if method and stage == "step1":
             return record_settings(self.resolve(method.config, method.table, {**chosen, **own}))

@@ -1,4 +1,4 @@
-"""The selected response maps of the train split → one mask PNG per ref: seeds, IRNet from them, the walk."""
+"""The selected response maps of the train split, or Step-2's answers in later rounds → one mask PNG per ref."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ris_pipeline.artifacts.find import find, find_behind, load_artifact
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, TRAIN_SPLIT, label_path, store_path
+from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, TRAIN_SPLIT, flags_of_round, label_path, store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context, Places, open_context
@@ -31,14 +31,18 @@ def make_pseudolabels(
     *,
     refine: bool | None = None,
     method: str = TRIS,
+    round: int = 1,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Make a pseudo-label for each ref of the train split, unless that is done, and return the artifact.
 
     `refine`: by inter-pixel relations (IRNet), or by a threshold alone; None: as configured. `method`: of a compared
-    method's maps. The others as in `train_step1`.
+    method's maps. `round`: from the second on, what the Step-2 of the round before answers makes the labels. The others
+    as in `train_step1`.
     """
     context = open_context(data, **places)
+    if round > 1:
+        return _make_round(context, config, round, refine=refine, method=method)
     chosen = {} if refine is None else {"refine": refine}
     resolved = context.resolve(PseudolabelConfig, "pseudolabels", config, **chosen)
     variant = find_method(method).flags
@@ -52,9 +56,34 @@ def make_pseudolabels(
         store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
         drawn = _draw(context, resolved, dataset, responses)
         with publish(request, force=context.force) as work:
-            # Where the responses are those of a Step-2: the labels that it has learnt from.
+            _fill(context, work, dataset, store, resolved, drawn)
+    return find(request)
+
+
+def _make_round(
+    context: Context, config: PseudolabelConfig | Mapping[str, Any] | None, number: int,
+    *, refine: bool | None, method: str,
+) -> Artifact | None:  # fmt: skip
+    """Make the labels of a later round, unless that is done, and return the artifact."""
+    resolved = context.resolve(PseudolabelConfig, "pseudolabels", config)
+    if refine is not None or method != TRIS or resolved.rivals:
+        raise RisError("--round makes labels of what TRIS's Step-2 answers: without --refine, --method and rivals")
+    step2 = context.find_input("step2", labels="pseudo", **flags_of_round(number - 1))
+    request = context.request("pseudolabels", resolved, settings=config, inputs=[step2], flags=flags_of_round(number))
+    if context.is_due(request):
+        from ris_pipeline.datasets.records import group_by_image
+        from ris_pipeline.methods.load import load_network
+        from ris_pipeline.refine.pseudolabels import save_segmented
+
+        dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
+        groups = group_by_image(dataset)
+        with publish(request, force=context.force) as work:
+            with work.timed("segment"), context.console.progress("labels", len(dataset.refs)) as advance:
+                network = load_network(step2, context.device)
+                save_segmented(dataset, network, groups, work.path, resolved, context.workers, advance)
+            work.host |= {"device": str(context.device)}
             earlier = find_behind(context.runs / request.dataset, request.inputs, "pseudolabels")
-            _fill(context, work, dataset, store, resolved, drawn, earlier)
+            _finish(context, work, dataset, groups, earlier)
     return find(request)
 
 
@@ -98,12 +127,10 @@ def _fill(
     store: ResponseStore,
     config: PseudolabelConfig,
     drawn: DrawnSentences | None,
-    earlier: Artifact | None,
 ) -> None:
     """Write the pseudo-labels that the work folder lacks, and the contact sheet; count what they hold."""
     from ris_pipeline.datasets.records import group_by_image
     from ris_pipeline.refine.pseudolabels import save_thresholded
-    from ris_pipeline.refine.quality import count_labels
 
     groups = group_by_image(dataset)
     if config.refine:
@@ -111,6 +138,15 @@ def _fill(
     else:
         with context.console.progress("labels", len(dataset.refs)) as advance:
             save_thresholded(dataset, store, groups, work.path, config, drawn, advance)
+    _finish(context, work, dataset, groups)
+
+
+def _finish(
+    context: Context, work: Work, dataset: Dataset, groups: Sequence[ImageGroup], earlier: Artifact | None = None
+) -> None:
+    """Draw the contact sheet, count what the labels hold, and say it; `earlier`: the labels of the round before."""
+    from ris_pipeline.refine.quality import count_labels
+
     _save_sheet(work, dataset, groups)
     with context.console.progress("count", len(dataset.refs)) as advance:
         counts = count_labels(work.path, groups, earlier.path if earlier else None, advance)

@@ -81,7 +81,7 @@ def score(
             "ground truth and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes"
         )
     # The card's figures hold for its own settings only.
-    own = not (context.config_file or context.assignments or config or row)
+    own = not (context.preset or context.config_file or context.assignments or config or row)
     return add_stored_oracle(scores, context.card.oracle) if own else scores
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ris_pipeline.artifacts.find import find, find_weights, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, Request, digest_file
-from ris_pipeline.artifacts.layout import INIT, TARGETS, TRAIN_SPLIT, WEIGHTS, store_path
+from ris_pipeline.artifacts.layout import INIT, TARGETS, TRAIN_SPLIT, WEIGHTS, flags_of_round, store_path
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.pseudolabels import describe_labels
@@ -97,14 +97,15 @@ def train_step2(
     *,
     oracle: bool = False,
     method: str = TRIS,
+    round: int = 1,
     init: Path | str | None = None,
     limit: int | None = None,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Train Step-2 on the refined pseudo-labels of the train split, unless that is done, and return its artifact.
 
-    `oracle`: on the true masks, as an upper bound. `method`: on the labels made from a compared method's maps. The
-    others as in `train_step1`.
+    `oracle`: on the true masks, as an upper bound. `method`: on the labels made from a compared method's maps.
+    `round`: of the labels; each later one is made by the Step-2 of the one before. The others as in `train_step1`.
     """
     context = open_context(data, **places)
     resolved = context.resolve(Step2Config, "step2", config)
@@ -116,9 +117,12 @@ def train_step2(
         raise RisError(
             f"encoders_from_step1 are TRIS's: give {method} its own start by --set encoders_from_step1=false"
         )
-    variant = find_method(method).flags
+    if round > 1 and (oracle or method != TRIS):
+        raise RisError("--round is of labels that TRIS's Step-2 has made: leave out --oracle and --method")
+    variant = {**find_method(method).flags, **flags_of_round(round)}
     start = None if init is None else find_weights(Path(init))
-    labels = None if oracle else context.find_input("pseudolabels", refine=True, **variant)
+    kind = variant if round > 1 else {"refine": True, **variant}
+    labels = None if oracle else context.find_input("pseudolabels", **kind)
     step1 = context.find_input("step1") if resolved.encoders_from_step1 else None
     inputs = [artifact for artifact in (labels, step1) if artifact is not None]
     flags = {"labels": "true" if oracle else "pseudo", **variant, **_describe_limit(limit)}

@@ -72,6 +72,24 @@ def write_refined(
     write_labels(folder, ref_ids, resize_labels(labels, image_hw))
 
 
+def write_segmented(
+    folder: Path,
+    ref_ids: Sequence[int],
+    maps: Maps,
+    image_hw: tuple[int, int],
+    threshold: float,
+    image: NDArray[np.uint8] | None = None,
+) -> None:
+    """Write folder/<ref_id>.png of image_hw: 1 where the maps float32 (R, H, W) of one image exceed the threshold.
+
+    `image`: uint8 (H, W, 3), to clean them by the dense CRF.
+    """
+    labels = np.where(maps > threshold, FOREGROUND, BACKGROUND).astype(np.uint8)
+    if image is not None:
+        labels = clean_labels(image, labels)
+    write_labels(folder, ref_ids, resize_labels(labels, image_hw))
+
+
 def write_labels(folder: Path, ref_ids: Sequence[int], labels: NDArray[np.uint8]) -> None:
     """Write folder/<ref_id>.png for each of the labels uint8 (R, H, W)."""
     for ref_id, label in zip(ref_ids, labels, strict=True):

@@ -22,11 +22,13 @@ from ris_pipeline.datasets.io.labels import has_right_checksums, load_label
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete
+from ris_pipeline.maps.mirror import Mirrored
+from ris_pipeline.maps.respond import Responder, load_pixels, respond
 from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.workers import map_processes
-from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds
+from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds, write_segmented
 
 Advance = Callable[[int], None]
 
@@ -42,7 +44,12 @@ def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: t
 
 def compute_mean_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
     """Return the mean map of each ref's sentences, divided by its maximum, float32 (R, H, W), of refs of one image."""
-    means = np.stack([_compute_maps(store, store.rows_of_ref(ref.ref_id), image_hw).mean(axis=0) for ref in refs])
+    return _mean_maps([_compute_maps(store, store.rows_of_ref(ref.ref_id), image_hw) for ref in refs])
+
+
+def _mean_maps(maps: Sequence[Maps]) -> Maps:
+    """Return the mean of each ref's maps, divided by its maximum."""
+    means = np.stack([own.mean(axis=0) for own in maps])
     relative: Maps = means / np.maximum(means.max(axis=(1, 2), keepdims=True), 1e-5)
     return relative
 
@@ -134,6 +141,33 @@ def save_refined(
             advance(len(group.refs))
 
     _run(write_refined, calls(), workers)
+
+
+def save_segmented(
+    dataset: Dataset, network: Responder, groups: Sequence[ImageGroup], folder: Path,
+    config: PseudolabelConfig, workers: int, advance: Advance,
+) -> None:  # fmt: skip
+    """Write the pseudo-label of each ref as a trained network sees it: the mean over its sentences and the mirror."""
+    both = Mirrored(network)
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        for group in groups:
+            image_hw = size_of(dataset.images[group.image_id])
+            refs = _missing(group, folder, image_hw)
+            if refs:
+                hw = limit_size(image_hw, config.max_side)
+                (grids,) = respond(both, load_pixels(dataset, [group], network), [group])
+                shown = show_map(compute_map(grids, both.rule, both.input_size, hw), both.rule).cpu()
+                counts = [len(ref.expressions) for ref in group.refs]
+                maps = _mean_maps([own.numpy() for own in torch.split(shown, counts)])
+                if config.compete:
+                    maps = let_compete(maps, maps, find_rivals(maps, group.refs))
+                image = resize_image(load_image(dataset.images[group.image_id]), hw) if config.crf else None
+                kept = maps[[group.refs.index(ref) for ref in refs]]
+                yield folder, _ids(refs), kept, image_hw, config.round_threshold, image
+            advance(len(group.refs))
+
+    _run(write_segmented, calls(), workers)
 
 
 def _run(write: Callable[..., None], calls: Iterator[tuple[Any, ...]], workers: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import TRAIN_SPLIT
+from ris_pipeline.artifacts.layout import ROUNDS, TRAIN_SPLIT, flags_of_round
 from ris_pipeline.methods import Method, list_compared
 
 RED, AMBER = (255, 64, 64), (255, 176, 0)
@@ -110,8 +110,9 @@ STORED_ORACLE = Row(
 
 
 def list_rows() -> list[Row]:
-    """Return all rows in the order of the table: the chain's, then those of compared methods."""
-    return [*ROWS.values(), *(row for method in list_compared() for row in _rows_of_method(method))]
+    """Return all rows in the order of the table: the chain's, its later rounds', those of compared methods."""
+    rounds = [row for number in ROUNDS for row in _rows_of_round(number)]
+    return [*ROWS.values(), *rounds, *(row for method in list_compared() for row in _rows_of_method(method))]
 
 
 def find_row(name: str) -> Row:
@@ -123,6 +124,24 @@ def find_row(name: str) -> Row:
 def is_aside(name: str) -> bool:
     """Return whether a column of the gallery is shown on demand."""
     return any(row.aside for row in list_rows() if row.name == name)
+
+
+def _rows_of_round(number: int) -> tuple[Row, ...]:
+    """Return the rows of a later round: the labels that Step-2 has made, and the Step-2 that learns from them."""
+    flags = flags_of_round(number)
+    return (
+        Row(
+            name=f"pseudo-round{number}", title=f"Pseudo-labels, round {number}", label=f"Labels {number}",
+            stage="pseudolabels", kind="labels", source="pseudolabels", flags=flags,
+            command=f"ris make-pseudolabels --round {number}", optional=True, colour=AMBER,
+        ),
+        Row(
+            name=f"step2-round{number}", title=f"Step-2, round {number}", label=f"Step-2, {number}", stage="step2",
+            kind="network", source="step2", flags={"labels": "pseudo", **flags},
+            command=f"ris train-step2 --round {number}", optional=True, tile=f"Step-2, round {number}", aside=True,
+            improves=("step2",),
+        ),
+    )  # fmt: skip
 
 
 def _rows_of_method(method: Method) -> tuple[Row, ...]:

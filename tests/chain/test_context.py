@@ -11,7 +11,7 @@ import pytest
 from calls import Options, context_of
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.publish import publish
-from ris_pipeline.config import ResponsesConfig, Step1Config
+from ris_pipeline.config import PseudolabelConfig, ResponsesConfig, Step1Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import find_method
 from stages.console import show
@@ -196,6 +196,18 @@ def test_an_unknown_stage_in_a_card_is_named(tiny):
         file.write("[config.stpe2]\nlr = 1\n")
     with pytest.raises(RisError, match=r"unknown table \[config\.stpe2\]; did you mean 'step2'"):
         context_of(tiny).resolve(Step1Config, "step1")
+
+
+def test_a_preset_is_stronger_than_the_card_and_weaker_than_what_the_user_gives(tiny, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("[pseudolabels]\ncrf = false\nbeta = 5.0\n")
+    options = dataclasses.replace(tiny, preset="best", config=file, set=["beta=6"])
+    labels = context_of(options).resolve(PseudolabelConfig, "pseudolabels")
+    assert (labels.combine, labels.compete, labels.crf, labels.beta) == ("mean", True, False, 6)
+    assert context_of(tiny).resolve(PseudolabelConfig, "pseudolabels").combine == "prms"
+    assert "--preset best" in context_of(options).command("ris score")
+    with pytest.raises(RisError, match="no preset 'bset'; did you mean 'best'"):
+        context_of(dataclasses.replace(tiny, preset="bset")).resolve(PseudolabelConfig, "pseudolabels")
 
 
 def test_splits(tiny):

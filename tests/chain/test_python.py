@@ -9,6 +9,7 @@ import pytest
 import ris_pipeline
 from calls import places_in
 from ris_pipeline import Segmenter, dump_responses, make_pseudolabels, score, train_step1, train_step2
+from ris_pipeline.artifacts.publish import withdraw
 from ris_pipeline.chain.context import open_context
 from ris_pipeline.config import Step1Config
 from ris_pipeline.errors import RisError
@@ -77,6 +78,47 @@ def test_labels_beyond_the_paper_are_another_artifact_of_the_same_responses(plac
     with pytest.raises(RisError, match=r"step1/\w{12}: the network that made responses/train is gone"):
         make_pseudolabels(card, {**options, "rivals": 5}, **folders)
     network.with_name("elsewhere").rename(network)
+
+
+def test_later_rounds_are_artifacts_of_their_own_and_scored(places):
+    card, folders = places
+    train_step1(card, {"epochs": 1}, **folders)
+    dump_responses(card, **folders)
+    first = make_pseudolabels(card, **folders)
+    teacher = train_step2(card, **folders)
+    options = {"compete": True, "crf": True}
+    labels = make_pseudolabels(card, options, round=2, **folders)
+    assert labels.name == "pseudolabels/round-2"
+    assert labels.manifest["inputs"]["step2/pseudo"] == teacher.digest
+    assert 0 <= labels.manifest["counts"]["agreement_per_mille"] <= 1000
+    step2 = train_step2(card, round=2, **folders)
+    assert step2.name == "step2/pseudo-round-2"
+    assert step2.manifest["inputs"]["pseudolabels/round-2"] == labels.digest
+    names = {(row.row.name, row.split) for row in score(card, stage="pseudolabels", **folders)}
+    assert {("pseudo-refined", "train"), ("pseudo-round2", "train")} <= names
+    names = [row.row.name for row in score(card, stage="step2", splits=["val"], **folders)]
+    assert names == ["step2", "step2-round2"]
+    # The first round is what it was.
+    assert make_pseudolabels(card, **folders).manifest == first.manifest
+    assert train_step2(card, **folders).manifest == teacher.manifest
+
+    # A run that broke off goes on with the labels that it lacks.
+    before = {path.name: path.read_bytes() for path in labels.path.glob("*.png")}
+    gone, *kept = sorted(name for name in before if name[0].isdigit())
+    withdraw(labels.path, [gone])
+    untouched = {name: (labels.path.with_suffix(".partial") / name).stat().st_mtime_ns for name in kept}
+    again = make_pseudolabels(card, options, round=2, **folders)
+    assert again.manifest["resumed"] is True
+    assert {path.name: path.read_bytes() for path in again.path.glob("*.png")} == before
+    assert {name: (again.path / name).stat().st_mtime_ns for name in kept} == untouched
+
+    for wrong in ({"refine": True}, {"method": "gbs"}):
+        with pytest.raises(RisError, match="--round"):
+            make_pseudolabels(card, round=2, **wrong, **folders)
+    with pytest.raises(RisError, match="--round"):
+        train_step2(card, round=2, oracle=True, **folders)
+    with pytest.raises(RisError, match="run: ris make-pseudolabels --round 3"):
+        train_step2(card, round=3, **folders)
 
 
 def test_a_whole_configuration_stands_as_it_is(places, tiny_clip):

@@ -17,6 +17,7 @@ from ris_pipeline.refine.pseudolabels import (
     compute_selected_maps,
     save_refined,
     save_seeds,
+    save_segmented,
     save_thresholded,
 )
 
@@ -315,3 +316,47 @@ def test_worker_processes_write_the_same(kind, large, labels, tmp_path):
 def test_an_error_in_a_worker_process_is_raised(large, tmp_path):
     with pytest.raises(FileNotFoundError):
         run("seeds", *large, tmp_path / "missing", workers=1)
+
+
+# a and b are of ref 0, d is of ref 2 on the same image: a row of pixels each; c, of ref 1, sees the left half only.
+ANSWERS = {
+    ord("a"): torch.tensor([0.8, 0.8, 0.2, 0.1])[:, None].expand(4, 4),
+    ord("b"): torch.tensor([0.4, 0.8, 0.2, 0.1])[:, None].expand(4, 4),
+    ord("c"): torch.tensor([0.9, 0.9, 0.01, 0.01]).expand(4, 4),
+    ord("d"): torch.tensor([0.05, 0.2, 0.25, 0.2])[:, None].expand(4, 4),
+}
+
+
+class Answers:
+    """The same probabilities for a sentence about whatever image."""
+
+    input_size, grid_hw, rule, device, n_tokens = 4, (4, 4), SEGMENTATION, CPU, 9
+
+    def find_cut(self, sentences):
+        return []
+
+    def encode_images(self, pixels):
+        return list(pixels)
+
+    def encode_texts(self, sentences):
+        return torch.tensor([[ord(sentence)] for sentence in sentences])
+
+    def respond(self, image, texts, ref_ids=None):
+        return torch.stack([torch.logit(ANSWERS[int(text)]) for (text,) in texts])
+
+
+@pytest.mark.parametrize(("compete", "of_ref_2"), [(False, [0, 1, 1, 1]), (True, [0, 0, 1, 1])])
+def test_labels_of_a_later_round_are_relative_means_of_both_looks(tmp_path, labels, compete, of_ref_2):
+    """Rows of ref 0 relative to their maximum: 0.75 1 0.25 0.125, of ref 2: 0.2 0.8 1 0.8. None of ref 2 is above ½."""
+    dataset = dataset_of(tmp_path, (4, 4))
+    config = PseudolabelConfig(compete=compete)
+    save_segmented(dataset, Answers(), group_by_image(dataset), labels, config, 0, lambda n: None)
+    found = read(labels)
+    assert [row[0] for row in found["0.png"]] == [1, 1, 0, 0]
+    assert [row[0] for row in found["2.png"]] == of_ref_2
+    assert found["1.png"] == [[1] * 4] * 4  # the left half, and in the mirror the other one
+
+    save_label(labels / "2.png", np.zeros((4, 4), np.uint8))  # whole: it stays, and the missing one is made again
+    (labels / "0.png").unlink()
+    save_segmented(dataset, Answers(), group_by_image(dataset), labels, config, 0, lambda n: None)
+    assert read(labels) == {**found, "2.png": [[0] * 4] * 4}

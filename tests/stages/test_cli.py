@@ -90,7 +90,7 @@ def test_options_reach_the_library(record):
     line = "train-step2 --oracle --limit 9 --set lr=1 --set epochs=2 --seed 3 --precision bf16 --runs r --force"
     assert ris(*line.split()).exit_code == 0
     ((context, own),) = calls
-    assert own == {"oracle": True, "init": None, "limit": 9, "method": "tris"}
+    assert own == {"oracle": True, "init": None, "limit": 9, "method": "tris", "round": 1}
     assert (context.card.name, context.runs, context.seed, context.precision) == ("shapes", Path("r"), 3, "bf16")
     assert (context.assignments, context.force) == ({"lr": "1", "epochs": "2"}, True)
 
@@ -107,8 +107,12 @@ def test_defaults_are_those_of_the_library(record):
 @pytest.mark.parametrize(
     ("line", "function", "expected"),
     [
-        ("make-pseudolabels", "pseudolabels.make_pseudolabels", {"refine": None, "method": "tris"}),
-        ("make-pseudolabels --no-refine", "pseudolabels.make_pseudolabels", {"refine": False, "method": "tris"}),
+        ("make-pseudolabels", "pseudolabels.make_pseudolabels", {"refine": None, "method": "tris", "round": 1}),
+        (
+            "make-pseudolabels --no-refine --round 2",
+            "pseudolabels.make_pseudolabels",
+            {"refine": False, "method": "tris", "round": 2},
+        ),
         ("import-checkpoint a.pth --out o", "imports.import_checkpoint", {"out": Path("o")}),
     ],
 )  # fmt: skip
