@@ -41,6 +41,7 @@ Rate = Annotated[float, _NUMBER, Field(ge=1e-12)]  # strictly positive
 Weight = Annotated[float, _NUMBER, Field(ge=0)]
 Share = Annotated[float, _NUMBER, Field(ge=0, le=1)]
 LevelCount = Annotated[int, _NUMBER, Field(ge=0, le=4)]
+Tokens = Annotated[int, _NUMBER, Field(ge=3)]  # start, end and one between them
 Reach = Annotated[int, _NUMBER, Field(ge=2)]  # cells: pixels nearer than that to each other are a pair
 NameOrPath = Annotated[str | None, BeforeValidator(_read_none)]  # a name, a file or a folder
 
@@ -63,12 +64,15 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 class Step1Config:
     """Step-1: from images and sentences to response maps."""
 
+    ADDED: ClassVar = ("n_tokens",)  # options of later versions; `record_settings`
+
     clip: str = "RN50-quickgelu"  # open_clip model name, or "shapes"; TRIS implementation details
     clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
     image_encoder: NameOrPath = None  # timm name; None: the image encoder of `clip`; TRIS Table 3
     image_encoder_weights: NameOrPath = None  # file or timm tag; None: random values
     aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP of the calibration loss; TRIS
     aux_weights: NameOrPath = "openai"  # as clip_weights
+    n_tokens: Tokens = N_TOKENS  # of a sentence, start and end included, for both CLIPs; TRIS
     input_size: Side = 320  # pixels a side, plain resize; TRIS
     hidden: Count = 1024  # channels C_d shared by image and text; TRIS
     epochs: Count = 15  # an epoch visits each ref once; TRIS
@@ -136,10 +140,13 @@ class PseudolabelConfig:
 class Step2Config:
     """Step-2: the segmentation network that learns from the pseudo-labels."""
 
+    ADDED: ClassVar = ("n_tokens",)  # options of later versions; `record_settings`
+
     clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
     clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
     image_encoder: NameOrPath = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
     image_encoder_weights: NameOrPath = None  # file or timm tag; None: random values
+    n_tokens: Tokens = N_TOKENS  # as Step1Config.n_tokens; TRIS
     input_size: Side = 320  # pixels a side, plain resize; TRIS
     encoders_from_step1: Flag = False  # start the encoders where Step-1 left them; TRIS starts from CLIP: False
     decoder_width: Count = 64  # channels of the decoder at c1; 2, 4, 8 times as many at c2, c3, c4; TRIS

@@ -187,14 +187,15 @@ def build_parts(network: Step1 | Step2, input_size: int) -> list[Part]:
 def _encoders(network: ReferringNetwork, pixels: Tensor, tokens: Tensor) -> list[Part]:
     visual = "clip.model.visual."
     has_own = network.image_encoder is None
+    own = ("conv", "bn", "layer") if network.clip.is_resnet else ("",)
     return [
         Part(
             "image encoder",
-            tuple(f"{visual}{name}" for name in ("conv", "bn", "layer")) if has_own else ("image_encoder.",),
+            tuple(f"{visual}{name}" for name in own) if has_own else ("image_encoder.",),
             partial(network.levels, pixels),
         ),
         Part("text encoder", _TEXT, partial(network.clip.words, tokens)),
-        Part("unused of CLIP", (visual, "clip.model.logit_scale"), None),
+        Part("unused of CLIP", (visual, "clip.model.logit_"), None),
     ]
 
 
@@ -230,7 +231,7 @@ def _step2_parts(network: Step2, pixels: Tensor, tokens: Tensor) -> list[Part]:
 
 _TEXT = tuple(
     f"clip.model.{name}"
-    for name in ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+    for name in ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "text.")
 )
 _OWN_PARTS: dict[type, Callable[..., list[Part]]] = {Step1: _step1_parts, Step2: _step2_parts}
 

@@ -138,24 +138,26 @@ def check_speed(context: Context) -> Iterator[Finding]:
 
 def check_weights(context: Context) -> Iterator[Finding]:
     """Load the networks of the data set's configuration, and name the activation of each CLIP."""
+    from ris_pipeline.networks.backbones import TIMM_NAMES
+
     step1 = context.resolve(Step1Config, "step1")
     step2 = context.resolve(Step2Config, "step2")
     labels = context.resolve(PseudolabelConfig, "pseudolabels")
-    needed: dict[tuple[str, str | None], list[str]] = {}
-    for user, name, weights in (
-        ("step1", step1.clip, step1.clip_weights),
-        ("step1", step1.image_encoder, step1.image_encoder_weights),
-        ("step1", step1.aux_clip, step1.aux_weights),
-        ("step2", step2.clip, step2.clip_weights),
-        ("step2", step2.image_encoder, step2.image_encoder_weights),
-        ("pseudolabels", labels.irn_backbone, labels.irn_weights),
+    needed: dict[tuple[str, str | None, bool], list[str]] = {}
+    for user, name, weights, is_clip in (
+        ("step1", step1.clip, step1.clip_weights, True),
+        ("step1", step1.image_encoder, step1.image_encoder_weights, False),
+        ("step1", step1.aux_clip, step1.aux_weights, True),
+        ("step2", step2.clip, step2.clip_weights, True),
+        ("step2", step2.image_encoder, step2.image_encoder_weights, False),
+        ("pseudolabels", labels.irn_backbone, labels.irn_weights, labels.irn_backbone not in TIMM_NAMES),
     ):
         if name not in (None, "clip"):
-            needed.setdefault((str(name), weights), []).append(user)
-    for (name, weights), users in needed.items():
+            needed.setdefault((str(name), weights, is_clip), []).append(user)
+    for (name, weights, is_clip), users in needed.items():
         label = f"{name}{f' ({weights})' if weights else ''} of {', '.join(dict.fromkeys(users))}"
         try:
-            yield _look_at_weights(name, weights, label)
+            yield _look_at_weights(name, weights, label, is_clip=is_clip)
         except DownloadError:
             remedy = 'downloaded at first use; without a network, name a local file: README.md, "Weights"'
             yield Finding("weights", "warning", f"{label}: not on this machine yet", remedy)
@@ -163,13 +165,13 @@ def check_weights(context: Context) -> Iterator[Finding]:
             yield Finding("weights", "broken", f"{label}: {error}", 'README.md, "Weights"')
 
 
-def _look_at_weights(name: str, weights: str | None, label: str) -> Finding:
+def _look_at_weights(name: str, weights: str | None, label: str, *, is_clip: bool) -> Finding:
     from open_clip.transformer import QuickGELU
 
-    from ris_pipeline.networks.backbones import TIMM_NAMES, load_timm_network
+    from ris_pipeline.networks.backbones import load_timm_network
     from ris_pipeline.networks.weights.clip_weights import load_clip, read_weights
 
-    if name in TIMM_NAMES:
+    if not is_clip:
         load_timm_network(name, weights)
         return Finding("weights", "ok", f"{label}: {'found' if weights else 'random values, as configured'}")
     clip = load_clip(name, weights)

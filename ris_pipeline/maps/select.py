@@ -52,4 +52,4 @@ def encode_masked(grids: Tensor, pixels: Tensor, aux: Clip, mask: Mask) -> Tenso
     size = (aux.image_size, aux.image_size)
     M = F.interpolate(M, size, mode="bilinear", align_corners=True)
     image = F.interpolate(pixels, size, mode="bilinear", align_corners=True)
-    return F.normalize(aux.encode_image(M * image), dim=-1)
+    return F.normalize(aux.encode_image(aux.adapt(M * image)), dim=-1)

@@ -12,8 +12,8 @@ from torch import nn
 
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import IRNET_WEIGHTS
-from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
-from ris_pipeline.networks.backbones import TIMM_NAMES, TimmEncoder, load_timm_network
+from ris_pipeline.config import N_TOKENS, PseudolabelConfig, Step1Config, Step2Config
+from ris_pipeline.networks.backbones import TIMM_NAMES, load_timm_encoder, load_timm_network
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages, StageBackbone
 from ris_pipeline.networks.referring import ImageEncoder, ReferringNetwork
@@ -33,6 +33,7 @@ def build_step1(
     clip_weights: str | None = None,
     image_encoder: str | None = None,
     image_encoder_weights: str | None = None,
+    n_tokens: int = N_TOKENS,
     weights: Path | None = None,
 ) -> Step1:
     """Return Step-1 on the CLIP called `clip`; image and text meet in `hidden` channels.
@@ -45,11 +46,12 @@ def build_step1(
 
     The paper's is `build_step1("RN50-quickgelu", hidden=1024, clip_weights="openai")`.
     `clip`, `clip_weights`: as for `load_clip`. `image_encoder`: a network of timm in place of CLIP's own, with
-    `image_encoder_weights`; both as for `load_timm_network`. Without weights, values are random. `weights`: a file with
-    all weights of a trained network, ours or one that TRIS released; then no others are read.
+    `image_encoder_weights`; both as for `load_timm_network`. Without weights, values are random. `n_tokens`: of a
+    sentence that the CLIP reads. `weights`: a file with all weights of a trained network, ours or one that TRIS
+    released; then no others are read.
     Raises RisError for names that are not known, and for files that cannot be read or do not fit.
     """
-    encoders = _build_encoders(clip, clip_weights, image_encoder, image_encoder_weights, weights)
+    encoders = _build_encoders(clip, clip_weights, image_encoder, image_encoder_weights, n_tokens, weights)
     return _fill(Step1(*encoders, hidden=hidden), weights)
 
 
@@ -60,6 +62,7 @@ def build_step2(
     clip_weights: str | None = None,
     image_encoder: str | None = None,
     image_encoder_weights: str | None = None,
+    n_tokens: int = N_TOKENS,
     weights: Path | None = None,
 ) -> Step2:
     """Return Step-2 on the CLIP called `clip`; its decoder has `widths` channels at strides 4, 8, 16 and 32.
@@ -73,7 +76,7 @@ def build_step2(
     The paper's is `build_step2("RN50-quickgelu", widths=(64, 128, 256, 512), clip_weights="openai")`. The other
     arguments and the errors are those of `build_step1`.
     """
-    encoders = _build_encoders(clip, clip_weights, image_encoder, image_encoder_weights, weights)
+    encoders = _build_encoders(clip, clip_weights, image_encoder, image_encoder_weights, n_tokens, weights)
     return _fill(Step2(*encoders, widths=widths), weights)
 
 
@@ -81,7 +84,7 @@ def step1_from_config(config: Step1Config, weights: Path | None = None) -> Step1
     """Return Step-1 of a configuration, with the encoders' weights that it names or all `weights` of a file."""
     network = build_step1(
         config.clip, hidden=config.hidden, clip_weights=config.clip_weights, image_encoder=config.image_encoder,
-        image_encoder_weights=config.image_encoder_weights, weights=weights,
+        image_encoder_weights=config.image_encoder_weights, n_tokens=config.n_tokens, weights=weights,
     )  # fmt: skip
     if weights is None and config.project_from_clip:
         network.project_from_clip()
@@ -96,7 +99,7 @@ def step2_from_config(config: Step2Config, weights: Path | None = None, *, step1
     """
     network = build_step2(
         config.clip, widths=config.widths, clip_weights=config.clip_weights, image_encoder=config.image_encoder,
-        image_encoder_weights=config.image_encoder_weights, weights=weights,
+        image_encoder_weights=config.image_encoder_weights, n_tokens=config.n_tokens, weights=weights,
     )  # fmt: skip
     if step1 is not None:
         tensors = read_weights(step1).tensors
@@ -111,7 +114,7 @@ def step2_from_config(config: Step2Config, weights: Path | None = None, *, step1
 
 def aux_from_config(config: Step1Config) -> Clip:
     """Return the frozen CLIP of the calibration loss and of PRMS, in evaluation mode."""
-    return freeze(load_clip(config.aux_clip, config.aux_weights))
+    return freeze(load_clip(config.aux_clip, config.aux_weights, config.n_tokens))
 
 
 def freeze(network: N, device: torch.device | None = None) -> N:
@@ -125,15 +128,16 @@ def _build_encoders(
     clip_weights: str | None,
     image_encoder: str | None,
     image_encoder_weights: str | None,
+    n_tokens: int,
     weights: Path | None,
 ) -> tuple[Clip, ImageEncoder]:
     """Return the CLIP and the image encoder, which may be the same; random where the file `weights` has them."""
     if weights is not None:
         clip_weights = image_encoder_weights = None
-    built = load_clip(clip, clip_weights)
+    built = load_clip(clip, clip_weights, n_tokens)
     if image_encoder is None:
         return built, built
-    return built, TimmEncoder(image_encoder, load_timm_network(image_encoder, image_encoder_weights))
+    return built, load_timm_encoder(image_encoder, image_encoder_weights)
 
 
 def _fill(network: R, file: Path | None) -> R:

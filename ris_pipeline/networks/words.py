@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ris_pipeline.errors import DownloadError
+from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.weights.extra import import_transformers
 
@@ -70,6 +70,8 @@ class ClipWords(Words):
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
+        if clip.reads_padding:
+            raise RisError("this CLIP's text encoder has no words without padding: take one of OpenAI's kind")
         self.clip = clip.drop_image_encoder()
         self.width, self.n_tokens = clip.embed_dim, clip.n_tokens
 
@@ -78,7 +80,7 @@ class ClipWords(Words):
         tokens = self.clip.tokenize(sentences).to(self.device)
         end = tokens.argmax(dim=1)  # the end token has the largest id of all
         words, sentence = self.clip.words(tokens[:, : int(end.max()) + 1])
-        words = words @ self.clip.model.text_projection
+        words = self.clip.project(words)
         return torch.cat([sentence[:, None], _keep_first(words[:, 1:-1], end - 1)], dim=1)
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:

@@ -151,7 +151,7 @@ def test_a_tag_is_left_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(RisError, match="resnet51: no such image encoder; there are resnet50"):
+    with pytest.raises(RisError, match="resnet51: no such image encoder; timm has resnet51q, resnet50"):
         backbones.load_timm_network("resnet51", None)
     with pytest.raises(RisError, match=r"imagenet: neither a file nor .* ms_in22k"):
         backbones.load_timm_network(SWIN, "imagenet")

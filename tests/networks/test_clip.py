@@ -95,11 +95,15 @@ def test_rn50_is_the_papers_encoder() -> None:
     assert grids == [(1, 256, 80, 80), (1, 512, 40, 40), (1, 1024, 20, 20), (1, 2048, 10, 10)]
 
 
-def test_a_vit_pools_but_has_no_levels() -> None:
+@torch.no_grad()
+def test_a_vit_pools_and_its_levels_come_of_its_grid() -> None:
     clip = build_random(TINY_VIT)
     assert clip.encode_image(torch.rand(2, 3, 32, 32)).shape == (2, 12)
-    with pytest.raises(RisError, match="ViT"):
-        clip.levels(torch.rand(1, 3, 32, 32))
+    pixels = torch.rand(1, 3, 32, 32)
+    levels = clip.levels(pixels)
+    assert [tuple(level.shape[1:]) for level in levels] == [(8, 8, 8), (8, 4, 4), (8, 2, 2), (8, 2, 2)]
+    tokens = clip.model.visual.forward_intermediates(pixels, indices=[0], normalize_intermediates=True)
+    torch.testing.assert_close(levels[3], tokens["image_intermediates"][0])
 
 
 @torch.no_grad()
@@ -194,7 +198,7 @@ def test_quick_gelu_is_another_function() -> None:
     [
         ({"text_cfg": TINY["text_cfg"] | {"context_length": 16}}, "n_tokens must be 2 to 16"),
         ({"text_cfg": TINY["text_cfg"] | {"vocab_size": 100}}, "100 tokens"),
-        ({"text_cfg": TINY["text_cfg"] | {"pool_type": "last"}}, "causal"),
+        ({"text_cfg": TINY["text_cfg"] | {"proj_type": "none"}}, "none of open_clip's own"),
         ({"text_cfg": TINY["text_cfg"] | {"hf_model_name": "roberta-base"}}, "Hugging Face"),
         ({"depth": 3}, "depth"),
     ],

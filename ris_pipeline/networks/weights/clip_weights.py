@@ -20,10 +20,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import open_clip
 import torch
+from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -33,10 +34,11 @@ from ris_pipeline.config import N_TOKENS
 from ris_pipeline.datasets.io.files import find_kind
 from ris_pipeline.errors import DownloadError, RisError, did_you_mean
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
+from ris_pipeline.networks.weights.extra import import_transformers
 
 SHAPES_CLIP = Path(__file__).parents[2] / "weights" / "shapes-clip"
 
-_PARTS = ("vision_cfg", "text_cfg")
+_HUB_WEIGHTS = "open_clip_model.safetensors"  # as open_clip calls them on the hub
 _EMBEDDING = "token_embedding.weight"
 _ROWS, _VALUES = "token_embedding.rows", "token_embedding.values"
 _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # entries of OpenAI's files, not weights
@@ -61,28 +63,35 @@ class Weights:
 def load_clip(name: str, weights: str | None = None, n_tokens: int | None = N_TOKENS) -> Clip:
     """Return the Clip called `name`, float32.
 
-    `name` is a model of open_clip ("RN50-quickgelu"), "shapes" for the small shipped one, or a directory that
-    holds open_clip_config.json (open_clip's format, of whose "preprocess_cfg" mean and std are read; "last_stride": 16
-    beside "model_cfg" is Clip's) and model.safetensors. `weights` is one of open_clip's tags ("openai"), which
-    open_clip downloads, or a local file; None means random values, or for a directory its own file. "openai", which is
-    every configuration's default, is a directory's own file as well: there is no other.
+    `name` is a model of open_clip ("RN50-quickgelu"), "shapes" for the small shipped one, or a directory in
+    open_clip's format, as its models are on the hub: open_clip_config.json, of whose "preprocess_cfg" mean and std are
+    read ("last_stride": 16 beside "model_cfg" is Clip's), model.safetensors or open_clip_model.safetensors, and the
+    tokenizer's files where the model has its own. `weights` is one of open_clip's tags ("openai"), which open_clip
+    downloads, or a local file; None means random values, or for a directory its own file. "openai", which is every
+    configuration's default, is a directory's own file as well: there is no other.
     Raises RisError for an unknown name or tag, and for a file that cannot be read or does not fit the model.
     """
     if name == "shapes" and not SHAPES_CLIP.is_dir():
         raise RisError(f"{SHAPES_CLIP}: the small CLIP is not there; make it by ris pretrain-clip")
     directory = SHAPES_CLIP if name == "shapes" else Path(name)
     if directory.is_dir():
-        file = directory / WEIGHTS if weights in (None, "openai") else Path(weights)
+        own = next((name for name in (WEIGHTS, _HUB_WEIGHTS) if (directory / name).is_file()), WEIGHTS)
+        file = directory / own if weights in (None, "openai") else Path(weights)
         config, settings = _read_config(directory / CLIP_CONFIG)
+        settings["tokenizer"] = _load_tokenizer(config, f"local-dir:{directory}")
         return _build(config, read_weights(file), file, n_tokens, **settings)
     config = _find_config(name)
+    tokenizer = _load_tokenizer(config, name)
     if weights is None:
-        return Clip.from_config(config, n_tokens)
+        # The first tag's: a family has one preprocessing.
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        statistics = _find_statistics(open_clip.get_pretrained_cfg(name, tags[0])) if tags else {}
+        return Clip.from_config(config, n_tokens, tokenizer=tokenizer, **statistics)
     tag = open_clip.get_pretrained_cfg(name, weights)
     if tag:
         file = _download(name, weights, tag)
         config["quick_gelu"] = bool(tag.get("quick_gelu"))
-        return _build(config, read_weights(file), file, n_tokens, **_find_statistics(tag))
+        return _build(config, read_weights(file), file, n_tokens, tokenizer=tokenizer, **_find_statistics(tag))
     file = Path(weights)
     if not file.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
@@ -90,7 +99,7 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int | None = N_TO
     found = read_weights(file)
     if not (config.get("quick_gelu") or found.is_openai) and _holds_half_values(found.tensors):
         raise RisError(f"{file}: half-precision values as in OpenAI's weights, which need {name}-quickgelu")
-    return _build(config, found, file, n_tokens)
+    return _build(config, found, file, n_tokens, tokenizer=tokenizer)
 
 
 def read_weights(path: Path) -> Weights:
@@ -189,12 +198,31 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         model = dict(config["model_cfg"])
         statistics = _find_statistics(dict(config.get("preprocess_cfg", {})))
         settings = {"last_stride": int(config.get("last_stride", 32)), **statistics}
-        named = [key for part in _PARTS for key in dict(model.get(part, {})) if key.startswith(("timm_", "hf_"))]
+        text = dict(model.get("text_cfg", {}))
+        fetched = [key for key in ("hf_model_name",) if key in text]
+        fetched += [key for key in ("timm_model_pretrained",) if dict(model.get("vision_cfg", {})).get(key)]
+        fetched += sorted(dict(text.get("tokenizer_kwargs") or {}).keys() - {"clean", "strip_sep_token"})
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RisError(f'{path}: missing, or not open_clip\'s {{"model_cfg": {{…}}}} ({error})') from error
-    if named:  # a file from elsewhere must not decide what is downloaded
-        raise RisError(f"{path}: {named[0]}: a model of timm or Hugging Face; only CLIP's own encoders are read")
+    if fetched:  # a file from elsewhere must not decide what is downloaded or run
+        raise RisError(f"{path}: {fetched[0]}: asks for what is not in the folder; only open_clip's encoders are read")
     return model, settings
+
+
+def _load_tokenizer(config: Mapping[str, Any], source: str) -> HFTokenizer | None:
+    """Return open_clip's tokenizer of a model by its name or folder, None for CLIP's BPE.
+
+    Raises DownloadError where it is neither in the folder nor on this machine nor can be fetched.
+    """
+    text = dict(config.get("text_cfg", {}))
+    if not text.get("hf_tokenizer_name") or text.get("hf_model_name"):  # the latter is refused by Clip
+        return None
+    import_transformers()
+    try:
+        return cast(HFTokenizer, open_clip.get_tokenizer(source))
+    except Exception as error:  # whatever the network, the hub, the disk or the tokenizer's files may raise
+        reason = str(error).partition("\n")[0][:120]
+        raise DownloadError(f"the tokenizer of {source} is not here ({reason}): give a folder that holds it") from error
 
 
 def _find_statistics(preprocessing: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:

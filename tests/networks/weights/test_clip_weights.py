@@ -195,13 +195,13 @@ def test_unknown_names_and_directories(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("part", "key"),
-    [("vision_cfg", "timm_model_name"), ("text_cfg", "hf_model_name"), ("text_cfg", "hf_tokenizer_name")],
+    [("vision_cfg", "timm_model_pretrained"), ("text_cfg", "hf_model_name")],
 )
 def test_a_directory_cannot_name_what_is_downloaded(tmp_path: Path, part: str, key: str) -> None:
     config = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
     config[part] = {key: "hf-hub:somebody/model"}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    with pytest.raises(RisError, match=f"open_clip_config.json: {key}: a model of timm or Hugging Face"):
+    with pytest.raises(RisError, match=f"open_clip_config.json: {key}: asks for what is not in the folder"):
         load_clip(str(tmp_path))
 
 
