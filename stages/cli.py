@@ -15,6 +15,7 @@ from stages import (
     doctor,
     dump_responses,
     experiment,
+    export,
     figure,
     import_checkpoint,
     make_pseudolabels,
@@ -64,6 +65,7 @@ add_command(data_app, "unpack", data.run_unpack)
 add_command(data_app, "make-shapes", data.run_make_shapes)
 app.add_typer(data_app, name="data")
 add_command(app, "predict", predict.run)
+add_command(app, "export", export.run)
 add_command(app, "import-checkpoint", import_checkpoint.run)
 add_command(app, "report", report.run)
 add_command(app, "figure", figure.run)
