@@ -27,6 +27,9 @@ N_CHECKS = 3  # random images
 class Exported(nn.Module):
     """From an image and a sentence's tokens to the map as it is shown: network and rule in one graph."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, responder: Step1Responder | Step2Responder) -> None:
         super().__init__()
         self.network = responder.network
@@ -38,12 +41,12 @@ class Exported(nn.Module):
         """Return the map float32 (S, S) in [0, 1] of `image` uint8 (S, S, 3) RGB and `tokens` int64 (1, T)."""
         pixels = ((image.permute(2, 0, 1).float() - self.mean) / self.std)[None]
         words, sentence = self.network.clip.words(tokens)
-        encoded = self.network.encode_image(pixels)
         if isinstance(self.network, Step1):
             # Not encode_text: how many tokens it reads depends on the sentence, and a graph has one length.
-            grids = self.network.respond_each(encoded, F.normalize(self.network.lan_project(sentence), dim=-1))
+            T = F.normalize(self.network.lan_project(sentence), dim=-1)
+            grids = self.network.respond_each(self.network.encode_image(pixels), T)
         else:
-            grids = self.network.segment(encoded, words)
+            grids = self.network.segment(self.network.encode_image(pixels), words)
         maps = compute_map(grids, self.rule, self.input_size, (self.input_size, self.input_size))
         return show_map(maps, self.rule)[0]
 
