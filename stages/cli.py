@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stages import (
+    bench,
     cost,
     data,
     demo,
@@ -75,6 +76,7 @@ add_command(app, "doctor", doctor.run)
 add_command(app, "runs", runs.run)
 add_command(app, "demo", demo.run)
 add_command(app, "cost", cost.run)
+add_command(app, "bench", bench.run)
 add_command(app, "experiment", experiment.run)
 add_command(app, "table", table.run)
 
