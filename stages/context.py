@@ -111,6 +111,8 @@ Limit = Annotated[
     int | None, Option(min=1, metavar="N", help="Try it on the first N refs; the result is kept apart as first-N.")
 ]
 
+Cache = Annotated[bool, Option("--cache", help="Decode each image once, into runs/<dataset>/cache; the same result.")]
+
 
 def open_context(
     places: Places,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ris_pipeline.methods import TRIS
 from stages.console import show
 from stages.context import (
+    Cache,
     Device,
     Init,
     Limit,
@@ -26,6 +27,7 @@ def run(
     method: MethodName = TRIS,
     init: Init = None,
     limit: Limit = None,
+    cache: Cache = False,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -40,4 +42,4 @@ def run(
     from ris_pipeline.chain.train import train_step1
 
     context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
-    show(output, train_step1(context, method=method, init=init, limit=limit))
+    show(output, train_step1(context, method=method, init=init, limit=limit, cache=cache))

@@ -9,6 +9,7 @@ import typer
 from ris_pipeline.methods import TRIS
 from stages.console import show
 from stages.context import (
+    Cache,
     Device,
     Init,
     Limit,
@@ -33,6 +34,7 @@ def run(
     round: Round = 1,
     init: Init = None,
     limit: Limit = None,
+    cache: Cache = False,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -47,4 +49,5 @@ def run(
     from ris_pipeline.chain.train import train_step2
 
     context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
-    show(output, train_step2(context, oracle=oracle, method=method, round=round, init=init, limit=limit))
+    done = train_step2(context, oracle=oracle, method=method, round=round, init=init, limit=limit, cache=cache)
+    show(output, done)

@@ -1,6 +1,7 @@
 """The names of all files that stages leave on disk, and the table of the stages.
 
     runs/<dataset>/data.json                  what is known of the data set's files (`datasets.inventory`)
+    runs/<dataset>/cache/                     images decoded once (`training.cache`); may be deleted at any time
     runs/<dataset>/<stage>/<digest>/          a finished artifact: it holds a manifest.json
     runs/<dataset>/<stage>/<digest>.partial/  being written, or left by a broken run for the next to resume
     runs/<dataset>/<stage>/latest             link to the artifact without flags that was asked for last
@@ -28,6 +29,7 @@ WEIGHTS = "model.safetensors"  # of clip, step1, step2
 CLIP_CONFIG = "open_clip_config.json"  # of clip
 METRICS = "metrics.jsonl"  # the log of a training, a line per step
 IRNET_WEIGHTS = "irnet.safetensors"  # of refined pseudolabels, and of an imported IRNet
+IMAGE_CACHE = "cache"  # folder beside the stages: images decoded once, where a training is asked for it
 TARGETS = "targets"  # folder of a training on a teacher's maps: the labels made of them
 SEEDS = "seeds"  # folder of refined pseudolabels: the labels that IRNet learns from
 CONTACT_SHEET = "contact-sheet.png"  # of pseudolabels

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ris_pipeline.artifacts.find import find, find_weights, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, Request, digest_file
-from ris_pipeline.artifacts.layout import INIT, TARGETS, TRAIN_SPLIT, WEIGHTS, flags_of_round, store_path
+from ris_pipeline.artifacts.layout import (
+    IMAGE_CACHE,
+    INIT,
+    TARGETS,
+    TRAIN_SPLIT,
+    WEIGHTS,
+    flags_of_round,
+    store_path,
+)
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.pseudolabels import describe_labels
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from ris_pipeline.maps.respond import Responder
     from ris_pipeline.process.ranks import Ranks
     from ris_pipeline.training.batches import Batch, Targets
+    from ris_pipeline.training.cache import ImageCache
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.loop import Task
 
@@ -39,6 +48,7 @@ def train_step1(
     method: str = TRIS,
     init: Path | str | None = None,
     limit: int | None = None,
+    cache: bool = False,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Train Step-1 on the train split, unless that is done, and return its artifact.
@@ -46,7 +56,8 @@ def train_step1(
     `data`: a card, its name or file. `config`: a whole configuration, or values that change the card's. `method`: the
     name of a compared method that is trained in Step-1's place; its artifact is a variant of step1. `init`: start from
     these weights, the folder of a trained artifact or a checkpoint. `limit`: a dry trial on the first refs, kept apart
-    as a variant that no other stage takes for the whole. None is returned only where the context says that nothing is
+    as a variant that no other stage takes for the whole. `cache`: decode each image once, into runs/<dataset>/cache; it
+    changes the speed only. None is returned only where the context says that nothing is
     to be made (--dry-run). Raises RisError for data and settings that cannot be used, and a method without training.
 
     >>> step1 = train_step1("shapes", {"epochs": 1}, runs="runs")  # doctest: +SKIP
@@ -73,7 +84,7 @@ def train_step1(
             context, request, resolved, code.plan(dataset, resolved, context.seed),
             lambda network: code.wrap(network, resolved),
             lambda: code.build_task(code.build(resolved, start), resolved),
-            partial(_open_targets, context, code, resolved, dataset, teacher) if teacher else None,
+            partial(_open_targets, context, code, resolved, dataset, teacher) if teacher else None, cache,
         )  # fmt: skip
     return find(request)
 
@@ -100,6 +111,7 @@ def train_step2(
     round: int = 1,
     init: Path | str | None = None,
     limit: int | None = None,
+    cache: bool = False,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Train Step-2 on the refined pseudo-labels of the train split, unless that is done, and return its artifact.
@@ -145,6 +157,7 @@ def train_step2(
         _train(
             context, request, resolved, plan, lambda network: Step2Responder(network, resolved.input_size),
             lambda: Step2Task(step2_from_config(resolved, start, step1=encoders), resolved), lambda folder: targets,
+            cache,
         )  # fmt: skip
     return find(request)
 
@@ -173,6 +186,7 @@ def _train(
     wrap: Callable[[Any], Responder],
     build_task: Callable[[], Task[Batch]],
     open_targets: Callable[[Path], Targets] | None,
+    cache: bool,
 ) -> None:
     """Train what build_task gives and publish it; under torchrun every process trains and the first one writes."""
     from ris_pipeline.process.ranks import find_ranks, joined, wait
@@ -192,6 +206,8 @@ def _train(
             wait()  # for the folder, and for the checkpoint that may lie in it
             if open_targets is not None:
                 source.targets = _in_turn(lambda: open_targets(work.path / TARGETS), ranks)
+            if cache:
+                source.cache = _in_turn(lambda: _open_cache(context, plan.dataset, config.input_size), ranks)
             validate = _open_validation(context, config, wrap, task) if ranks.rank == 0 else None
             with context.console.progress(request.stage, source.n_steps) as advance:
                 n_steps = train(
@@ -201,6 +217,15 @@ def _train(
                 )  # fmt: skip
             work.counts |= {"steps": n_steps, "refs": len(plan.dataset.refs), "sentences": plan.dataset.n_expressions}
             work.host |= {"device": str(device), "ranks": ranks.n_ranks}
+
+
+def _open_cache(context: Context, dataset: Dataset, size: int) -> ImageCache:
+    from ris_pipeline.training.cache import open_cache
+
+    folder = context.runs / context.card.name / IMAGE_CACHE
+    images = context.digest_images(dataset.split)
+    with context.console.progress("images", len(dataset.refs_of_image)) as advance:
+        return open_cache(folder, images, dataset, size, context.workers, advance)
 
 
 def _open_validation(

@@ -17,6 +17,7 @@ from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.io.labels import load_label, resize_labels
 from ris_pipeline.datasets.records import Dataset, Expression, Ref
 from ris_pipeline.errors import RisError
+from ris_pipeline.training.cache import ImageCache
 from ris_pipeline.training.draws import Draw, Plan
 
 
@@ -83,6 +84,8 @@ class RefBatches:
     Raises RisError for a data set without refs.
     """
 
+    cache: ImageCache | None = None  # where the images are read from; None: from their files
+
     def __init__(self, plan: Plan, epochs: int, input_size: int, targets: Targets | None = None) -> None:
         if not plan.dataset.refs:
             raise RisError(f"{plan.dataset.name} has no refs in split {plan.dataset.split!r}: nothing to train on")
@@ -96,7 +99,7 @@ class RefBatches:
         dataset = self.plan.dataset
         refs = [dataset.refs[draw.ref] for draw in draws]
         row = {image_id: k for k, image_id in enumerate(dict.fromkeys(ref.image_id for ref in refs))}
-        pixels = torch.stack([to_pixels(load_image(dataset.images[i]), self.input_size) for i in row])
+        pixels = torch.stack([self._read(image_id) for image_id in row])
         targets = None
         if self.targets is not None:
             hw = (self.input_size, self.input_size)
@@ -108,6 +111,11 @@ class RefBatches:
         """Return the refs of a step, and what to lower where their loss is not finite."""
         ref_ids = [self.plan.dataset.refs[draw.ref].ref_id for draw in self._draws_of(step)]
         return f"refs of the batch: {ref_ids}; lower lr"
+
+    def _read(self, image_id: int) -> Tensor:
+        if self.cache is not None:
+            return self.cache.read(image_id)
+        return to_pixels(load_image(self.plan.dataset.images[image_id]), self.input_size)
 
     def _draws_of(self, step: int) -> list[Draw]:
         epoch, i = divmod(step, self.plan.n_steps)

@@ -87,10 +87,10 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
 
 def test_options_reach_the_library(record):
     calls = record("train.train_step2")
-    line = "train-step2 --oracle --limit 9 --set lr=1 --set epochs=2 --seed 3 --precision bf16 --runs r --force"
+    line = "train-step2 --oracle --limit 9 --cache --set lr=1 --set epochs=2 --seed 3 --precision bf16 --runs r --force"
     assert ris(*line.split()).exit_code == 0
     ((context, own),) = calls
-    assert own == {"oracle": True, "init": None, "limit": 9, "method": "tris", "round": 1}
+    assert own == {"oracle": True, "init": None, "limit": 9, "cache": True, "method": "tris", "round": 1}
     assert (context.card.name, context.runs, context.seed, context.precision) == ("shapes", Path("r"), 3, "bf16")
     assert (context.assignments, context.force) == ({"lr": "1", "epochs": "2"}, True)
 

@@ -54,11 +54,17 @@ def resize_image(image: Pixels, hw: tuple[int, int]) -> Pixels:
 def to_pixels(image: Pixels, size: int) -> Tensor:
     """Return the network input, float32 (3, size, size): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation.
 
-    image: uint8 (H, W, 3) RGB. The resize is bilinear with antialiasing and does not keep the aspect ratio
-    (TRIS, ICCV 2023, section 4).
+    image: uint8 (H, W, 3) RGB.
     """
-    picture = PIL.Image.fromarray(image).resize((size, size), PIL.Image.Resampling.BILINEAR)
-    return normalise(np.array(picture))
+    return normalise(resize_square(image, size))
+
+
+def resize_square(image: Pixels, size: int) -> Pixels:
+    """Return the image uint8 (H, W, 3) as a square of `size` pixels a side.
+
+    The resize is bilinear with antialiasing and does not keep the aspect ratio (TRIS, ICCV 2023, section 4).
+    """
+    return np.array(PIL.Image.fromarray(image).resize((size, size), PIL.Image.Resampling.BILINEAR))
 
 
 def normalise(image: Pixels) -> Tensor:
