@@ -68,3 +68,8 @@ def make_noise(folder: Path, mask: dict[str, Any] | None = None) -> Dataset:
             )
             refs.append(Ref(50 + len(refs), i, "train", expressions, (Annotation(None, mask),)))
     return Dataset("tiny", "train", images, tuple(refs))
+
+
+def draw_epoch(plan, epoch):
+    """The draws of a `Plan`'s batches in an epoch."""
+    return [[plan.draw(ref, epoch) for ref in batch] for batch in plan.order_epoch(epoch)]

@@ -91,7 +91,7 @@ class RefBatches:
             raise RisError(f"{plan.dataset.name} has no refs in split {plan.dataset.split!r}: nothing to train on")
         self.plan, self.input_size, self.targets = plan, input_size, targets
         self.n_steps, self.steps_per_epoch = epochs * plan.n_steps, plan.n_steps
-        self._epoch: tuple[int, list[list[Draw]]] | None = None
+        self._epoch: tuple[int, list[list[int]]] | None = None
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step."""
@@ -120,5 +120,6 @@ class RefBatches:
     def _draws_of(self, step: int) -> list[Draw]:
         epoch, i = divmod(step, self.plan.n_steps)
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self.plan.draw_epoch(epoch))
-        return self._epoch[1][i]
+            self._epoch = (epoch, self.plan.order_epoch(epoch))
+        # Drawn by the batch: a reader makes only some of an epoch's batches, and writes to the refs that it looks at.
+        return [self.plan.draw(ref, epoch) for ref in self._epoch[1][i]]

@@ -42,8 +42,8 @@ class Plan:
         """Steps of an epoch; what is left of the refs after the last whole batch waits for the next order."""
         return max(len(self.dataset.refs) // (self.batch_size * self.n_ranks), 1)
 
-    def draw_epoch(self, epoch: int) -> list[list[Draw]]:
-        """Return the epoch's batches for this rank, each of batch_size draws.
+    def order_epoch(self, epoch: int) -> list[list[int]]:
+        """Return the refs of the epoch's batches for this rank, batch_size each, as places in `Dataset.refs`.
 
         With refs_per_image > 1 the refs of an image keep together, so that one encoding serves them all. With
         distinct_images an image of more refs than there are batches leaves some out, and batches may be smaller.
@@ -56,14 +56,15 @@ class Plan:
         else:
             order = [ref for group in groups for ref in group]
             batches = [order[i * size : (i + 1) * size] for i in range(self.n_steps)]
-        return [[self._draw(ref, epoch) for ref in self._share(batch)] for batch in batches]
+        return [self._share(batch) for batch in batches]
 
     def _share(self, batch: list[int]) -> list[int]:
         """Return this rank's part of a batch, never empty; no ref is in two parts while there are as many as ranks."""
         start, stop = (rank * len(batch) // self.n_ranks for rank in (self.rank, self.rank + 1))
         return batch[start : max(stop, start + 1)]
 
-    def _draw(self, index: int, epoch: int) -> Draw:
+    def draw(self, index: int, epoch: int) -> Draw:
+        """Return what the epoch sees of the ref at that place: one of its sentences, and sentences of others."""
         rng = np.random.default_rng([self.seed, epoch, index])
         ref = self.dataset.refs[index]
         expression = ref.expressions[rng.integers(len(ref.expressions))]

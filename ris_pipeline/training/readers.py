@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Generator, Iterable
 from dataclasses import fields, is_dataclass
@@ -99,6 +100,9 @@ def _share(item: Any) -> None:
 
 
 def _prepare_process(_: int) -> None:
+    # The records are shared with the training's process, page by page, until one of the two writes to them. Collecting
+    # garbage writes to every object that it looks at, and it does not look at what is frozen.
+    gc.freeze()
     torch.set_num_threads(1)
     # A terminal or a batch system sends its signal to all processes. The training ends its step, leaves a checkpoint
     # and closes the reader; a reader that died before would end the step in the middle. One whose training is gone

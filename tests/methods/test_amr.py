@@ -9,7 +9,7 @@ from ris_pipeline.methods import amr
 from ris_pipeline.methods.configs import AmrConfig
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.draws import Draw
-from tiny import make_noise
+from tiny import draw_epoch, make_noise
 
 SENTENCES = ["the red star", "left circle", "the red star"]
 
@@ -121,7 +121,7 @@ def test_the_answer_is_the_mean_of_both_maps(config):
 def test_a_batch_has_one_ref_of_an_image(config, tmp_path):
     dataset = make_noise(tmp_path)
     plan = amr.plan(dataset, config, 0)
-    for batch in plan.draw_epoch(0):
+    for batch in draw_epoch(plan, 0):
         images = [dataset.refs[draw.ref].image_id for draw in batch]
         assert len(set(images)) == len(images)
 

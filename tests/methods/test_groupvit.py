@@ -12,7 +12,7 @@ from ris_pipeline.methods import groupvit
 from ris_pipeline.methods.configs import GroupVitConfig
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.draws import Draw
-from tiny import make_noise
+from tiny import draw_epoch, make_noise
 
 pytest.importorskip("transformers", reason="needs the extra: pip install -e '.[methods]'")
 
@@ -95,6 +95,6 @@ def test_the_answer_by_hand(network):
 
 def test_a_batch_has_one_ref_of_an_image(tmp_path):
     dataset = make_noise(tmp_path)
-    for batch in groupvit.plan(dataset, CONFIG, 0).draw_epoch(0):
+    for batch in draw_epoch(groupvit.plan(dataset, CONFIG, 0), 0):
         images = [dataset.refs[draw.ref].image_id for draw in batch]
         assert len(set(images)) == len(images)

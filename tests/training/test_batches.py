@@ -13,6 +13,7 @@ from ris_pipeline.training import batches as batches_module
 from ris_pipeline.training.batches import RefBatches, RefLabels, SentenceLabels, TrueMasks
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.readers import read_ahead
+from tiny import draw_epoch
 
 LEFT_HALF = {"size": [2, 4], "counts": [0, 4, 4]}  # column by column: two columns of the object, two without
 
@@ -69,7 +70,7 @@ def test_steps_are_those_of_the_plan_from_any_on(dataset):
     plan = plan_of(dataset)
     source = RefBatches(plan, 3, 6)
     assert source.n_steps == 6
-    expected = [batch for epoch in range(3) for batch in plan.draw_epoch(epoch)]
+    expected = [batch for epoch in range(3) for batch in draw_epoch(plan, epoch)]
     assert [batch.draws for batch in read_ahead(source, range(6), workers=0)] == expected
     assert [batch.draws for batch in read_ahead(source, range(3, 6), workers=0)] == expected[3:]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.training.draws import Plan
+from tiny import draw_epoch
 
 
 def dataset_of(*n_refs, n_sentences=3):
@@ -34,7 +35,7 @@ def refs_of(batches):
 def test_an_epoch_visits_each_ref_once(refs_per_image):
     plan = plan_of(dataset_of(3, 3, 3, 3), refs_per_image=refs_per_image)
     assert plan.n_steps == 3
-    batches = plan.draw_epoch(0)
+    batches = draw_epoch(plan, 0)
     assert [len(batch) for batch in batches] == [4, 4, 4]
     assert sorted(refs_of(batches)) == list(range(12))
 
@@ -42,7 +43,7 @@ def test_an_epoch_visits_each_ref_once(refs_per_image):
 def test_what_is_left_after_the_last_whole_batch_waits():
     plan = plan_of(dataset_of(3, 3, 3, 2))
     assert plan.n_steps == 2
-    visited = [refs_of(plan.draw_epoch(epoch)) for epoch in range(20)]
+    visited = [refs_of(draw_epoch(plan, epoch)) for epoch in range(20)]
     assert all(len(set(refs)) == 8 for refs in visited)
     assert set().union(*visited) == set(range(11))  # not always the same ones wait
 
@@ -50,18 +51,18 @@ def test_what_is_left_after_the_last_whole_batch_waits():
 def test_fewer_refs_than_a_batch_make_one_small_batch():
     plan = plan_of(dataset_of(2, 1), batch_size=8)
     assert plan.n_steps == 1
-    assert sorted(refs_of(plan.draw_epoch(5))) == [0, 1, 2]
+    assert sorted(refs_of(draw_epoch(plan, 5))) == [0, 1, 2]
 
 
 def test_a_draw_is_a_function_of_seed_and_epoch():
     dataset = dataset_of(3, 3, 3, 3)
     plan = plan_of(dataset)
-    third = plan.draw_epoch(2)
-    plan.draw_epoch(0)
-    assert plan.draw_epoch(2) == third  # whatever was drawn before
-    assert plan_of(dataset).draw_epoch(2) == third
-    assert plan.draw_epoch(3) != third
-    assert plan_of(dataset, seed=1).draw_epoch(2) != third
+    third = draw_epoch(plan, 2)
+    draw_epoch(plan, 0)
+    assert draw_epoch(plan, 2) == third  # whatever was drawn before
+    assert draw_epoch(plan_of(dataset), 2) == third
+    assert draw_epoch(plan, 3) != third
+    assert draw_epoch(plan_of(dataset, seed=1), 2) != third
 
 
 def test_sentences_are_the_refs_own_and_all_come_up():
@@ -69,7 +70,7 @@ def test_sentences_are_the_refs_own_and_all_come_up():
     plan = plan_of(dataset)
     drawn = {ref: Counter() for ref in range(4)}
     for epoch in range(60):
-        for draw in plan.draw_epoch(epoch)[0]:
+        for draw in draw_epoch(plan, epoch)[0]:
             drawn[draw.ref][draw.sentence] += 1
     for ref in dataset.refs:
         own = {expression.sentence for expression in ref.expressions}
@@ -82,7 +83,7 @@ def test_negatives_are_of_other_refs_of_the_image(refs_per_image):
     dataset = dataset_of(3, 2, 3)
     met = set()
     for epoch in range(30):
-        for batch in plan_of(dataset, refs_per_image=refs_per_image).draw_epoch(epoch):
+        for batch in draw_epoch(plan_of(dataset, refs_per_image=refs_per_image), epoch):
             for draw in batch:
                 image, ref, _ = draw.sentence.split(".")
                 assert len(draw.negatives) == 3
@@ -97,19 +98,19 @@ def test_negatives_are_of_other_refs_of_the_image(refs_per_image):
 def test_a_ref_alone_in_its_image_has_strangers_as_negatives():
     plan = plan_of(dataset_of(1, 1, 1, 1, 1))
     for epoch in range(20):
-        for draw in plan.draw_epoch(epoch)[0]:
+        for draw in draw_epoch(plan, epoch)[0]:
             assert len(draw.negatives) == 3
             assert all(negative.split(".")[0] != draw.sentence.split(".")[0] for negative in draw.negatives)
 
 
 def test_one_ref_has_no_negatives():
-    assert plan_of(dataset_of(1)).draw_epoch(0)[0][0].negatives == ()
+    assert draw_epoch(plan_of(dataset_of(1)), 0)[0][0].negatives == ()
 
 
 def test_refs_of_an_image_stay_together():
     dataset = dataset_of(3, 3, 3, 3)
     for epoch in range(5):
-        order = refs_of(plan_of(dataset, batch_size=6, refs_per_image=3).draw_epoch(epoch))
+        order = refs_of(draw_epoch(plan_of(dataset, batch_size=6, refs_per_image=3), epoch))
         images = [dataset.refs[ref].image_id for ref in order]
         assert sum(a != b for a, b in pairwise(images)) == 3  # four runs of one image each
 
@@ -117,7 +118,7 @@ def test_refs_of_an_image_stay_together():
 def test_no_more_refs_of_an_image_stay_together_than_asked():
     dataset = dataset_of(*[4] * 30)
     plan = plan_of(dataset, batch_size=2, refs_per_image=2)
-    batches = plan.draw_epoch(0)
+    batches = draw_epoch(plan, 0)
     assert all(len({dataset.refs[draw.ref].image_id for draw in batch}) == 1 for batch in batches)
     assert len({draw.ref for draw in batches[0]}) == 2
     images = [dataset.refs[batch[0].ref].image_id for batch in batches]
@@ -126,7 +127,7 @@ def test_no_more_refs_of_an_image_stay_together_than_asked():
 
 def test_refs_alone_are_spread():
     dataset = dataset_of(*[4] * 30)
-    images = [dataset.refs[ref].image_id for ref in refs_of(plan_of(dataset).draw_epoch(0))]
+    images = [dataset.refs[ref].image_id for ref in refs_of(draw_epoch(plan_of(dataset), 0))]
     assert sum(a == b for a, b in pairwise(images)) < 12  # 3 by chance
 
 
@@ -134,9 +135,9 @@ def test_refs_alone_are_spread():
 def test_ranks_share_an_epoch(refs_per_image):
     """Two ranks of 3 refs draw what one of 6 does, each its half of every batch."""
     dataset = dataset_of(2, 2, 2, 2, 2, 2, 2)
-    whole = plan_of(dataset, batch_size=6, refs_per_image=refs_per_image).draw_epoch(1)
+    whole = draw_epoch(plan_of(dataset, batch_size=6, refs_per_image=refs_per_image), 1)
     first, second = (
-        plan_of(dataset, batch_size=3, refs_per_image=refs_per_image, rank=rank, n_ranks=2).draw_epoch(1)
+        draw_epoch(plan_of(dataset, batch_size=3, refs_per_image=refs_per_image, rank=rank, n_ranks=2), 1)
         for rank in (0, 1)
     )
     assert len(first) == len(second) == len(whole) == 2
@@ -146,14 +147,14 @@ def test_ranks_share_an_epoch(refs_per_image):
 @pytest.mark.parametrize("n_refs", [2, 3, 5, 7])
 def test_ranks_share_a_small_data_set(n_refs):
     dataset = dataset_of(*[1] * n_refs)
-    shares = [refs_of(plan_of(dataset, rank=rank, n_ranks=2).draw_epoch(0)) for rank in (0, 1)]
+    shares = [refs_of(draw_epoch(plan_of(dataset, rank=rank, n_ranks=2), 0)) for rank in (0, 1)]
     assert all(shares)
     assert sorted(shares[0] + shares[1]) == list(range(n_refs))
 
 
 def test_no_rank_is_without_a_ref():
     dataset = dataset_of(1)
-    assert [refs_of(plan_of(dataset, rank=rank, n_ranks=2).draw_epoch(0)) for rank in (0, 1)] == [[0], [0]]
+    assert [refs_of(draw_epoch(plan_of(dataset, rank=rank, n_ranks=2), 0)) for rank in (0, 1)] == [[0], [0]]
 
 
 def replace_sentences(dataset, *sentences):
@@ -172,14 +173,14 @@ def replace_sentences(dataset, *sentences):
 )
 def test_the_own_sentence_is_never_a_negative(n_refs, sentences):
     plan = plan_of(replace_sentences(dataset_of(*n_refs), *sentences))
-    draws = [draw for epoch in range(40) for batch in plan.draw_epoch(epoch) for draw in batch if draw.ref < 2]
+    draws = [draw for epoch in range(40) for batch in draw_epoch(plan, epoch) for draw in batch if draw.ref < 2]
     assert all(draw.sentence == "man" and set(draw.negatives) <= {"woman"} for draw in draws)
     assert any(draw.negatives for draw in draws)
 
 
 def test_where_all_say_the_same_there_are_no_negatives():
     plan = plan_of(replace_sentences(dataset_of(2), "man", "man"))
-    assert [draw.negatives for batch in plan.draw_epoch(0) for draw in batch] == [(), ()]
+    assert [draw.negatives for batch in draw_epoch(plan, 0) for draw in batch] == [(), ()]
 
 
 @given(
@@ -197,8 +198,8 @@ def test_batches_of_distinct_images(n_refs, batch_size, n_ranks, seed):
     size = batch_size * n_ranks
     n_steps = plans[0].n_steps
     assert n_steps == max(sum(n_refs) // size, 1)
-    shares = [plan.draw_epoch(3) for plan in plans]
-    assert shares == [plan.draw_epoch(3) for plan in plans]  # whatever was drawn before
+    shares = [draw_epoch(plan, 3) for plan in plans]
+    assert shares == [draw_epoch(plan, 3) for plan in plans]  # whatever was drawn before
     batches = [[draw for part in parts for draw in part] for parts in zip(*shares, strict=True)]
     assert len(batches) == n_steps
     n_placed = min(sum(min(n, n_steps) for n in n_refs), n_steps * size)
@@ -215,7 +216,7 @@ def test_batches_of_distinct_images(n_refs, batch_size, n_ranks, seed):
 
 def test_refs_that_find_no_batch_of_distinct_images_have_their_turn_in_other_epochs():
     plan = plan_of(dataset_of(9, 1, 1, 1), distinct_images=True)  # three batches of an image with nine refs
-    epochs = [refs_of(plan.draw_epoch(epoch)) for epoch in range(30)]
+    epochs = [refs_of(draw_epoch(plan, epoch)) for epoch in range(30)]
     assert all(sum(ref < 9 for ref in refs) == 3 for refs in epochs)
     assert set().union(*epochs) == set(range(12))
 
@@ -225,7 +226,7 @@ def test_sentences_about_nothing_are_counter_examples_and_never_drawn():
     absent = Ref(9, 0, "train", (Expression(90, "nothing there"),), ())
     dataset = replace(dataset, absent=(absent,))
     draws = [
-        draw for epoch in range(20) for batch in plan_of(dataset, batch_size=2).draw_epoch(epoch) for draw in batch
+        draw for epoch in range(20) for batch in draw_epoch(plan_of(dataset, batch_size=2), epoch) for draw in batch
     ]
     assert {draw.ref for draw in draws} == {0, 1}
     # Of image 0 they are the only other sentences; image 1 has none of its own and takes those of image 0's ref.

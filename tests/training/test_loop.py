@@ -26,7 +26,7 @@ from ris_pipeline.training.checkpoints import TrainingState
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task, train
 from ris_pipeline.training.tasks import Step1Task, Step2Task
-from tiny import TINY, make_noise
+from tiny import TINY, draw_epoch, make_noise
 
 LEFT_HALF = {"size": [40, 40], "counts": [0, 800, 800]}
 CONFIG = Step1Config(epochs=2, lr=1e-2, backbone_lr=1e-3)
@@ -197,7 +197,7 @@ def test_every_step_is_reported_with_its_losses(plan, tmp_path):
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_refs(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
-    drawn = [plan.dataset.refs[draw.ref].ref_id for draw in plan.draw_epoch(1)[1]]  # step 4
+    drawn = [plan.dataset.refs[draw.ref].ref_id for draw in draw_epoch(plan, 1)[1]]  # step 4
     with pytest.raises(RisError) as caught:
         run(Sum(bad_step=4), plan, tmp_path / "run")
     assert str(caught.value) == f"step 4: the loss is not finite; refs of the batch: {drawn}; lower lr"
