@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,12 @@ def run(
         bool | None,
         typer.Option("--refine/--no-refine", help="By inter-pixel relations, or threshold only; else as configured."),
     ] = None,
+    proposals: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Choose among class-agnostic masks, <image>.json each, instead: other supervision."
+        ),
+    ] = None,
     method: MethodName = TRIS,
     round: Round = 1,
     seed: Seed = 0,
@@ -27,11 +34,12 @@ def run(
 ) -> None:
     """Turn the selected response maps into masks.
 
-    Reads:    responses of the split train, later step2; its images
+    Reads:    responses of the split train, later step2; its images; --proposals
     Writes:   runs/<dataset>/pseudolabels/: <ref_id>.png, contact-sheet.png
     Example:  ris make-pseudolabels --dataset refcoco --refine
     """
     from ris_pipeline.chain.pseudolabels import make_pseudolabels
 
     context = open_context(places, making, output, seed=seed, device=device, workers=workers)
-    show(output, make_pseudolabels(context, refine=refine, method=method, round=round))
+    labels = make_pseudolabels(context, refine=refine, method=method, round=round, proposals=proposals)
+    show(output, labels)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ris_pipeline.artifacts.find import find_named, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, differences
-from ris_pipeline.artifacts.layout import CHECKPOINT, INIT, NO_ARTIFACTS, STAGES, TRAIN_SPLIT
+from ris_pipeline.artifacts.layout import CHECKPOINT, INIT, NO_ARTIFACTS, PROPOSALS, STAGES, TRAIN_SPLIT
 from ris_pipeline.errors import RisError
 
 Look = Callable[[str, Mapping[str, Any]], str]
@@ -52,7 +52,7 @@ class Freshness:
 
     def _look_at_input(self, name: str, recorded: str, manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
         """Return the input's present digest, or a word on why it has none; and the reason why it is stale itself."""
-        if name == INIT:  # a file from anywhere, which may be gone
+        if name in (INIT, PROPOSALS):  # files from anywhere, which may be gone
             return recorded, []
         if name in NO_ARTIFACTS:
             try:

@@ -42,7 +42,9 @@ VALIDATION = "validation"  # input of a training: the digest of the images that 
 INIT = "init"  # input of a training: the digest of the weights that it starts from
 METHOD = "method"  # flag and input of what a compared method makes; the input has the version of its code too
 ROUNDS = (2, 3)  # of labels that the Step-2 of the round before has made
-NO_ARTIFACTS = ("data", "images", VALIDATION, INIT, CHECKPOINT, METHOD)  # the names of inputs that are no artifacts
+PROPOSALS = "proposals"  # flag and input of pseudo-labels chosen among class-agnostic masks: the digest of their files
+# The names of inputs that are no artifacts.
+NO_ARTIFACTS = ("data", "images", VALIDATION, INIT, CHECKPOINT, METHOD, PROPOSALS)
 
 
 def latest_name(label: str) -> str:
@@ -102,6 +104,8 @@ def command_of(stage: str, flags: Mapping[str, str | bool]) -> str:
             continue
         if name == "labels":
             words += ["--oracle"] if value == "true" else []
+        elif name == PROPOSALS:
+            words += ["--proposals", "FOLDER"]
         elif isinstance(value, str):
             words.append(f"--{name} {value.removeprefix('first-').removeprefix('round-')}")
         else:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ris_pipeline.artifacts.find import find, find_behind, load_artifact
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import CONTACT_SHEET, SEEDS, TRAIN_SPLIT, flags_of_round, label_path, store_path
+from ris_pipeline.artifacts.layout import (
+    CONTACT_SHEET,
+    PROPOSALS,
+    SEEDS,
+    TRAIN_SPLIT,
+    flags_of_round,
+    label_path,
+    store_path,
+)
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context, Places, open_context
@@ -32,15 +40,22 @@ def make_pseudolabels(
     refine: bool | None = None,
     method: str = TRIS,
     round: int = 1,
+    proposals: Path | None = None,
     **places: Unpack[Places],
 ) -> Artifact | None:
     """Make a pseudo-label for each ref of the train split, unless that is done, and return the artifact.
 
     `refine`: by inter-pixel relations (IRNet), or by a threshold alone; None: as configured. `method`: of a compared
-    method's maps. `round`: from the second on, what the Step-2 of the round before answers makes the labels. The others
-    as in `train_step1`.
+    method's maps. `round`: from the second on, what the Step-2 of the round before answers makes the labels.
+    `proposals`: a folder of class-agnostic masks (`maps.proposals`), among which the maps choose instead of being
+    refined; supervision beside the sentences, so that the labels are another variant. The others as in `train_step1`.
+    Raises RisError where a file of proposals is missing or bad.
     """
     context = open_context(data, **places)
+    if proposals is not None:
+        if refine or round > 1:
+            raise RisError("--proposals takes the place of --refine and --round: choose one")
+        refine = False
     if round > 1:
         return _make_round(context, config, round, refine=refine, method=method)
     chosen = {} if refine is None else {"refine": refine}
@@ -48,7 +63,13 @@ def make_pseudolabels(
     variant = find_method(method).flags
     responses = context.find_input("responses", **variant, split=TRAIN_SPLIT)
     flags = {"refine": resolved.refine, **variant}
-    request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], flags=flags)
+    others = {}
+    if proposals is not None:
+        from ris_pipeline.maps.proposals import digest_proposals
+
+        flags = {PROPOSALS: True, **variant}
+        others = {PROPOSALS: digest_proposals(proposals, context.open_dataset(TRAIN_SPLIT).images.values())}
+    request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], others=others, flags=flags)
     if context.is_due(request):
         from ris_pipeline.maps.store import ResponseStore
 
@@ -56,7 +77,7 @@ def make_pseudolabels(
         store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
         drawn = _draw(context, resolved, dataset, responses)
         with publish(request, force=context.force) as work:
-            _fill(context, work, dataset, store, resolved, drawn)
+            _fill(context, work, dataset, store, resolved, drawn, proposals)
     return find(request)
 
 
@@ -127,6 +148,7 @@ def _fill(
     store: ResponseStore,
     config: PseudolabelConfig,
     drawn: DrawnSentences | None,
+    proposals: Path | None,
 ) -> None:
     """Write the pseudo-labels that the work folder lacks, and the contact sheet; count what they hold."""
     from ris_pipeline.datasets.records import group_by_image
@@ -137,7 +159,7 @@ def _fill(
         _refine(context, config, work, dataset, store, drawn, groups)
     else:
         with context.console.progress("labels", len(dataset.refs)) as advance:
-            save_thresholded(dataset, store, groups, work.path, config, drawn, advance)
+            save_thresholded(dataset, store, groups, work.path, config, drawn, proposals, advance)
     _finish(context, work, dataset, groups)
 
 

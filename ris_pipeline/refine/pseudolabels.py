@@ -23,6 +23,7 @@ from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete
 from ris_pipeline.maps.mirror import Mirrored
+from ris_pipeline.maps.proposals import choose_proposals, load_proposals
 from ris_pipeline.maps.respond import Responder, load_pixels, respond
 from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
@@ -83,15 +84,22 @@ def combine_maps(
 
 def save_thresholded(
     dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
-    config: PseudolabelConfig, drawn: DrawnSentences | None, advance: Advance,
+    config: PseudolabelConfig, drawn: DrawnSentences | None, proposals: Path | None, advance: Advance,
 ) -> None:  # fmt: skip
-    """Write the plain pseudo-label of each ref: 1 where its map exceeds the threshold."""
+    """Write the plain pseudo-label of each ref: 1 where its map exceeds the threshold.
+
+    `proposals`: a folder of class-agnostic masks, of which those become the label that the map covers best.
+    """
     for group in groups:
         hw = size_of(dataset.images[group.image_id])
         refs = _missing(group, folder, hw)
         if refs:
             maps = combine_maps(store, group, refs, hw, config, drawn)
-            write_labels(folder, _ids(refs), FOREGROUND * (maps > config.threshold).astype(np.uint8))
+            if proposals is None:
+                labels = FOREGROUND * (maps > config.threshold).astype(np.uint8)
+            else:
+                labels = choose_proposals(maps, load_proposals(proposals, dataset.images[group.image_id], hw))
+            write_labels(folder, _ids(refs), labels)
         advance(len(group.refs))
 
 

@@ -91,6 +91,12 @@ ROWS = {
             training="pseudolabels/refine", learner="IRNet",
         ),
         Row(
+            name="pseudo-proposals", title="Pseudo-labels, chosen among class-agnostic masks",
+            label="Labels, proposals", stage="pseudolabels", kind="labels", source="pseudolabels",
+            flags={"proposals": True}, optional=True,
+            command="ris make-pseudolabels --proposals FOLDER",
+        ),
+        Row(
             name="step2", title="Step-2", label="Step-2", stage="step2", kind="network", source="step2",
             flags={"labels": "pseudo"}, command="ris train-step2", paper="Step-2", tile="Step-2 mask",
             improves=("step1",), training="step2/pseudo", learner="Step-2",

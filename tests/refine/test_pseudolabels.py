@@ -154,7 +154,7 @@ def test_thresholded_labels(tmp_path, labels, known_hw):
     store = store_of(tmp_path, dataset, GRIDS)
     done = []
     save_thresholded(
-        dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.55), None, done.append
+        dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.55), None, None, done.append
     )
     assert read(labels) == {
         "0.png": [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]],
@@ -168,7 +168,7 @@ def test_any_response_is_foreground_by_default(tmp_path, labels):
     """TRIS: every positive response."""
     dataset = dataset_of(tmp_path, (4, 4))
     store = store_of(tmp_path, dataset, GRIDS)
-    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(), None, lambda n: None)
+    save_thresholded(dataset, store, group_by_image(dataset), labels, PseudolabelConfig(), None, None, lambda n: None)
     assert np.array_equal(load_label(labels / "0.png"), (GRIDS[1] > 0))
     assert np.array_equal(load_label(labels / "2.png"), (GRIDS[3] > 0))
 
@@ -177,7 +177,7 @@ def test_labels_have_the_images_size(tmp_path, labels):
     dataset = dataset_of(tmp_path, (6, 10))
     store = store_of(tmp_path, dataset, GRIDS)
     save_thresholded(
-        dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.5), None, lambda n: None
+        dataset, store, group_by_image(dataset), labels, PseudolabelConfig(threshold=0.5), None, None, lambda n: None
     )
     assert load_label(labels / "0.png").shape == (6, 10)
 
@@ -191,7 +191,7 @@ def run(kind, dataset, store, folder, workers=0, advance=lambda n: None):
     """Write the labels of one kind."""
     groups, config = group_by_image(dataset), PseudolabelConfig(threshold=0.5, log2_steps=2)
     if kind == "thresholded":
-        save_thresholded(dataset, store, groups, folder, config, None, advance)
+        save_thresholded(dataset, store, groups, folder, config, None, None, advance)
     elif kind == "seeds":
         save_seeds(dataset, store, groups, folder, config, workers, advance)
     else:

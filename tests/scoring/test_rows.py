@@ -13,8 +13,12 @@ from ris_pipeline.scoring.rows import ROWS, Row, find_improvement, find_row
 @pytest.mark.parametrize(
     ("split", "chosen", "names"),
     [
-        ("train", False, ["chance", "step1", "prms", "pseudo-plain", "pseudo-refined"]),
-        ("train", True, ["chance", "step1", "prms", "pseudo-plain", "pseudo-refined", "step2", "step2-oracle"]),
+        ("train", False, ["chance", "step1", "prms", "pseudo-plain", "pseudo-refined", "pseudo-proposals"]),
+        (
+            "train",
+            True,
+            ["chance", "step1", "prms", "pseudo-plain", "pseudo-refined", "pseudo-proposals", "step2", "step2-oracle"],
+        ),
         ("val", False, ["chance", "step1", "prms", "step2", "step2-oracle"]),
     ],
 )

@@ -107,11 +107,15 @@ def test_defaults_are_those_of_the_library(record):
 @pytest.mark.parametrize(
     ("line", "function", "expected"),
     [
-        ("make-pseudolabels", "pseudolabels.make_pseudolabels", {"refine": None, "method": "tris", "round": 1}),
+        (
+            "make-pseudolabels",
+            "pseudolabels.make_pseudolabels",
+            {"refine": None, "method": "tris", "round": 1, "proposals": None},
+        ),
         (
             "make-pseudolabels --no-refine --round 2",
             "pseudolabels.make_pseudolabels",
-            {"refine": False, "method": "tris", "round": 2},
+            {"refine": False, "method": "tris", "round": 2, "proposals": None},
         ),
         ("import-checkpoint a.pth --out o", "imports.import_checkpoint", {"out": Path("o")}),
     ],
