@@ -11,6 +11,9 @@ class SumClip:
 
     image_size = 2
 
+    def adapt(self, pixels):
+        return pixels
+
     def encode_image(self, pixels):
         assert pixels.shape[1:] == (3, 2, 2)
         return pixels.sum(dim=(2, 3))
