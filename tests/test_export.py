@@ -62,6 +62,7 @@ def test_onnx_gives_the_segmenters_map(responder: Step1Responder | Step2Responde
     np.testing.assert_array_equal((found > float(facts["threshold"]))[~unclear], expected.mask[~unclear])
 
 
+@pytest.mark.filterwarnings("ignore:No complete tensor")
 def test_torch_export_gives_the_segmenters_map(responder: Step1Responder | Step2Responder, tmp_path: Path) -> None:
     assert export(responder, tmp_path / "ris.pt2", "torch") < 1e-3
     image, tokens = draw()
