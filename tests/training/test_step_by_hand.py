@@ -45,6 +45,9 @@ class LinearClip(nn.Module):
     def encode_text(self, tokens):
         return tokens.to(self.of_text) @ self.of_text
 
+    def adapt(self, pixels):
+        return pixels
+
     def encode_image(self, pixels):
         return pixels.flatten(1) @ self.of_image.to(pixels)
 
