@@ -268,7 +268,7 @@ def find_preset(name: str) -> Path:
     """Return the configuration file of a shipped preset. Raises RisError, naming the nearest, where there is none."""
     folder = Path(__file__).parent / "presets"
     if name not in (known := sorted(path.stem for path in folder.glob("*.toml"))):
-        raise RisError(f"there is no preset {name!r}{did_you_mean(name, known)}; shipped: {', '.join(known)}")
+        raise RisError(f"there is no preset {name!r}{did_you_mean(name, known)}")
     return folder / f"{name}.toml"
 
 
