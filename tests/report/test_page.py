@@ -115,14 +115,21 @@ def test_the_papers_figures_stand_beside_the_runs():
     assert {"Step-1", "1,234", "30.0", "±5.5", "33.33"} <= set(words)
 
 
-def test_labels_say_what_is_known_of_them_and_what_is_not():
-    """An older artifact has no count of overlap, the first round no labels before it, and there is no truth."""
-    counts = {"refs": 1200, "empty": 3, "tiny": 4, "ignored_per_mille": 15}
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"refs": 1200, "empty": 3, "tiny": 4, "ignored_per_mille": 15}, ["1,200", "3", "4", "1.5 %", "–", "–", "–"]),
+        ({}, ["–"] * 7),
+    ],
+    ids=["without overlap", "without counts"],
+)
+def test_labels_say_what_is_known_of_them_and_what_is_not(counts, expected):
+    """An older artifact has fewer counts, the first round no labels before it, and there is no truth."""
     manifest = {"stage": "pseudolabels", "flags": {"refine": True}, "inputs": {}, "counts": counts}
     page = Parsed(render(make_page(labels=[LabelRun(Artifact(Path("runs"), manifest), None)])))
     words = [text.strip() for text in page.texts if text.strip()]
     cells = words[words.index("pseudolabels/refine") + 2 :][:7]
-    assert cells == ["1,200", "3", "4", "1.5 %", "–", "–", "–"]
+    assert cells == expected
 
 
 def test_a_stage_shows_time_size_and_why_it_is_stale():
