@@ -21,6 +21,7 @@ from ris_pipeline.artifacts.find import load_artifact
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import MANIFEST
 from ris_pipeline.config import Step1Config
+from ris_pipeline.datasets.check import has_other_script
 from ris_pipeline.datasets.io.files import to_rgb
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.io.segmentations import Rle, encode_rle
@@ -179,9 +180,9 @@ class Segmenter:
         predictions = self._predict(self._image, self._image_hw, texts)
         return predictions[0] if isinstance(sentences, str) else predictions
 
-    def find_cut(self, sentences: Sequence[str]) -> list[str]:
-        """Return the sentences that are too long for the network: what exceeds its tokens is not read."""
-        return self.responder.find_cut(sentences)
+    def describe_unread(self, sentences: Sequence[str]) -> list[str]:
+        """Return a line on sentences that are too long for the network, and one on those in a foreign script."""
+        return describe_unread(self.responder, sentences)
 
     def segment_images(
         self, images: Iterable[ImageLike], sentences: Sequence[str], batch_size: int = 8
@@ -205,8 +206,8 @@ class Segmenter:
     @torch.no_grad()
     def _encode_texts(self, sentences: Sequence[str]) -> Tensor:
         check_sentences(sentences)
-        if cut := self.find_cut(sentences):
-            warnings.warn(describe_cut(cut, self.responder.n_tokens), stacklevel=3)
+        for line in self.describe_unread(sentences):
+            warnings.warn(line, stacklevel=3)
         return self.responder.encode_texts(list(sentences))
 
     @torch.no_grad()
@@ -228,11 +229,22 @@ def check_sentences(sentences: Sequence[str]) -> None:
             raise RisError(f"sentence {number} is empty; write what to segment")
 
 
-def describe_cut(cut: Sequence[str], n_tokens: int) -> str:
-    """Return one line on sentences that are longer than the network reads."""
-    shown = ", ".join(f'"{sentence[:60]}{"…" if len(sentence) > 60 else ""}"' for sentence in cut[:3])
-    more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
-    return f"longer than the {n_tokens} tokens that are read (some {n_tokens - 4} words), the end is cut: {shown}{more}"
+def describe_unread(responder: Responder, sentences: Sequence[str]) -> list[str]:
+    """Return a line on sentences that are too long for the responder, and one on those in a foreign script."""
+    n_tokens = responder.n_tokens
+    foreign = list(filter(has_other_script, sentences)) if responder.latin_only else []
+    remarks = {
+        f"longer than the {n_tokens} tokens that are read (some {n_tokens - 4} words), the end is cut": (
+            responder.find_cut(sentences)
+        ),
+        "in a script that this CLIP has hardly seen, translate it": foreign,
+    }
+    return [f"{remark}: {_quote(found)}" for remark, found in remarks.items() if found]
+
+
+def _quote(sentences: Sequence[str]) -> str:
+    shown = ", ".join(f'"{sentence[:60]}{"…" if len(sentence) > 60 else ""}"' for sentence in sentences[:3])
+    return shown + (f" and {len(sentences) - 3} more" if len(sentences) > 3 else "")
 
 
 def to_array(image: ImageLike, *, upright: bool = True) -> Pixels:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ris_pipeline.datasets.check import Check
 
 DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
-N_SHOWN, N_NAMED = 10, 5  # faults and names of a kind on the screen; --json has all
+# What fits on a screen, where --json has all: faults, remarks, and of a remark's names how many and how long.
+N_FAULTS, N_REMARKS, N_NAMED, WIDTH = 12, 8, 3, 40
 
 
 def run_list(
@@ -169,13 +170,17 @@ def _describe(name: str, check: Check) -> str:
         counts = f"{split.n_images:,} images, {split.n_refs:,} refs, {split.n_expressions:,} sentences"
         expected = "any number" if split.n_expected is None else f"{split.n_expected:,}"
         lines.append(f"{name} {split.split}: {counts} (card: {expected})")
-    for remark, names in check.remarks.items():
-        more = f" … ({len(names):,} in all)" if len(names) > N_NAMED else ""
-        lines.append(f"note: {remark}" + (f": {', '.join(names[:N_NAMED])}{more}" if names else ""))
+    for remark, names in list(check.remarks.items())[:N_REMARKS]:
+        shown = ", ".join(name if len(name) <= WIDTH else f"{name[:WIDTH]}…" for name in names[:N_NAMED])
+        more = f" and {len(names) - N_NAMED:,} more" if len(names) > N_NAMED else ""
+        lines.append(f"note: {remark}" + (f": {shown}{more}" if names else ""))
+    if len(check.remarks) > N_REMARKS:
+        lines.append(f"note: {len(check.remarks) - N_REMARKS} more remarks: --json")
+    n_shown = max(N_FAULTS // max(len(check.faults), 1), 1)
     for kind, faults in check.faults.items():
-        lines.append(f"{len(faults):,} {kind}:")
-        lines += [f"  {fault.text}" for fault in faults[:N_SHOWN]]
-        lines += [f"  … {len(faults) - N_SHOWN:,} more, all with --json"] if len(faults) > N_SHOWN else []
+        more = f", the first {n_shown} (all: --json)" if len(faults) > n_shown else ""
+        lines.append(f"{len(faults):,} {kind}{more}:")
+        lines += [f"  {fault.text}" for fault in faults[:n_shown]]
     return "\n".join(lines)
 
 

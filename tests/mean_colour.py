@@ -17,7 +17,7 @@ class MeanColourConfig:
 class MeanColour:
     """The responder: a grid of distances from the mean colour."""
 
-    input_size, n_tokens, device = 64, 77, torch.device("cpu")
+    input_size, n_tokens, latin_only, device = 64, 77, False, torch.device("cpu")
     rule = Rule(via_input=False, activation="none", to_image="centres", normalise="max", threshold=0.5)
 
     def __init__(self, cells):

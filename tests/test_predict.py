@@ -195,7 +195,20 @@ def test_a_sentence_that_is_too_long_is_warned_of(segmenters):
     long = "the small thing that is near the other thing on the left side of the picture, namely the purple heart!"
     with pytest.warns(UserWarning, match="the end is cut"):
         segmenters["step1"](IMAGE, long)
-    assert segmenters["step1"].find_cut(["a dog!", long, "七个汉字填满二十个词"]) == [long, "七个汉字填满二十个词"]
+    chinese = "七个汉字填满二十个词"
+    assert segmenters["step1"].responder.find_cut(["a dog!", long, chinese]) == [long, chinese]
+
+
+def test_a_sentence_in_a_script_that_clip_does_not_know_is_warned_of(segmenters):
+    with pytest.warns(UserWarning, match='in a script that this CLIP has hardly seen, translate it: "собака"$'):
+        segmenters["step2"](IMAGE, ["собака", "naïve façade"])
+    (line,) = segmenters["step2"].describe_unread(["собака", "naïve façade", "кот", "дом", "сад"])
+    assert line.endswith('"собака", "кот", "дом" and 1 more')
+
+
+def test_a_tokenizer_of_its_own_is_trusted_with_any_script(segmenters, monkeypatch):
+    monkeypatch.setattr(segmenters["step2"].responder.network.clip, "latin_only", False)
+    assert segmenters["step2"].describe_unread(["собака"]) == []
 
 
 def test_a_prediction_in_the_fields_forms(tmp_path):

@@ -247,14 +247,13 @@ def _predict(
     """Write the files; return a record of each image and sentence, and why images were left out."""
     from ris_pipeline.datasets.io.files import read_remark
     from ris_pipeline.datasets.io.images import load_image
-    from ris_pipeline.predict import describe_cut
     from ris_pipeline.process.device import autocast
 
     device = context.device
     segmenter = load_segmenter(context, checkpoint, method)
     sentences = list(dict.fromkeys(text for _, texts in requests for text in texts))
-    if cut := segmenter.find_cut(sentences):
-        context.say(describe_cut(cut, segmenter.responder.n_tokens))
+    for line in segmenter.describe_unread(sentences):
+        context.say(line)
     only_one = sum(len(texts) for _, texts in requests) == 1
     failures: list[str] = []
     waiting: deque[tuple[Path, Pixels]] = deque()  # read but not yet segmented: at most a batch

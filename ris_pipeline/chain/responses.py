@@ -87,14 +87,14 @@ def _dump(
     trained: Artifact | None,
 ) -> None:
     from ris_pipeline.maps.respond import fill_responses, open_store
-    from ris_pipeline.predict import describe_cut
+    from ris_pipeline.predict import describe_unread
 
     dataset = context.open_dataset(split, with_images=True)
     responder = load()
     aux = _build_aux(context, trained) if config.prms else None
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
-    if cut := responder.find_cut(sorted(sentences)):
-        context.say(f"{dataset.name} {split}: {describe_cut(cut, responder.n_tokens)}")
+    for line in describe_unread(responder, sorted(sentences)):
+        context.say(f"{dataset.name} {split}: {line}")
     with publish(request, force=context.force) as work:
         label = f"responses {split}"
         inputs = {name: value for name, value in request.inputs.items() if name not in ("data", "images")}
@@ -109,6 +109,6 @@ def _dump(
             "refs": len(dataset.refs),
             "sentences": dataset.n_expressions,
             "images": len(dataset.images),
-            "cut_sentences": len(cut),
+            "cut_sentences": len(responder.find_cut(sorted(sentences))),
         }
         work.host |= {"device": str(context.device)}

@@ -21,8 +21,8 @@ from ris_pipeline.datasets.io.files import load_json, read_limited
 from ris_pipeline.datasets.io.segmentations import load_segmentation
 from ris_pipeline.errors import RisError
 
-# Of images, as far as Pillow reads them everywhere; HEIC needs a plug-in of its own.
-SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Of images. What Pillow does not read is refused by name where it is opened: HEIC, without a plug-in.
+SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".jsonl", ".tsv")
 # What the columns of a table and the fields of a JSON are called.
 _NAMES = {

@@ -85,18 +85,15 @@ def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starl
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
-    from ris_pipeline.predict import describe_cut
-
     alone = threading.Lock()
 
     def compute(data: bytes, sentences: list[str]) -> dict[str, Any]:
         image = read_upright(data)
-        cut = segmenter.find_cut(sentences)
         with alone, warnings.catch_warnings(action="ignore", category=UserWarning):  # the page says it
             predictions = segmenter(image, sentences)
         return {
             "results": [describe(*pair) for pair in zip(sentences, predictions, strict=True)],
-            "remark": describe_cut(cut, segmenter.responder.n_tokens) if cut else "",
+            "remark": "; ".join(segmenter.describe_unread(sentences)),
         }
 
     async def segment(request: HttpRequest) -> Response:

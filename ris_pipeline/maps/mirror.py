@@ -20,7 +20,8 @@ class Mirrored:
     def __init__(self, responder: Responder) -> None:
         self._responder = responder
         self.input_size, self.grid_hw, self.rule = responder.input_size, responder.grid_hw, responder.rule
-        self.device, self.n_tokens, self.find_cut = responder.device, responder.n_tokens, responder.find_cut
+        self.device, self.n_tokens, self.latin_only = responder.device, responder.n_tokens, responder.latin_only
+        self.find_cut = responder.find_cut
 
     def encode_images(self, pixels: Tensor) -> list[Any]:
         """Return the encodings of each of the images float32 (B, 3, S, S) and of its mirror image."""

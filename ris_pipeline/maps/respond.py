@@ -42,6 +42,10 @@ class Responder(Protocol):
     def n_tokens(self) -> int:
         """How many tokens of a sentence it reads, start and end included."""
 
+    @property
+    def latin_only(self) -> bool:
+        """Whether its tokenizer knows hardly a script but Latin."""
+
     def encode_images(self, pixels: Tensor) -> list[Any]:
         """Return the encoding of each of the images float32 (B, 3, S, S) on its device, by ImageNet's statistics."""
 

@@ -38,6 +38,11 @@ class FrozenClip:
         """Tokens of a sentence that the CLIP reads: its whole context, of which the template takes some."""
         return self.clip.n_tokens
 
+    @property
+    def latin_only(self) -> bool:
+        """Whether the CLIP's tokenizer knows hardly a script but Latin."""
+        return self.clip.latin_only
+
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that have more tokens than the CLIP reads, in the template."""
         cut = set(self.clip.find_cut([self.template.format(sentence) for sentence in sentences]))

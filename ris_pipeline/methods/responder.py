@@ -14,6 +14,7 @@ class Reader(Protocol):
     """The text encoder of a network."""
 
     n_tokens: int
+    latin_only: bool
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that have more tokens than it reads."""
@@ -38,6 +39,11 @@ class NetworkResponder:
     def n_tokens(self) -> int:
         """Tokens of a sentence that it reads."""
         return self.reader.n_tokens
+
+    @property
+    def latin_only(self) -> bool:
+        """Whether its tokenizer knows hardly a script but Latin."""
+        return self.reader.latin_only
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that have more tokens than it reads."""

@@ -38,7 +38,7 @@ class Clip(nn.Module):
     The first `n_tokens` rows of the positional table are used, whatever the context length; None: all. A text encoder
     that reads its padding (SigLIP's, MobileCLIP's) always gets its whole context, as in its own training.
     `mean`, `std`: of the RGB in [0, 1] that the model was trained on; OpenAI's unless given.
-    `tokenizer`: open_clip's for the model, where it is not CLIP's BPE.
+    `tokenizer`: open_clip's for the model, where it is not CLIP's BPE, which knows hardly a script but Latin.
 
     Raises RisError where the text encoder is none of open_clip's own, or has a context shorter than `n_tokens`.
     """
@@ -57,6 +57,7 @@ class Clip(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.latin_only = tokenizer is None
         self.mean, self.std = tuple(mean), tuple(std)
         self.last_stride = last_stride
         self.reads_padding = _reads_padding(model)

@@ -47,6 +47,8 @@ class GroupVit(nn.Module):
     Groups are drawn at random (Gumbel) in training mode, and fixed in evaluation mode.
     """
 
+    latin_only = True
+
     def __init__(self, model: Any, patch: int) -> None:
         super().__init__()
         self.model = model

@@ -25,6 +25,7 @@ class Words(nn.Module):
 
     width: int
     n_tokens: int  # of a sentence that it reads, start and end included
+    latin_only = True  # whether the tokenizer knows hardly a script but Latin
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
         """Return float (N, 1 + T, width): each sentence, its word pieces, and zeros up to those T of the longest."""

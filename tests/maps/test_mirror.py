@@ -26,7 +26,8 @@ def test_left_and_right_are_swapped_as_words(sentence, swapped):
 class Sided:
     """Scores the red channel where a sentence says "left", its negative where it says "right"."""
 
-    input_size, grid_hw, rule, device, n_tokens = 2, (2, 2), SEGMENTATION, torch.device("cpu"), 9
+    input_size, grid_hw, rule, device = 2, (2, 2), SEGMENTATION, torch.device("cpu")
+    n_tokens, latin_only = 9, True
 
     def find_cut(self, sentences):
         return [sentence for sentence in sentences if len(sentence) > 9]
@@ -51,3 +52,4 @@ def test_the_grids_are_the_mean_of_both_looks():
     grids = responder.respond(image, texts)
     assert grids.tolist() == [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[-8, -2], [-4, 0]]]
     assert responder.find_cut(["left", "on the left side"]) == ["on the left side"]
+    assert responder.latin_only

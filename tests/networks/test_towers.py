@@ -140,6 +140,7 @@ def test_a_model_with_its_own_tokenizer_reads_it_from_the_folder(tmp_path: Path)
     clip = load_clip(str(folder))
     assert clip.tokenize(["the red circle", "the moon"]).tolist() == [[3, 4, 5, 1, 0, 0], [3, 2, 1, 0, 0, 0]]
     assert clip.find_cut(["the star", "the red red red red circle"]) == ["the red red red red circle"]
+    assert not clip.latin_only
 
 
 def test_texts_that_are_not_read_are_refused_in_a_line() -> None:

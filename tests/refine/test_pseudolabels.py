@@ -330,7 +330,7 @@ ANSWERS = {
 class Answers:
     """The same probabilities for a sentence about whatever image."""
 
-    input_size, grid_hw, rule, device, n_tokens = 4, (4, 4), SEGMENTATION, CPU, 9
+    input_size, grid_hw, rule, device, n_tokens, latin_only = 4, (4, 4), SEGMENTATION, CPU, 9, False
 
     def find_cut(self, sentences):
         return []

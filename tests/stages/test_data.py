@@ -68,8 +68,9 @@ def test_a_check_lists_all_faults_at_once_and_writes_the_list_that_leaves_them_o
     with pytest.raises(RisError, match=r"tiny: 12 records that cannot be used, 1 empty files; .*--write-exclude"):
         call(data.run_check, tiny)
     shown = capsys.readouterr().out
-    assert shown.count("has no area") == 10
-    assert "2 more, all with --json" in shown
+    assert "12 records that cannot be used, the first 6 (all: --json):" in shown
+    assert shown.count("has no area") == 6
+    assert "\n1 empty files:\n" in shown
     with pytest.raises(RisError):
         call(data.run_check, dataclasses.replace(tiny, json=True), write_exclude=Path("bad.txt"))
     faults = json.loads(capsys.readouterr().out)["faults"]
@@ -81,6 +82,19 @@ def test_a_check_lists_all_faults_at_once_and_writes_the_list_that_leaves_them_o
     assert capsys.readouterr().out.splitlines()[0] == "tiny train: 1 images, 1 refs, 2 sentences (card: 2)"
     assert [ref.name for ref in context_of(tiny).open_dataset("train").refs] == ["'dog' of a.png"]
     assert "tiny: 12 records are left out, as bad.txt says" in capsys.readouterr().err
+
+
+def test_a_check_of_very_faulty_data_stays_on_one_screen(tiny, capsys):
+    lines = [{"image": f"{n}.png", "ref": "x", "sentence": f"{n} " + 99 * "猫"} for n in range(300)]
+    lines += [{**line, "ref": "y", "box": [2, 2, 2, 2]} for line in lines]
+    with (tiny.data_root / "tiny" / "pairs.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    with pytest.raises(RisError, match="300 records that cannot be used, 300 missing files"):
+        call(data.run_check, tiny)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) <= 24
+    assert "note: sentences in another script" in "\n".join(shown)
+    assert any(line.endswith("… and 297 more") for line in shown)
 
 
 def test_sentences_that_clip_does_not_read_to_their_end_are_named(tiny, capsys):

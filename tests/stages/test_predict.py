@@ -26,10 +26,9 @@ class FakeSegmenter:
     """Finds the left half for any sentence but "nothing"; a sentence of more than three words is too long for it."""
 
     loaded: list[Path]
-    responder = SimpleNamespace(n_tokens=5)
 
-    def find_cut(self, sentences):
-        return [sentence for sentence in sentences if len(sentence.split()) > 3]
+    def describe_unread(self, sentences):
+        return [f"too long: {sentence}" for sentence in sentences if len(sentence.split()) > 3]
 
     @classmethod
     def load(cls, path, device):
@@ -236,7 +235,8 @@ def test_a_bad_image_does_not_cost_the_others(options, image, tmp_path, capsys):
     for name in ("a.png", "c.png"):
         (folder / name).write_bytes(image.read_bytes())
     (folder / "b.png").write_bytes(image.read_bytes()[:40])
-    with pytest.raises(RisError, match=r"^1 of 3 images could not be read: .*b\.png"):
+    (folder / "d.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(RisError, match=r"^2 of 4 images could not be read: .*b\.png.*; .*d\.heic is HEIC"):
         run(options, [str(folder), "dog"], tmp_path / "out")
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [Path(record["image"]).name for record in records] == ["a.png", "c.png"]
@@ -276,7 +276,7 @@ def test_what_a_user_should_know(options, image, tmp_path, capsys):
     (folder / "notes.txt").write_text("x")
     run(options, [str(folder), "one two three four"], tmp_path / "out")
     errors = capsys.readouterr().err
-    assert "longer than the 5 tokens that are read" in errors
+    assert "too long: " in errors
     assert "deep.png: grey values of more than 8 bits" in errors
     assert "1 other files and folders are ignored" in errors
     (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())

@@ -31,6 +31,8 @@ _OTHER_KINDS = {
     b"\x1f\x8b": "a gzip archive: unpack it",
     b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
 }
+# Bytes 4 to 12 of pictures that Pillow reads only by a plug-in, or where it was built for them.
+_BRANDS = {b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIF", b"ftypavif": "AVIF"}
 
 
 def load_json(path: Path) -> Any:
@@ -158,8 +160,11 @@ def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise RisError(f"{path} is too large (at most {MAX_PIXELS:,} pixels); scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL's codecs raise any of these
-        if kind := find_kind(_read_start(path)):
+        start = _read_start(path)
+        if kind := find_kind(start):
             raise RisError(f"{path} is not a picture but {kind}") from error
+        if isinstance(error, PIL.UnidentifiedImageError) and (brand := _BRANDS.get(start[4:12])):
+            raise RisError(f"{path} is {brand}, which this Pillow does not read; save it as JPEG or PNG") from error
         raise RisError(f"{path} is not a readable picture ({error}); fetch it again") from error
 
 

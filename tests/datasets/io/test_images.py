@@ -1,6 +1,7 @@
 import tracemalloc
 
 import numpy as np
+import PIL.features
 import PIL.Image
 import pytest
 import torch
@@ -35,6 +36,14 @@ def test_the_image_is_not_turned_by_its_exif_orientation(tmp_path):
     assert load_image(path).shape == (2, 5, 3)
 
 
+@pytest.mark.parametrize("suffix", ["avif", "webp"])
+def test_todays_formats_are_read_as_far_as_pillow_does(tmp_path, suffix):
+    if not PIL.features.check(suffix):
+        pytest.skip(f"this Pillow was built without {suffix}")
+    path = save(tmp_path / f"a.{suffix}", np.full((4, 6, 3), 200))
+    np.testing.assert_allclose(load_image(path), np.full((4, 6, 3), 200), atol=4)
+
+
 def test_errors_name_the_file(tmp_path):
     with pytest.raises(RisError, match=r"a\.jpg is missing"):
         load_image(tmp_path / "a.jpg")
@@ -44,6 +53,9 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "d.jpg").write_bytes(b"\n<!DOCTYPE html><title>404</title>")
     with pytest.raises(RisError, match=r"d\.jpg is not a picture but a web page, as a dead link gives it"):
         load_image(tmp_path / "d.jpg")
+    (tmp_path / "e.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(RisError, match=r"e\.heic is HEIC, which this Pillow does not read; save it as JPEG or PNG"):
+        load_image(tmp_path / "e.heic")
     whole = save(tmp_path / "c.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3))).read_bytes()
     (tmp_path / "c.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RisError, match=r"c\.jpg is not a readable picture"):
