@@ -14,6 +14,7 @@ from ris_pipeline.networks.clip import Clip
 Levels = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _STAGE_NAME = re.compile(r"layers?_?\d")  # layer1 in a ResNet, layers_0 in timm's flattened Swin
+_STAGES_NAME = re.compile(r"layers|stages")  # what holds the stages in a Swin or a ConvNeXt as timm builds it
 
 
 class ImageEncoder(Protocol):
@@ -56,8 +57,10 @@ class ReferringNetwork(nn.Module):
         """Fix the first `n` parts of the image encoder: the stem, then the stages that give c1, c2 and so on.
 
         A fixed part gets no gradient, and its BatchNorm keeps the statistics that it has. Call it before
-        `parameter_groups`. Raises RisError for an encoder without such stages.
+        `parameter_groups`. Raises RisError for an encoder without such stages, unless `n` is 0.
         """
+        if n == 0:
+            return
         encoder = self.get_submodule("clip.model.visual" if self.image_encoder is None else "image_encoder")
         for part, module in _parts(encoder):
             if part < n:
@@ -92,11 +95,20 @@ class ReferringNetwork(nn.Module):
 def _parts(encoder: nn.Module) -> Iterator[tuple[int, nn.Module]]:
     """Yield each child of the trunk with its part: 0 for the stem's, then 1, 2, … for the stages in order."""
     for trunk in encoder.modules():
-        names = [name for name, _ in trunk.named_children()]
-        if any(_STAGE_NAME.fullmatch(name) for name in names):
+        children = list(_open_stages(trunk))
+        if any(is_stage for is_stage, _ in children):
             part = 0
-            for name, child in trunk.named_children():
-                part += bool(_STAGE_NAME.fullmatch(name))
+            for is_stage, child in children:
+                part += is_stage
                 yield part, child
             return
     raise RisError(f"{type(encoder).__name__} has no stages to freeze: set the number of frozen levels to 0")
+
+
+def _open_stages(trunk: nn.Module) -> Iterator[tuple[bool, nn.Module]]:
+    """Yield each child of the trunk, and whether it is a stage; the stages themselves where one child holds them."""
+    for name, child in trunk.named_children():
+        if _STAGES_NAME.fullmatch(name) and isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from ((True, stage) for stage in child)
+        else:
+            yield bool(_STAGE_NAME.fullmatch(name)), child

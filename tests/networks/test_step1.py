@@ -10,6 +10,7 @@ from torch import nn
 
 from by_hand import softmax, unit
 from ris_pipeline.errors import RisError
+from ris_pipeline.networks.backbones import load_timm_encoder
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.parts.bilateral_prompt import BilateralPrompt
 from ris_pipeline.networks.step1 import Step1
@@ -173,5 +174,28 @@ def test_freezing_an_encoder_without_stages_says_so(clip):
     class Flat(nn.Module):
         level_channels = (1, 1, 1, 1)
 
+    network = Step1(clip, Flat(), hidden=4)
+    network.freeze_levels(0)  # nothing to freeze
     with pytest.raises(RisError, match="Flat has no stages to freeze"):
-        Step1(clip, Flat(), hidden=4).freeze_levels(1)
+        network.freeze_levels(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "stages"),
+    [
+        ("swin_tiny_patch4_window7_224", "patch_embed", "layers"),
+        ("convnext_atto", "stem", "stages"),
+        ("resnet18", "conv1", ""),
+    ],
+)
+def test_the_stages_of_timms_networks_freeze_in_order(clip, name, stem, stages):
+    network = Step1(clip, load_timm_encoder(name, None), hidden=4)
+    network.freeze_levels(2)
+    model = network.image_encoder.model
+    parts = model.get_submodule(stages) if stages else [model.layer1, model.layer2, model.layer3, model.layer4]
+
+    def is_fixed(module):
+        return not any(p.requires_grad for p in module.parameters())
+
+    assert is_fixed(model.get_submodule(stem))
+    assert [is_fixed(part) for part in parts] == [True, False, False, False]
