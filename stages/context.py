@@ -41,6 +41,8 @@ METRIC_WORDS = (
     "box",
     "n_acc",
     "t_acc",
+    "mrr",
+    "riou",
     "all",
 )  # of --metric; prec and box are groups
 Option = typer.Option

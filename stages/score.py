@@ -93,6 +93,8 @@ def _choose(scores: Sequence[Score], metric: str) -> tuple[list[Score], list[str
     columns = [name for name in chosen if any(name in score.metrics for score in shown)]
     if metric == "all" and "miou" in columns:
         columns = [name for name in HEADLINE if name in columns]
+        if "mrr" in columns:  # counted by refs instead of sentences
+            columns = [name for name in columns if name not in ("n_acc", "t_acc")]
     return [
         replace(score, metrics={name: score.metrics[name] for name in chosen if name in score.metrics})
         for score in shown

@@ -22,6 +22,7 @@ from ris_pipeline.errors import RisError
 # COCO rounds its boxes to hundredths, ReferIt's are whole pixels: an edge may lie up to a pixel outside.
 _BOX_SLACK = 1.0
 _LARGEST_ID = 2**63 - 1  # of the responses' int64
+ABSENT = 2**40  # added to a ref's id: the ref of those of its sentences that are wrong about the image
 # How far a box may be from its mask's. COCO's polygons and boxes differ by up to 4.2 pixels in 717 refs looked at.
 # Boxes drawn by hand are looser; more than this is another object, another order or another unit.
 _MASK_SLACK_PIXELS = 8.0

@@ -1,10 +1,14 @@
-"""PointIt, PointM, mIoU, oIoU, Prec@X, box scores, N-acc and T-acc: counts per expression, percentages over a split.
+"""PointIt, PointM, mIoU, oIoU, Prec@X, box scores, N-acc, T-acc, mRR and rIoU: counts per expression, percentages.
 
 Conventions. Arrays are indexed (y, x); boxes are xyxy floats in pixels, with x2 = x1 + width.
 An empty prediction of what is there has IoU 0. For a sentence about nothing in the image the rules are gRefCOCO's
 (GRES, CVPR 2023): an empty prediction has IoU 1 and adds nothing to oIoU, any other has IoU 0 and adds its pixels to
 the union; PointIt, PointM, Prec@X and boxes leave the sentence out. N-acc is the share of these sentences with an
 empty prediction, T-acc the share of the others with one that is not.
+mRR and rIoU are R-RefCOCO's (IEEE TIP 2024; utils/validation.py of github.com/jianzongwu/robust-ref-seg), whose refs
+also have sentences that are wrong: means over refs, of the share of the wrong sentences with an empty prediction, and
+of all intersections over all unions, to which a prediction for a wrong sentence adds its pixels. There these are pixels
+of the network's output; here they are the image's, as everywhere.
 Prec@X and box@X count IoU ≥ X. What a map's mask is, the caller says; TRIS takes map > 1e-9 in Step-1 and
 logit > 0 in Step-2.
 """
@@ -17,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ris_pipeline.arrays import BoolMask, Box
+from ris_pipeline.datasets.records import ABSENT
 from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.scoring.intervals import Floats, compute_replicates, percentile_interval
 
@@ -32,6 +37,8 @@ _NEEDS = {
     f"box@{BOX_THRESHOLD}": "boxes",
     "n_acc": "sentences about nothing in their image",
     "t_acc": "sentences about nothing in their image",
+    "mrr": "refs that also have sentences that are wrong",
+    "riou": "refs that also have sentences that are wrong",
 }
 METRICS = tuple(_NEEDS)
 HEADLINE = (
@@ -42,6 +49,8 @@ HEADLINE = (
     "prec@0.5",
     "n_acc",
     "t_acc",
+    "mrr",
+    "riou",
 )  # what a table shows where all are asked for
 _ALIASES = {
     "ciou": "oiou", "overall_iou": "oiou", "cumulative_iou": "oiou", "giou": "miou", "mean_iou": "miou",
@@ -199,11 +208,26 @@ def _terms(outcomes: Sequence[Outcome]) -> tuple[Floats, Floats]:
     boxes = column([o.box_iou for o in outcomes])
     exists = np.array([o.exists for o in outcomes])
     is_empty = column([o.is_empty for o in outcomes])
+    weight = np.array([o.weight for o in outcomes], dtype=np.float64)
+    ref_ids = np.array([o.ref_id for o in outcomes])
+    owners = np.where(exists, ref_ids, ref_ids - ABSENT)
+    wrong = ~exists & np.isin(owners, ref_ids[exists])
+    _, of_owner = np.unique(owners, return_inverse=True)
+
+    def sum_per_ref(values: Floats | float, among: npt.NDArray[np.bool_]) -> Floats:
+        sums: Floats = np.bincount(of_owner, weights=weight * np.where(among, values, 0)).astype(np.float64)
+        return sums[of_owner]
+
+    # One for each ref, shared by its wrong sentences for mRR and by the others for rIoU.
+    of_wrong = np.where(wrong, 1 / np.maximum(sum_per_ref(1, wrong), 1), np.nan)
+    of_right = np.where(exists & wrong.any(), 1 / np.maximum(sum_per_ref(1, exists), 1), np.nan)
+    intersection, union = column([o.intersection for o in outcomes]), column([o.union for o in outcomes])
+    riou = sum_per_ref(intersection, exists) / np.maximum(sum_per_ref(union, exists | wrong), 1)
     numerators = {
         "pointit": column([o.point_it for o in outcomes]),
         "pointm": column([o.point_m for o in outcomes]),
         "miou": iou,
-        "oiou": column([o.intersection for o in outcomes]),
+        "oiou": intersection,
         **{
             f"prec@{threshold}": reaches(np.where(exists, iou, np.nan), threshold) for threshold in PRECISION_THRESHOLDS
         },
@@ -211,12 +235,15 @@ def _terms(outcomes: Sequence[Outcome]) -> tuple[Floats, Floats]:
         f"box@{BOX_THRESHOLD}": reaches(boxes, BOX_THRESHOLD),
         "n_acc": np.where(exists, np.nan, is_empty),
         "t_acc": np.where(exists & ~exists.all(), 1 - is_empty, np.nan),  # no measure where everything is there
+        "mrr": is_empty * of_wrong,
+        "riou": riou * of_right,
     }
     top = np.stack([numerators[name] for name in METRICS], axis=1)
     bottom = np.where(np.isnan(top), np.nan, 1.0)
-    bottom[:, METRICS.index("oiou")] = column([o.union for o in outcomes])
-    weight = np.array([o.weight for o in outcomes], dtype=np.float64)[:, None]
-    return weight * top, weight * bottom
+    bottom[:, METRICS.index("oiou")] = union
+    for metric, share in (("mrr", of_wrong), ("riou", of_right)):
+        bottom[:, METRICS.index(metric)] *= share
+    return weight[:, None] * top, weight[:, None] * bottom
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
+from ris_pipeline.datasets.records import ABSENT
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring import metrics
 from ris_pipeline.scoring.metrics import Outcome, find_metric, score_expression, summarise, summarise_difference
@@ -212,7 +213,8 @@ def test_summary_values(metric, expected):
 
 
 def test_summary_has_every_metric_in_order():
-    assert tuple(summarise([*HALF_AND_HALF, score_absent(EMPTY)], n_bootstrap=2)) == metrics.METRICS
+    wrong = dataclasses.replace(score_absent(EMPTY), ref_id=HALF_AND_HALF[0].ref_id + ABSENT)
+    assert tuple(summarise([*HALF_AND_HALF, wrong], n_bootstrap=2)) == metrics.METRICS
 
 
 def test_weight_counts_a_map_once_per_sentence():
@@ -328,7 +330,7 @@ def test_a_perfect_mask_of_an_inclusive_box_has_box_iou_1():
         ("mIoU", "miou"), ("PointIt", "pointit"), ("point-m", "pointm"), ("oIoU", "oiou"), ("cIoU", "oiou"),
         ("gIoU", "miou"), ("prec@0.5", "prec@0.5"), ("Pr@0.7", "prec@0.7"), ("P@0.9", "prec@0.9"),
         ("Precision@0.5", "prec@0.5"), ("box_iou", "box_iou"), ("Box IoU", "boxiou"), ("iou", "iou"),
-        ("N-acc", "n_acc"), ("tAcc", "t_acc"),
+        ("N-acc", "n_acc"), ("tAcc", "t_acc"), ("mRR", "mrr"), ("rIoU", "riou"),
     ],
 )  # fmt: skip
 def test_usual_spellings_of_metrics(name, found):
@@ -370,6 +372,32 @@ def test_scores_with_sentences_about_nothing():
     assert {name: estimates[name].value for name in expected} == pytest.approx(expected)
     assert (estimates["n_acc"].n_expressions, estimates["t_acc"].n_expressions) == (2, 3)
     assert "pointit" not in estimates
+
+
+def test_scores_of_refs_that_also_have_wrong_sentences():
+    """By hand, by R-RefCOCO's rules: ref 1 has two wrong sentences, one of which finds 4 pixels; ref 2 one, unanswered;
+    ref 3 none."""
+    found = dataclasses.replace(score_absent(BOTTOM_ROW), ref_id=1 + ABSENT)
+    outcomes = [
+        outcome(1, 10, overlap=(6, 10)),
+        outcome(1, 11, overlap=(2, 6)),
+        found,
+        dataclasses.replace(score_absent(EMPTY), ref_id=1 + ABSENT, sent_id=41),
+        outcome(2, 20, overlap=(9, 10)),
+        dataclasses.replace(score_absent(EMPTY), ref_id=2 + ABSENT, sent_id=42),
+        outcome(3, 30, overlap=(1, 10)),
+    ]
+    estimates = summarise(outcomes, n_bootstrap=10)
+    assert estimates["mrr"].value == pytest.approx(75.0)  # (1/2 + 1) / 2
+    assert estimates["riou"].value == pytest.approx(100 * (8 / 20 + 9 / 10 + 1 / 10) / 3)
+    assert estimates["n_acc"].value == pytest.approx(200 / 3)  # by sentences
+    assert (estimates["mrr"].n_refs, estimates["riou"].n_refs) == (2, 3)
+    heavier = [dataclasses.replace(outcomes[0], weight=3), found, outcomes[4]]  # PRMS: a map for three sentences
+    assert summarise(heavier, n_bootstrap=10)["riou"].value == pytest.approx(100 * (18 / 34 + 9 / 10) / 2)
+
+
+def test_absent_refs_of_their_own_have_no_mrr():
+    assert not {"mrr", "riou"} & summarise([*HALF_AND_HALF, score_absent(EMPTY)], n_bootstrap=2).keys()
 
 
 def test_who_finds_nothing_is_right_about_nothing_alone():

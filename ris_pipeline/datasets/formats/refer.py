@@ -1,7 +1,7 @@
 """Reader of the REFER layout: RefCOCO, RefCOCO+, RefCOCOg, the generated shapes, and what others made alike.
 
 A ref may mean several objects or none (gRefCOCO, Ref-ZOM), and some of its sentences may be about nothing in the image
-(R-RefCOCO): these become a ref of their own, whose id is that of the file plus ABSENT.
+(R-RefCOCO): these become a ref of their own, whose id is that of the file plus records.ABSENT.
 """
 
 from __future__ import annotations
@@ -17,10 +17,18 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json, resolve_inside
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
 from ris_pipeline.datasets.io.segmentations import is_coordinate
-from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import (
+    ABSENT,
+    Annotation,
+    Expression,
+    Image,
+    Reading,
+    Ref,
+    check_ref,
+    parse_box,
+    parse_hw,
+)
 from ris_pipeline.errors import RisError
-
-ABSENT = 2**40
 
 
 def list_files(card: Card, data_root: Path) -> list[Path]:
