@@ -142,6 +142,12 @@ def test_tokens_are_clips(clip: Clip) -> None:
     assert clip.tokenize([]).shape == (0, 20)
 
 
+def test_tokens_that_are_kept_belong_to_one_length(clip):
+    sentence = " ".join(["red"] * 40)
+    shorter = Clip.from_config(TINY, n_tokens=8)
+    assert [len(other.tokenize([sentence])[0]) for other in (clip, shorter, clip)] == [20, 8, 20]
+
+
 @pytest.mark.parametrize(
     "sentence",
     ["左边的狗", "الكلب", "cafe\u0301", "🐶 dog", "a <|endoftext|> dog", "<|startoftext|>", "a\0b", "a\nb", "!!!"],
