@@ -9,7 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -78,6 +78,19 @@ class Output:
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
 
 
+@dataclass(frozen=True, slots=True)
+class AtTestTime:
+    """What is done to the answers of a network; never by default."""
+
+    mirror: Annotated[bool, Option("--mirror", help="Mean with the mirror image, left and right swapped.")] = False
+    crf: Annotated[bool, Option("--crf", help="Clean the masks by the dense CRF.")] = False
+
+    @property
+    def chosen(self) -> list[str]:
+        """The names in `scoring.rows.TEST_TIME` of what was chosen."""
+        return [option.name for option in fields(self) if getattr(self, option.name)]
+
+
 def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None], str | None]:
     """Return a callback for an option that takes a known word; for an unknown one it names the nearest."""
 
@@ -90,7 +103,7 @@ def choose_from(list_known: Callable[[], Iterable[str]]) -> Callable[[str | None
     return check
 
 
-GROUPS = (Places, Making, Output)
+GROUPS = (Places, Making, Output, AtTestTime)
 Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[

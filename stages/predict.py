@@ -10,12 +10,13 @@ import typer
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS
 from stages.console import emit
-from stages.context import Device, DryRun, Making, MethodName, Output, Places, Precision, open_context
+from stages.context import AtTestTime, Device, DryRun, Making, MethodName, Output, Places, Precision, open_context
 
 
 def run(
     places: Places,
     output: Output,
+    at_test_time: AtTestTime,
     arguments: Annotated[
         list[str],
         typer.Argument(
@@ -55,6 +56,7 @@ def run(
     written = predict_files(
         context, wanted, out,
         checkpoint=checkpoint, method=method, save_map=save_map, upright=not raw_orientation,
+        test_time=at_test_time.chosen,
     )  # fmt: skip
     if written.records or (output.json and not dry_run):
         emit(output, "\n".join(written.files), written.records)

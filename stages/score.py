@@ -13,6 +13,7 @@ from ris_pipeline.scoring.rows import ROWS, list_stages
 from stages.console import draw_table, emit
 from stages.context import (
     METRIC_WORDS,
+    AtTestTime,
     Device,
     Making,
     Output,
@@ -34,6 +35,7 @@ def run(
     places: Places,
     making: Making,
     output: Output,
+    at_test_time: AtTestTime,
     metric: Annotated[
         str,
         typer.Option(
@@ -68,7 +70,7 @@ def run(
 
     context = open_context(places, making, output, seed=seed, device=device, precision=precision)
     settings = None if min_box_area is None else {"skip_small_boxes": min_box_area}
-    scores = score(context, settings, splits=split, stage=stage)
+    scores = score(context, settings, splits=split, stage=stage, test_time=at_test_time.chosen)
     if scores:
         shown, columns = _choose(scores, metric)
         if metric == "all" and len(columns) < len({name for score in shown for name in score.metrics}):

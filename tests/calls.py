@@ -30,6 +30,8 @@ class Options:
     device: str = "auto"
     precision: str = "fp32"
     workers: int = 2
+    mirror: bool = False
+    crf: bool = False
     force: bool = False
     dry_run: bool = False
     json: bool = False

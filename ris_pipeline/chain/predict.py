@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,13 +50,15 @@ def predict_files(
     method: str = TRIS,
     save_map: Path | None = None,
     upright: bool = True,
+    test_time: Sequence[str] = (),
 ) -> Predictions:
     """Segment what sentences name in images, write it below `out`, and return what was written.
 
     `wanted`: files and folders, each with its sentences. `checkpoint`: by default the latest Step-2, or Step-1 where
     there is none; of a compared method what it has trained in Step-1's place, or nothing where it needs no training.
-    `save_map`: a .npy file for the map too. `upright`: turn photographs as their EXIF data say. Raises RisError where
-    an image or a checkpoint is missing; an image that cannot be read is one of the failures.
+    `save_map`: a .npy file for the map too. `upright`: turn photographs as their EXIF data say. `test_time`: some of
+    `scoring.rows.TEST_TIME`, which the records name. Raises RisError where an image or a checkpoint is missing; an
+    image that cannot be read is one of the failures.
     """
     requests = [(path, tuple(texts)) for image, texts in wanted for path in _find_images(context, [image])]
     requests = list(dict.fromkeys(requests))
@@ -67,8 +69,9 @@ def predict_files(
     if context.dry_run:
         return Predictions((), (), ())
     written = _Written(out)
-    found, failures = _predict(context, checkpoint, method, requests, written, save_map, upright=upright)
-    records = [{**record, "network": str(name)} for record in found]
+    found, failures = _predict(context, checkpoint, method, requests, written, save_map, test_time, upright=upright)
+    origin = {"network": str(name), **({"test_time": list(test_time)} if test_time else {})}
+    records = [{**record, **origin} for record in found]
     if records:
         written.add(records)
     files = [record[kind] for record in records for kind in ("mask", "overlay", "map", "npy") if kind in record]
@@ -241,16 +244,20 @@ def _predict(
     requests: Sequence[tuple[Path, tuple[str, ...]]],
     written: _Written,
     save_map: Path | None,
+    test_time: Sequence[str],
     *,
     upright: bool,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Write the files; return a record of each image and sentence, and why images were left out."""
     from ris_pipeline.datasets.io.files import read_remark
     from ris_pipeline.datasets.io.images import load_image
+    from ris_pipeline.maps.mirror import Mirrored
     from ris_pipeline.process.device import autocast
 
     device = context.device
     segmenter = load_segmenter(context, checkpoint, method)
+    if "mirror" in test_time:
+        segmenter.responder = Mirrored(segmenter.responder)
     sentences = list(dict.fromkeys(text for _, texts in requests for text in texts))
     for line in segmenter.describe_unread(sentences):
         context.say(line)
@@ -278,7 +285,8 @@ def _predict(
         for texts, group in itertools.groupby(requests, key=lambda request: request[1]):
             for predictions in segmenter.segment_images(read(path for path, _ in group), texts):
                 path, pixels = waiting.popleft()
-                for text, prediction in zip(texts, predictions, strict=True):
+                found = _clean(predictions, pixels) if "crf" in test_time else predictions
+                for text, prediction in zip(texts, found, strict=True):
                     if not prediction.mask.any():
                         context.say(f'{path}, "{text}": nothing found, the mask is empty')
                     stem = written.name(path, text)
@@ -289,6 +297,16 @@ def _predict(
                     results.append({"image": str(path), "sentence": text, **_describe(prediction), **files})
                 advance()
     return results, failures
+
+
+def _clean(predictions: Sequence[Prediction], pixels: Pixels) -> list[Prediction]:
+    """Return the predictions about an image with their masks cleaned by the dense CRF."""
+    import numpy as np
+
+    from ris_pipeline.refine.masks import clean_masks
+
+    masks = clean_masks(pixels, np.stack([prediction.mask for prediction in predictions]))
+    return [replace(prediction, mask=mask) for prediction, mask in zip(predictions, masks, strict=True)]
 
 
 def _describe(prediction: Prediction) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError, RisError
 from ris_pipeline.scoring.metrics import Outcome, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
-from ris_pipeline.scoring.rows import Row, list_rows
+from ris_pipeline.scoring.rows import Row, list_rows, mark_test_time
 from ris_pipeline.scoring.scores import Score, add_stored_oracle, read_score
 
 if TYPE_CHECKING:
@@ -47,18 +47,20 @@ def score(
     splits: Sequence[str] | None = None,
     stage: str | None = None,
     row: str | None = None,
+    test_time: Sequence[str] = (),
     **places: Unpack[Places],
 ) -> list[Score]:
     """Score everything that has been made, or a single stage, unless that is done; return the scores, split by split.
 
     `splits`: all of the card if None. `stage`: as `scoring.rows` names them: "step1", "prms", "pseudolabels", "step2",
-    … `row`: a single row of the table. The others and errors as in `train_step1`.
+    … `row`: a single row of the table. `test_time`: some of `scoring.rows.TEST_TIME`; only networks are scored then, in
+    rows of their own. The others and errors as in `train_step1`.
     """
     context = open_context(data, **places)
     resolved = context.resolve(ScoreConfig, "scores", config)
     scores = []
     without_truth = set()
-    for job in _plan(context, resolved, config, splits, stage, row):
+    for job in _plan(context, resolved, config, splits, stage, row, test_time):
         try:
             is_new = context.force or find(job.request) is None
             if is_new and not context.open_dataset(job.split).has_truth:
@@ -81,7 +83,7 @@ def score(
             "ground truth and nothing is scored; add boxes or masks, or look at the masks that `ris predict` writes"
         )
     # The card's figures hold for its own settings only.
-    own = not (context.preset or context.config_file or context.assignments or config or row)
+    own = not (context.preset or context.config_file or context.assignments or config or row or test_time)
     return add_stored_oracle(scores, context.card.oracle) if own else scores
 
 
@@ -97,6 +99,7 @@ def _plan(
     splits: Sequence[str] | None,
     stage: str | None,
     name: str | None,
+    test_time: Sequence[str],
 ) -> list[_Job]:
     """Return what to score; say what lacks its artifact, or raise RisError if `stage` asks for it."""
     jobs: list[_Job] = []
@@ -107,6 +110,8 @@ def _plan(
             row for row in list_rows()
             if stage in (None, row.stage) and name in (None, row.name) and row.applies_to(split, chosen=bool(splits))
         ]  # fmt: skip
+        if test_time:
+            wanted = [mark_test_time(row, test_time) for row in wanted if row.kind == "network"]
         sources = {row.name: row.find_source(context.look_up, split) for row in wanted}
         found = [row for row in wanted if not row.source or sources[row.name]]
         if stage and wanted and not found:
@@ -124,7 +129,10 @@ def _plan(
         context.say(f"left out, not made yet: {', '.join(names)}; run: {context.command(command)}")
     if stage and not jobs:
         chosen = ", ".join(context.find_splits(splits))
-        raise RisError(f"{stage} is not scored on {chosen}: pseudo-labels are of train only; for step2 name --split")
+        networks = "; --mirror and --crf are for networks, as step2" if test_time else ""
+        raise RisError(
+            f"{stage} is not scored on {chosen}: pseudo-labels are of train only; for step2 name --split{networks}"
+        )
     return jobs
 
 
@@ -164,9 +172,11 @@ def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
 
 def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:
     """Yield the outcomes of a row."""
+    from ris_pipeline.maps.mirror import Mirrored
     from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.methods.load import load_network
     from ris_pipeline.process.device import autocast
+    from ris_pipeline.refine.masks import clean_masks
     from ris_pipeline.scoring import evaluate
 
     if job.source is None:
@@ -175,7 +185,10 @@ def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome
         yield from evaluate.evaluate_pseudolabels(dataset, job.source.path)
     elif job.row.kind == "network":
         with autocast(context.device, context.precision):
-            yield from evaluate.evaluate_network(dataset, load_network(job.source, context.device), BATCH_SIZE)
+            network = load_network(job.source, context.device)
+            responder = Mirrored(network) if "mirror" in job.row.test_time else network
+            clean = clean_masks if "crf" in job.row.test_time else None
+            yield from evaluate.evaluate_network(dataset, responder, BATCH_SIZE, clean)
     else:
         store = ResponseStore.open(store_path(job.source.path, job.split))
         of_maps = evaluate.evaluate_choice if job.row.kind == "choice" else evaluate.evaluate_maps

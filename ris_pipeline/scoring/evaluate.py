@@ -6,7 +6,7 @@ gives outcomes of None for what that would have decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ris_pipeline.arrays import FOREGROUND, BoolMask, Maps
+from ris_pipeline.arrays import FOREGROUND, BoolMask, Maps, Pixels
 from ris_pipeline.artifacts.layout import label_path
-from ris_pipeline.datasets.io.images import size_of
+from ris_pipeline.datasets.io.images import load_image, size_of
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Dataset, Expression, Ref, group_by_image
 from ris_pipeline.errors import RisError
@@ -74,10 +74,16 @@ def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
         yield replace(outcome, weight=len(ref.expressions), point_it=None, point_m=None)
 
 
-def evaluate_network(dataset: Dataset, responder: Responder, batch_size: int) -> Iterator[Outcome]:
+def evaluate_network(
+    dataset: Dataset,
+    responder: Responder,
+    batch_size: int,
+    clean: Callable[[Pixels, NDArray[np.bool_]], NDArray[np.bool_]] | None = None,
+) -> Iterator[Outcome]:
     """Yield the outcome of every sentence by a network: the point is the map's largest value, the mask by its rule.
 
-    `batch_size` images are encoded at once, each for all its sentences; it changes the speed only.
+    `batch_size` images are encoded at once, each for all its sentences; it changes the speed only. `clean` returns
+    better masks, bool (K, H, W), of an image uint8 (H, W, 3) and those of the rule.
     """
     for groups in split_batches(group_by_image(dataset), batch_size):
         pixels = load_pixels(dataset, groups, responder)
@@ -86,8 +92,10 @@ def evaluate_network(dataset: Dataset, responder: Responder, batch_size: int) ->
             counts = [len(ref.expressions) for ref in group.refs]
             for ref, own in zip(group.refs, torch.split(grids, counts), strict=True):
                 maps = compute_map(own, responder.rule, responder.input_size, image_hw)
-                masks = compute_mask(maps, responder.rule)
-                yield from _score_sentences(dataset, ref, maps.cpu().numpy(), masks.cpu().numpy())
+                masks = compute_mask(maps, responder.rule).cpu().numpy()
+                if clean:
+                    masks = clean(load_image(dataset.images[group.image_id]), masks)
+                yield from _score_sentences(dataset, ref, maps.cpu().numpy(), masks)
 
 
 def evaluate_chance(dataset: Dataset, seed: int = 0) -> Iterator[Outcome]:

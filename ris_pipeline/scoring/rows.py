@@ -6,8 +6,8 @@ are ROWS; a compared method's is made of its entry in `methods.METHODS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ris_pipeline.artifacts.identity import Artifact
@@ -41,6 +41,7 @@ class Row:
     improves: tuple[str, ...] = ()  # rows it is compared with, the first that has been scored
     training: str = ""  # the artifact of what is trained for it
     learner: str = ""  # what is trained there
+    test_time: tuple[str, ...] = ()  # of TEST_TIME: what is done to a network's answers
 
     def applies_to(self, split: str, *, chosen: bool) -> bool:
         """Return whether the row is scored on a split; `chosen`: the user named it.
@@ -108,6 +109,8 @@ ROWS = {
         ),
     )
 }  # fmt: skip
+# What may be done at test time, in this order, and is not by default: {option: in words}.
+TEST_TIME = {"mirror": "mean with the mirror image", "crf": "mask cleaned by the dense CRF"}
 # The oracle's figures that a card keeps, for runs in which it was not trained.
 STORED_ORACLE = Row(
     name="oracle, stored", title="Step-2 on true masks, as the card has it", label="Oracle, stored", stage="step2",
@@ -123,8 +126,20 @@ def list_rows() -> list[Row]:
 
 def find_row(name: str) -> Row:
     """Return the row of that name; for a method that is not here, one that is called by its name."""
+    base, *options = name.split("+")
     known = {row.name: row for row in (*list_rows(), STORED_ORACLE)}
-    return known.get(name) or _rows_of_method(Method(name, name, "", object, 0))[0]
+    row = known.get(base) or _rows_of_method(Method(base, base, "", object, 0))[0]
+    return mark_test_time(row, options) if options else row
+
+
+def mark_test_time(row: Row, options: Sequence[str]) -> Row:
+    """Return the row of a network that is asked with some of TEST_TIME: "step2+mirror", without the paper's figures."""
+    title = f"{row.title} ({', '.join(TEST_TIME[option] for option in options)})"
+    name, label = (f"{text}+{'+'.join(options)}" for text in (row.name, row.label))
+    return replace(
+        row, name=name, title=title, label=label, paper="", tile="", training="", improves=(row.name,),
+        test_time=tuple(options),
+    )  # fmt: skip
 
 
 def is_aside(name: str) -> bool:

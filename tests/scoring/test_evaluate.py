@@ -157,6 +157,23 @@ def test_network(dataset, batch_size):
     assert found[20] == Outcome(2, 20, 1, True, True, 0, 4, 0.0)
 
 
+def test_network_with_cleaned_masks(dataset):
+    def take_the_left_half(image, masks):
+        assert (image.shape, image.dtype, masks.shape[1:], masks.dtype) == ((4, 4, 3), np.uint8, (4, 4), bool)
+        left_half = np.zeros_like(masks)
+        left_half[:, :, :2] = True
+        return left_half
+
+    nowhere = np.full((4, 4), -1.0)
+    nowhere[1, 1] = -0.5
+    network = TableNetwork({text: nowhere.tolist() for text in ("left", "right", "nowhere")})
+    plain = by_sentence(evaluate.evaluate_network(dataset, network, 16))
+    found = by_sentence(evaluate.evaluate_network(dataset, network, 16, take_the_left_half))
+    assert (plain[10].intersection, plain[10].union) == (0, 4)
+    assert (found[10].intersection, found[10].union) == (4, 8)
+    assert (found[10].point_it, found[10].point_m) == (plain[10].point_it, plain[10].point_m)
+
+
 def test_chance(dataset):
     found = by_sentence(evaluate.evaluate_chance(dataset))
     # The whole image: 16 pixels, of which each object has 4.

@@ -70,3 +70,13 @@ def test_a_row_that_is_not_here_is_called_by_its_name():
         True,
     )
     assert "of-another-time" not in ROWS
+
+
+def test_a_row_with_options_of_test_time_is_marked_and_has_no_figure_of_the_paper():
+    plain, marked = find_row("step2"), find_row("step2+mirror+crf")
+    assert (marked.name, marked.kind, marked.source, marked.flags) == (
+        "step2+mirror+crf", plain.kind, plain.source, plain.flags,
+    )  # fmt: skip
+    assert (plain.paper, marked.paper, marked.tile) == ("Step-2", "", "")
+    assert "mirror" in marked.title
+    assert "CRF" in marked.title

@@ -1,0 +1,57 @@
+"""The options of test time: scores in rows beside the plain ones, which stay as they are, and predictions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from calls import places_in
+from ris_pipeline.datasets.io.images import load_image
+from ris_pipeline.refine.masks import clean_masks
+
+
+def test_they_are_rows_of_their_own(copy_of_project, call_ris, ris, capsys):
+    def score(*options):
+        capsys.readouterr()
+        ris(copy_of_project, "score", "--split", "val", *options, "--json")
+        return json.loads(capsys.readouterr().out)
+
+    (plain,) = score("--stage", "step2")
+    (found,) = score("--mirror", "--crf")  # of all rows only the network's
+    assert (plain["scored"], found["scored"], found["paper"]) == ("step2", "step2+mirror+crf", {})
+    scores = next((copy_of_project / "runs").glob("*/scores"))
+    assert len({(scores / f"latest-{row}-val").readlink() for row in ("step2", "step2+mirror+crf")}) == 2
+    assert score("--stage", "step2") == [plain]
+    assert call_ris("score", "--stage", "prms", "--crf", "--split", "val", **places_in(copy_of_project)) == 1
+    assert "--mirror and --crf are for networks" in capsys.readouterr().err
+
+
+def test_masks_of_predictions_are_cleaned_and_maps_stay(project, ris, tmp_path):
+    photo = next((project / "data").rglob("*.jpg"))
+    records = {}
+    for name, options in (("plain", ()), ("crf", ("--crf",))):
+        ris(project, "predict", photo, "the star", "the circle", "--out", tmp_path / name, *options)
+        records[name] = json.loads((tmp_path / name / "predictions.json").read_text())
+    for plain, cleaned in zip(records["plain"], records["crf"], strict=True):
+        assert ("test_time" in plain, cleaned["test_time"]) == (False, ["crf"])
+        assert Path(plain["map"]).read_bytes() == Path(cleaned["map"]).read_bytes()
+        before, after = (np.array(PIL.Image.open(record["mask"])) > 0 for record in (plain, cleaned))
+        np.testing.assert_array_equal(after, clean_masks(load_image(photo), before[None])[0])
+    assert records["plain"][0]["segmentation"] != records["crf"][0]["segmentation"]
+
+
+def test_the_mirror_image_of_an_image_has_the_mirrored_map(project, ris, tmp_path):
+    """The mean of two looks is the same from either side."""
+    photo = next((project / "data").rglob("*.jpg"))
+    PIL.Image.open(photo).save(tmp_path / "a.png")
+    PIL.ImageOps.mirror(PIL.Image.open(photo)).save(tmp_path / "b.png")
+    maps = []
+    for name, sentence in (("a", "the star on the left"), ("b", "the star on the right")):
+        words = ("predict", tmp_path / f"{name}.png", sentence, "--out", tmp_path / name, "--mirror")
+        ris(project, *words, "--save-map", tmp_path / f"{name}.npy")
+        maps.append(np.load(tmp_path / f"{name}.npy"))
+        (record,) = json.loads((tmp_path / name / "predictions.json").read_text())
+        assert record["test_time"] == ["mirror"]
+    np.testing.assert_allclose(maps[0], maps[1][:, ::-1], atol=1e-4)

@@ -1,0 +1,21 @@
+"""Masks of two plain colours, which the dense CRF takes apart where they meet."""
+
+import numpy as np
+import pytest
+
+from ris_pipeline.refine.masks import MAX_SIDE, clean_masks
+
+
+@pytest.mark.parametrize("scale", [1, 16])
+def test_masks_keep_to_the_edges_of_the_image_at_any_size(scale):
+    """A mask that reaches 2 of 60 columns too far; the larger image is cleaned at a smaller size."""
+    image = np.zeros((40 * scale, 60 * scale, 3), np.uint8)
+    image[:, : 30 * scale] = 255
+    masks = np.zeros((2, *image.shape[:2]), bool)
+    masks[0, :, : 32 * scale] = True
+    assert (max(image.shape) > MAX_SIDE) == (scale > 1)
+    cleaned = clean_masks(image, masks)
+    assert cleaned.dtype == bool
+    assert not cleaned[1].any()
+    wrong = cleaned[0] != (image[:, :, 0] > 0)
+    assert wrong.mean() < 0.005
