@@ -65,6 +65,10 @@ def run_fetch(
     if print_only:
         plan = plan_fetch(context)
         lines = [describe_download(item, data_root) + (" (there)" if there else "") for item, there in plan]
+        if context.card.page:
+            lines.insert(
+                0, f"annotations: by hand, from {context.card.page} into {data_root / context.card.annotations}"
+            )
         rows = [{**asdict(item), "into": str(item.into), "there": there} for item, there in plan]
         emit(output, "\n".join(lines), rows)
         return

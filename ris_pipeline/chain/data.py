@@ -50,6 +50,7 @@ def fetch_data(context: Context) -> None:
     Raises RisError for a card without sources, where a file comes from none of them, and where annotations are missing
     afterwards.
     """
+    _check_annotations(context)
     for item in _list_downloads(context.card):
         if is_there(item, context.card, context.data_root):
             context.say(f"{item.holds}: nothing to download, {context.data_root / item.into} has all that is needed")
@@ -62,9 +63,19 @@ def fetch_data(context: Context) -> None:
         raise RisError(describe_missing(context.card, context.data_root, missing))
 
 
+def _check_annotations(context: Context) -> None:
+    """Raise RisError, naming the page, where annotations are missing that only a person can fetch."""
+    card, data_root = context.card, context.data_root
+    missing = [path for path in missing_paths(card, data_root) if path != data_root / card.images]
+    if card.page and missing:
+        raise RisError(describe_missing(card, data_root, missing))
+
+
 def _list_downloads(card: Card) -> list[Download]:
     if not card.fetch and not card.hub:
         remedy = "`ris data make-shapes` makes it" if card.generate else "put your own files there: data/README.md"
+        if card.page:
+            remedy = f"fetch it by hand from {card.page}: data/README.md says where it goes"
         raise RisError(f"{card.name}: its card has nothing to download; {remedy}")
     return list_downloads(card)
 

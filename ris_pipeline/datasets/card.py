@@ -50,7 +50,8 @@ class Card:
     odd about the data. licence: of the annotations, and of the images where it is another; empty where that has not
     been looked up. splits: the expected number of sentences of each split; None where the card says "any". holes: how
     many of the images no source has. fetch: the files that can be downloaded. hub: the data set of the Hugging Face hub
-    whose parquet files are the annotations. config: per stage, what replaces the defaults of its configuration.
+    whose parquet files are the annotations. page: where a person finds the annotations, if no plain address gives them.
+    config: per stage, what replaces the defaults of its configuration.
     generate: the generator's settings, empty for data that are downloaded. oracle: the measured scores of a Step-2
     trained on true masks, each metric's [value, low, high] in percent by split, shown until one is trained.
     """
@@ -69,6 +70,7 @@ class Card:
     holes: int = 0
     fetch: tuple[Download, ...] = ()
     hub: str = ""
+    page: Annotated[str, Field(pattern="^(https?://|$)")] = ""
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
     oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)

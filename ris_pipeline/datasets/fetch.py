@@ -61,7 +61,7 @@ def describe_download(item: Download, data_root: Path) -> str:
 
 
 def is_there(item: Download, card: Card, data_root: Path) -> bool:
-    """Return whether the download is not needed: its file is there, or all annotations, or all images that they name.
+    """Return whether the download is not needed: its file is there, all annotations, or all images of its folder.
 
     Without annotations nobody knows which images are needed. Raises RisError where the annotations cannot be read.
     """
@@ -74,7 +74,9 @@ def is_there(item: Download, card: Card, data_root: Path) -> bool:
     check = check_dataset(card, data_root)
     if unreadable := check.faults.get(UNREADABLE):
         raise RisError(unreadable[0].text)
-    return len(check.faults.get(MISSING, ())) <= card.holes
+    folder, into = data_root / card.images, data_root / item.into
+    lost = [name for fault in check.faults.get(MISSING, ()) for name in fault.names]
+    return sum((folder / name).is_relative_to(into) for name in lost) <= card.holes
 
 
 def fetch(item: Download, data_root: Path, console: Console) -> None:

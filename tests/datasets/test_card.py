@@ -41,6 +41,11 @@ def write(folder, text, name="mine"):
     return path
 
 
+def test_every_shipped_card_says_where_its_files_come_from():
+    without = [card.name for card in list_cards() if not (card.fetch or card.hub or card.page or card.generate)]
+    assert without == ["pairs"]
+
+
 def test_card(tmp_path):
     card = read_card(write(tmp_path, GOOD))
     assert card.name == "mine"

@@ -114,6 +114,34 @@ def test_images_count_as_there_when_those_that_the_annotations_name_are(card, tm
         is_there(card.fetch[1], card, tmp_path)
 
 
+def test_images_of_two_folders_are_fetched_each_where_they_miss(server, tmp_path):
+    images = [{"id": n, "file_name": f"COCO_{part}2014_{n}.jpg", "height": 4, "width": 6}
+              for n, part in ((1, "train"), (2, "val"))]  # fmt: skip
+    refs = [{**REFS[0], "ann_id": -1, "image_id": image["id"], "ref_id": image["id"],
+             "sentences": [{"sent_id": image["id"], "sent": "a dog"}]} for image in images]  # fmt: skip
+    folder = tmp_path / "refer"
+    folder.mkdir()
+    (folder / "refs(final).p").write_bytes(pickle.dumps(refs, 2))
+    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": []}))
+    addresses = [server.host(f"/{image['file_name']}", zipped({image["file_name"]: picture()})) for image in images]
+    items = [
+        Download("images", f"{part}.zip", Path(part), (address,), "*.jpg")
+        for part, address in zip(("train2014", "val2014"), addresses, strict=True)
+    ]
+    card = Card("zom", "refzom", Path("refer"), Path(), {"train": 2}, "final", fetch=tuple(items), page="https://a.b/c")
+    fetch(items[0], tmp_path, QUIET)
+    fetch_data(Context(card, data_root=tmp_path, console=QUIET))
+    assert [path for path, _ in server.asked] == ["/COCO_train2014_1.jpg", "/COCO_val2014_2.jpg"]
+    assert all(is_there(item, card, tmp_path) for item in items)
+
+
+def test_annotations_that_only_a_person_can_fetch_are_told_before_anything_is_fetched(card, server, tmp_path):
+    by_hand = replace(card, fetch=card.fetch[1:], page="https://drive.example/folder")
+    with pytest.raises(RisError, match=r"put .*refs\(unc\)\.p, .* by hand from https://drive\.example/folder"):
+        fetch_data(Context(by_hand, data_root=tmp_path, console=QUIET))
+    assert server.asked == []
+
+
 @pytest.mark.parametrize("place", ["toy.zip", "refer/toy.zip", "refer/toy/toy.zip"])
 def test_an_archive_that_somebody_put_there_is_taken_and_kept(card, server, tmp_path, place, capsys):
     archive = tmp_path / place

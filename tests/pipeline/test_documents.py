@@ -17,7 +17,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "d
 BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`((?:\w+/)*\w+\.py)`")
-OF_OTHERS = {"demo.py", "download_dataset.py", "validate.py"}  # files of others: TRIS, PhraseCut
+OF_OTHERS = {"demo.py", "validate.py"}  # files of others: TRIS
 INLINE = re.compile(r"`(ris [^`]+)`")
 NOT_RUN = {  # only looked at; what runs it instead
     "cost": "tests/test_cost.py",

@@ -241,6 +241,10 @@ def test_what_would_be_fetched_is_printed_and_nothing_is_asked_for(hosted, capsy
 
 
 def test_a_card_without_sources_says_what_to_do(tiny):
+    with pytest.raises(
+        RisError, match="rrsis-d: its card has nothing to download; fetch it by hand from https://drive"
+    ):
+        call(data.run_fetch, tiny, name="rrsis-d", data_root=tiny.data_root, print_only=True)
     with pytest.raises(RisError, match=r"shapes: its card has nothing to download; `ris data make-shapes` makes it"):
         call(data.run_fetch, tiny, name="shapes", data_root=tiny.data_root)
 
