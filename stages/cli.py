@@ -19,6 +19,7 @@ from stages import (
     export,
     figure,
     import_checkpoint,
+    init,
     make_pseudolabels,
     predict,
     pretrain_clip,
@@ -53,6 +54,7 @@ def _ris(
     """Images and sentences in, masks out."""
 
 
+add_command(app, "init", init.run)
 add_command(app, "train-step1", train_step1.run)
 add_command(app, "dump-responses", dump_responses.run)
 add_command(app, "make-pseudolabels", make_pseudolabels.run)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ris_pipeline.artifacts.files import make_folder
 from ris_pipeline.artifacts.identity import differences
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import N_TOKENS
@@ -14,7 +15,7 @@ from ris_pipeline.datasets.card import Card, Download
 from ris_pipeline.datasets.check import Check, check_contents, check_dataset, check_overlap, write_exclude
 from ris_pipeline.datasets.fetch import describe_download, fetch, is_there, list_downloads
 from ris_pipeline.datasets.load import describe_missing, missing_paths, read_exclude
-from ris_pipeline.datasets.own import PAIRS, read_own, write_own
+from ris_pipeline.datasets.own import PAIRS, draw_example, read_own, write_own
 from ris_pipeline.errors import RisError
 
 
@@ -85,16 +86,31 @@ def import_own(context: Context, source: Path, name: str, images: Path | None) -
 
     Raises RisError where the name is no word, is taken (without `force`), or the source holds no sentence.
     """
-    if not re.fullmatch(r"[\w+-]+", name):
-        raise RisError(f"{name!r} must be a word of letters, digits, _, + and -: it names a card and a folder")
-    for path in (context.data_root / f"{name}.toml", context.data_root / name / PAIRS):
-        if path.exists() and not context.force:
-            raise RisError(f"{path}: exists; choose another name, or --force replaces it")
+    _check_name(context, name)
     folder, records = read_own(source, images)
     card = write_own(records, folder, name, context.data_root)
     n_images, n_refs = len({r["image"] for r in records}), len({(r["image"], r["ref"]) for r in records})
     context.say(f"{name}: {len(records):,} sentences of {n_refs:,} refs in {n_images:,} images of {folder}")
     return card
+
+
+def begin_own(context: Context, name: str) -> Path:
+    """Make a data set of two drawn pictures, as an example to be replaced, and return its card's path.
+
+    Raises RisError as `import_own` for a name.
+    """
+    _check_name(context, name)
+    folder = context.data_root / name / "images"
+    make_folder(folder)
+    return write_own(draw_example(folder), folder, name, context.data_root)
+
+
+def _check_name(context: Context, name: str) -> None:
+    if not re.fullmatch(r"[\w+-]+", name):
+        raise RisError(f"{name!r} must be a word of letters, digits, _, + and -: it names a card and a folder")
+    for path in (context.data_root / f"{name}.toml", context.data_root / name / PAIRS):
+        if path.exists() and not context.force:
+            raise RisError(f"{path}: exists; choose another name, or --force replaces it")
 
 
 def write_faults(context: Context, check: Check, file: Path) -> None:

@@ -51,9 +51,10 @@ class Card:
     been looked up. splits: the expected number of sentences of each split; None where the card says "any". holes: how
     many of the images no source has. fetch: the files that can be downloaded. hub: the data set of the Hugging Face hub
     whose parquet files are the annotations. page: where a person finds the annotations, if no plain address gives them.
-    config: per stage, what replaces the defaults of its configuration.
-    generate: the generator's settings, empty for data that are downloaded. oracle: the measured scores of a Step-2
-    trained on true masks, each metric's [value, low, high] in percent by split, shown until one is trained.
+    raw_orientation: of pairs, whether photographs are read as stored, not turned as EXIF says. config: per stage, what
+    replaces the defaults of its configuration. generate: the generator's settings, empty for data that are downloaded.
+    oracle: the measured scores of a Step-2 trained on true masks, each metric's [value, low, high] in percent by split,
+    shown until one is trained.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Card:
     holes: int = 0
     fetch: tuple[Download, ...] = ()
     hub: str = ""
+    raw_orientation: bool = False
     page: Annotated[str, Field(pattern="^(https?://|$)")] = ""
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)

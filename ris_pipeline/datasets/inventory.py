@@ -43,13 +43,14 @@ class Inventory:
                 self._files, self._splits = files, splits
 
     def annotations(self) -> dict[str, str]:
-        """Return the sha256 of each annotation file, and of the card's exclude list, by name.
+        """Return the sha256 of each annotation file and of the exclude list, by name, and how photographs are read.
 
         Raises RisError naming each file that is missing.
         """
         paths = list_files(self.card, self.data_root)
         hashed = self._hash([self._name_of(path) for path in paths])
-        return {path.name: digest for path, digest in zip(paths, hashed, strict=True)}
+        digests = {path.name: digest for path, digest in zip(paths, hashed, strict=True)}
+        return digests | ({"raw_orientation": "true"} if self.card.raw_orientation else {})
 
     def images(self, split: str, report: Callable[[int], None] = lambda n: None) -> str:
         """Return a digest of the images and mask PNGs of one split.

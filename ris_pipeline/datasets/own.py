@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import PIL.Image
+import PIL.ImageDraw
 
 from ris_pipeline.artifacts.files import make_folder, replacing, write_bytes
 from ris_pipeline.datasets.io.files import load_json, read_limited
@@ -223,6 +224,25 @@ def _read_labelme(source: Path, folder: Path) -> Iterator[Record]:
                     yield {**record, "sentence": text.strip()}
 
 
+def draw_example(folder: Path) -> list[Record]:
+    """Write two pictures of a circle and a square, and return the records of their sentences: of train, and of val."""
+    records = []
+    for split, sides in (("train", ("left", "right")), ("val", ("right", "left"))):
+        picture = PIL.Image.new("RGB", (160, 120), "white")
+        draw = PIL.ImageDraw.Draw(picture)
+        image = f"example-{split}.png"
+        for side, shape, colour in zip(sides, ("circle", "square"), ("red", "blue"), strict=True):
+            left = 20 if side == "left" else 100
+            box = [left, 40, left + 40, 80]
+            paint = draw.ellipse if shape == "circle" else draw.rectangle
+            paint((left, 40, left + 39, 79), fill=colour)
+            for sentence in (f"the {colour} {shape}", f"the {shape} on the {side}"):
+                records.append({"image": image, "ref": shape, "sentence": sentence, "split": split, "box": box})
+        with replacing(folder / image, fsync=False) as file:
+            picture.save(file, format="PNG")
+    return records
+
+
 def write_own(records: Sequence[Record], folder: Path, name: str, data_root: Path) -> Path:
     """Write the card <data root>/<name>.toml, <name>/pairs.jsonl and the mask PNGs, and return the card's path.
 
@@ -246,6 +266,7 @@ def write_own(records: Sequence[Record], folder: Path, name: str, data_root: Pat
     resolved, root = folder.resolve(), data_root.resolve()
     images = resolved.relative_to(root) if resolved.is_relative_to(root) else resolved
     card = [
+        '# Own images and sentences. data/README.md, "Writing a card", has all that may stand here.',
         f'name = "{name}"', 'format = "pairs"', f'annotations = "{name}"',
         f"images = {json.dumps(images.as_posix(), ensure_ascii=False)}", "", "[splits]",
         *(f'{json.dumps(split)} = "any"' for split in splits),

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import PIL.Image
 import pytest
@@ -59,6 +60,13 @@ def test_annotations_are_by_name_and_content(root):
     path = root / "toy" / "pairs.jsonl"
     path.write_text(path.read_text().replace("one", "uno "))
     assert Inventory(CARD, root, root / "data.json").annotations() != before
+
+
+def test_data_read_as_stored_are_other_data(root):
+    turned, stored = (
+        Inventory(card, root, root / "data.json").annotations() for card in (CARD, replace(CARD, raw_orientation=True))
+    )
+    assert stored == {**turned, "raw_orientation": "true"}
 
 
 def test_faulty_annotations_are_told_when_they_are_asked_for(root):

@@ -4,7 +4,7 @@
 
 Lines with the same image and ref are sentences of one object. "split" may be left out and is then "train".
 With "box": [left, top, right, bottom] or "mask": "masks/a.png" on a ref's first line, results can be scored; both
-are of the picture as displayed, turned by its EXIF orientation.
+are of the picture as displayed, turned by its EXIF orientation, unless the card says raw_orientation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
                 image_id, ref_id = hash_names(record["image"]), hash_names(record["image"], record["ref"])
                 names += [str(ref_id), record["image"]]
                 if ref_id not in drafts:
-                    image = Image(image_id, image_path, _read_hw(record, image_path), upright=True)
+                    upright = not card.raw_orientation
+                    image = Image(image_id, image_path, _read_hw(record, image_path, upright=upright), upright)
                     drafts[ref_id] = _Draft(record, image, path.parent, where)
                 elif key := drafts[ref_id].conflict(record):
                     raise RisError(f"{where}: {key} differs from the first line of ref {record['ref']!r}")
@@ -98,12 +99,12 @@ class _Draft:
         return Ref(ref_id, self.image.image_id, split, tuple(expressions), (annotation,), name=f"{name!r} of {image}")
 
 
-def _read_hw(record: dict[str, Any], path: Path) -> tuple[int, int] | None:
+def _read_hw(record: dict[str, Any], path: Path, *, upright: bool) -> tuple[int, int] | None:
     """Return the image's height and width if a box or mask has to fit it; None for a bad file, reported later."""
     if record.get("box") is None and record.get("mask") is None:
         return None
     try:
-        return read_size(path, upright=True)
+        return read_size(path, upright=upright)
     except RisError:
         return None
 

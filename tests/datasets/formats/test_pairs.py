@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -6,6 +7,7 @@ import pytest
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.check import RECORDS, check_dataset
+from ris_pipeline.datasets.io.images import load_image
 from ris_pipeline.datasets.load import load_dataset
 from ris_pipeline.errors import RisError
 
@@ -55,6 +57,21 @@ def test_boxes_and_masks(save):
     (root / "pairs" / "masks").mkdir()
     PIL.Image.fromarray(np.array([[0, 9]], np.uint8)).save(root / "pairs" / "masks" / "b.png")
     assert dataset.load_mask(dog).tolist() == [[False, True]]
+
+
+def test_photographs_are_turned_unless_the_card_says_otherwise(save):
+    root = save({**DOG, "image": "b.jpg", "box": [0, 0, 2, 5]})
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    PIL.Image.new("RGB", (5, 2)).save(root / "pairs" / "images" / "b.jpg", exif=exif)
+    (image,) = load_dataset(CARD, root, "train").images.values()
+    assert (image.hw, load_image(image).shape) == ((5, 2), (5, 2, 3))
+    stored = replace(CARD, raw_orientation=True)
+    with pytest.raises(RisError, match="box"):
+        load_dataset(stored, root, "train")
+    save({**DOG, "image": "b.jpg", "box": [0, 0, 5, 2]})
+    (image,) = load_dataset(stored, root, "train").images.values()
+    assert (image.hw, load_image(image).shape) == ((2, 5), (2, 5, 3))
 
 
 def test_ids_do_not_depend_on_the_order(save):
