@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ris_pipeline.artifacts.layout import ROUNDS
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS
 from stages.console import emit
@@ -32,6 +33,10 @@ def run(
         typer.Option(help="A checkpoint of TRIS, as a file or by name (tris-refcoco), or an artifact."),
     ] = None,
     method: MethodName = TRIS,
+    round: Annotated[
+        int | None,
+        typer.Option(min=1, max=max(ROUNDS), help="The Step-2 of this round of labels, otherwise of the last."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("predictions"),
     save_map: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Save the map too: float32 (H, W) at the image's size.")
@@ -55,7 +60,7 @@ def run(
     context = open_context(places, Making(dry_run=dry_run), output, device=device, precision=precision)
     written = predict_files(
         context, wanted, out,
-        checkpoint=checkpoint, method=method, save_map=save_map, upright=not raw_orientation,
+        checkpoint=checkpoint, method=method, round=round, save_map=save_map, upright=not raw_orientation,
         test_time=at_test_time.chosen,
     )  # fmt: skip
     if written.records or (output.json and not dry_run):

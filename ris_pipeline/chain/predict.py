@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import replacing, write_json
 from ris_pipeline.artifacts.find import find_latest, load_artifact
-from ris_pipeline.artifacts.layout import MANIFEST
+from ris_pipeline.artifacts.layout import MANIFEST, ROUNDS, flags_of_round
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import Step1Config
@@ -48,21 +48,21 @@ def predict_files(
     *,
     checkpoint: Path | None = None,
     method: str = TRIS,
+    round: int | None = None,
     save_map: Path | None = None,
     upright: bool = True,
     test_time: Sequence[str] = (),
 ) -> Predictions:
     """Segment what sentences name in images, write it below `out`, and return what was written.
 
-    `wanted`: files and folders, each with its sentences. `checkpoint`: by default the latest Step-2, or Step-1 where
-    there is none; of a compared method what it has trained in Step-1's place, or nothing where it needs no training.
+    `wanted`: files and folders, each with its sentences. `checkpoint`, `method`, `round`: as of `choose_checkpoint`.
     `save_map`: a .npy file for the map too. `upright`: turn photographs as their EXIF data say. `test_time`: some of
     `scoring.rows.TEST_TIME`, which the records name. Raises RisError where an image or a checkpoint is missing; an
     image that cannot be read is one of the failures.
     """
     requests = [(path, tuple(texts)) for image, texts in wanted for path in _find_images(context, [image])]
     requests = list(dict.fromkeys(requests))
-    checkpoint = choose_checkpoint(context, checkpoint, method)
+    checkpoint = choose_checkpoint(context, checkpoint, method, round)
     untrained = "the CLIP" if method == TRIS else method
     name = checkpoint or f"{untrained} of {context.card.name} alone, untrained"
     context.say(f"by {name}{' (--dry-run: nothing is written)' if context.dry_run else ''}")
@@ -122,13 +122,19 @@ def _expand(word: str) -> list[str]:
     return sorted(glob.glob(word, recursive=True)) or [word]  # noqa: PTH207 (a pattern may be absolute)
 
 
-def choose_checkpoint(context: Context, chosen: Path | None, method: str = TRIS) -> Path | None:
+def choose_checkpoint(
+    context: Context, chosen: Path | None, method: str = TRIS, round: int | None = None
+) -> Path | None:
     """Return the `chosen` checkpoint, or the latest of the method: of TRIS Step-2, or Step-1 where there is none.
 
-    A name in CHECKPOINTS is fetched. None where nothing is trained: TRIS then answers by its CLIP alone, others as
-    they always do. Raises RisError where the checkpoint is missing, damaged or another method's, or there is none.
+    Of several Step-2 it is that of `round`, or of the last round of labels that there is. Of a compared method it is
+    what has been trained in Step-1's place. A name in CHECKPOINTS is fetched. None where nothing is trained: TRIS then
+    answers by its CLIP alone, others as they always do. Raises RisError where the checkpoint is missing, damaged or
+    another method's, or there is none.
     """
-    checkpoint = _find_latest(context, find_method(method)) if chosen is None else chosen
+    if round is not None and (chosen is not None or method != TRIS):
+        raise RisError("--round chooses among the Step-2 of TRIS: leave out --checkpoint and --method")
+    checkpoint = _find_latest(context, find_method(method), round) if chosen is None else chosen
     if checkpoint is not None and not checkpoint.exists():
         if str(checkpoint) not in CHECKPOINTS:
             advice = f"give a released .pth file, its name ({', '.join(CHECKPOINTS)}) or the folder of an artifact"
@@ -143,14 +149,18 @@ def choose_checkpoint(context: Context, chosen: Path | None, method: str = TRIS)
     return checkpoint
 
 
-def _find_latest(context: Context, method: Method) -> Path | None:
+def _find_latest(context: Context, method: Method, round: int | None) -> Path | None:
     if not method.is_tris:
         return context.find_input("step1", **method.flags).path if method.trained else None
     dataset = context.card.name
-    # Not the oracle, which learned from the true masks that the method does without.
-    step2 = find_latest(context.runs, dataset, "step2", labels="pseudo")
-    if step2 is not None:
-        return step2.path
+    rounds = (*reversed(ROUNDS), 1) if round is None else (round,)
+    for number in rounds:
+        # Not the oracle, which learned from the true masks that the method does without.
+        step2 = find_latest(context.runs, dataset, "step2", labels="pseudo", **flags_of_round(number))
+        if step2 is not None:
+            return step2.path
+    if round is not None:
+        return context.find_input("step2", labels="pseudo", **flags_of_round(round)).path  # says what makes it
     if find_latest(context.runs, dataset, "step1") is None and _step1_config(context).project_from_clip:
         line = f"{context.runs / dataset}: nothing is trained yet; `ris train-step1` and what follows do better"
         print(line, file=sys.stderr)  # even with --quiet: these are not the masks of a trained network

@@ -95,6 +95,19 @@ def test_three_pictures_for_each_sentence(options, image, tmp_path, capsys):
     assert "step1" not in output.err
 
 
+def test_the_step2_of_the_last_round_or_of_a_chosen_one(options, image, tmp_path):
+    make(options, "step1")
+    third = make(options, "step2", labels="pseudo", round="round-3")
+    first = make(options, "step2", labels="pseudo")
+    run(options, [str(image), "a dog"], tmp_path)
+    run(options, [str(image), "a dog"], tmp_path, round=1)
+    assert FakeSegmenter.loaded == [third.resolve(), first.resolve()]
+    with pytest.raises(RisError, match=r"no finished step2 .*; run: ris train-step2 --round 2"):
+        run(options, [str(image), "a dog"], tmp_path, round=2)
+    with pytest.raises(RisError, match="leave out --checkpoint"):
+        run(options, [str(image), "a dog"], tmp_path, round=1, checkpoint=first)
+
+
 def test_json(options, image, tmp_path, capsys):
     make(options, "step2", labels="pseudo")
     run(dataclasses.replace(options, json=True, quiet=True), [str(image), "dog", "nothing"], tmp_path)
