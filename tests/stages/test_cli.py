@@ -131,7 +131,7 @@ def test_own_arguments_reach_the_library(record, line, function, expected):
     [
         ("train-step", "Did you mean 'train-step"),
         ("score --datset x", "--dataset"),
-        ("score --metric iou", "did you mean 'oiou'?"),
+        ("score --metric oiu", "did you mean 'oiou'?"),
         ("score --metric accuracy", "known: pointit, pointm, miou"),
         ("score --stage prsm", "did you mean 'prms'?"),
         ("data chek", "Did you mean 'check'?"),
