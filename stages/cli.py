@@ -23,6 +23,7 @@ from stages import (
     make_pseudolabels,
     predict,
     pretrain_clip,
+    propose,
     report,
     runs,
     score,
@@ -73,6 +74,7 @@ add_command(app, "import-checkpoint", import_checkpoint.run)
 add_command(app, "report", report.run)
 add_command(app, "figure", figure.run)
 add_command(app, "pretrain-clip", pretrain_clip.run)
+add_command(app, "propose", propose.run)
 add_command(app, "status", status.run)
 add_command(app, "doctor", doctor.run)
 add_command(app, "runs", runs.run)

@@ -1,4 +1,4 @@
-"""The library of an extra: compared methods whose networks or texts come from transformers need it."""
+"""The library of two extras: compared methods whose networks or texts come from transformers need it, and SAM."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from ris_pipeline.errors import RisError
 
 
-def import_transformers() -> Any:
-    """Return the module transformers; RisError, naming what to install, where it is not there."""
+def import_transformers(extra: str = "methods") -> Any:
+    """Return the module transformers; RisError, naming the extra to install, where it is not there."""
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise RisError("this method needs an extra: pip install -c constraints.txt -e '.[methods]'") from error
+        raise RisError(f"this needs an extra: pip install -c constraints.txt -e '.[{extra}]'") from error
