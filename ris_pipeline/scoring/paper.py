@@ -5,6 +5,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+# The same refs from the Hugging Face hub.
+_SAME_REFS = {"refcoco-hf": "refcoco", "refcoco+-hf": "refcoco+", "refcocog-hf": "refcocog-umd"}
+
 
 @cache
 def load_paper_tables() -> dict[str, Any]:
@@ -50,8 +53,9 @@ def _figures() -> dict[tuple[str, str, str], float]:
 def paper_figure(dataset: str, split: str, stage: str, metric: str) -> float | None:
     """Return the paper's score in percent, None where it prints none.
 
-    `dataset`: "referit", "refcoco", "refcoco+", "refcocog-google" or "refcocog-umd". `stage`: "step1",
-    "step2", "PRMS", "PRMS + R" or a method of Table 1; its case and punctuation, as `metric`'s, are ignored.
-    WWbL's PointIt on ReferIt is Table 1's (57.40), not Table 2's (56.09).
+    `dataset`: "referit", "refcoco", "refcoco+", "refcocog-google", "refcocog-umd", or as the hub has it, "refcoco-hf".
+    `stage`: "step1", "step2", "PRMS", "PRMS + R" or a method of Table 1; its case and punctuation, as `metric`'s, are
+    ignored. WWbL's PointIt on ReferIt is Table 1's (57.40), not Table 2's (56.09).
     """
+    dataset = _SAME_REFS.get(dataset, dataset)
     return _figures().get((f"{dataset}/{split}", _fold(stage), _fold(metric)))

@@ -73,33 +73,3 @@ def test_gref_layout(convert, ris, chain, capsys):
     assert {int(path.stem) for path in labels.glob("*.png") if path.stem.isdigit()} == there
     assert "n_acc" not in rows["step1", "train"]["metrics"]
     ris(root, "report")
-
-
-def test_the_hubs_parquet_gives_the_same_chain(convert, project, ris, chain, capsys):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-
-    def write(folder: Path, refs: list[dict], instances: dict) -> None:
-        annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
-        images = {image["id"]: image for image in instances["images"]}
-        keys = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")
-        for split in ("train", "val"):
-            rows = [
-                {key: ref[key] for key in keys}
-                | {
-                    "raw_anns": json.dumps(annotations[ref["ann_id"]]),
-                    "raw_image_info": json.dumps(images[ref["image_id"]]),
-                }
-                for ref in refs
-                if ref["split"] == split
-            ]
-            name = {"val": "validation"}.get(split, split)
-            pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}-00000-of-00001.parquet")
-
-    root = convert("parquet", write)
-    for command in chain:
-        ris(root, *command)
-    for path in (project / "runs/tiny/pseudolabels/latest-refine").glob("*.png"):
-        if path.stem.isdigit():
-            assert (root / "runs/tiny/pseudolabels/latest-refine" / path.name).read_bytes() == path.read_bytes()
-    metrics = {(row["scored"], row["split"]): row["metrics"] for row in score(root, ris, capsys)}
-    assert metrics["step2", "val"]["miou"]["n_expressions"] > 0

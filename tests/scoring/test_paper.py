@@ -96,6 +96,11 @@ def test_every_row_of_ris_score_has_the_papers_figure_or_none(name):
     }
 
 
+@pytest.mark.parametrize(("hubs", "name"), [("refcoco-hf", "refcoco"), ("refcocog-hf", "refcocog-umd")])
+def test_the_hubs_form_of_a_data_set_has_its_figures(hubs, name):
+    assert paper_figure(hubs, "val", "step2", "pointit") == paper_figure(name, "val", "step2", "pointit") is not None
+
+
 def test_no_table_was_changed():
     """Against the file that came with the paper's facts, where it lies beside the checkout."""
     original = Path(__file__).parents[2].parent / "shared" / "paper_tables.json"
