@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -21,7 +23,12 @@ def instance_map(displacement: NDArray[np.float32]) -> NDArray[np.int64]:
     the cluster in which its trajectory ends. Trajectories that end outside every cluster share one
     instance.
     """
-    y, x = follow_displacement(displacement, N_STEPS)
+    return find_instances(displacement, follow_displacement(displacement, N_STEPS))
+
+
+def find_instances(displacement: NDArray[np.float32], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return `instance_map` where each pixel's end, int (2, h, w), is known."""
+    y, x = ends
     clusters, _ = ndimage.label(np.hypot(*displacement) < WEAK_LENGTH)
     _, instances = np.unique(clusters[y, x], return_inverse=True)
     return instances.reshape(displacement.shape[1:])
@@ -73,14 +80,24 @@ def compute_pseudolabels(
     """
     # TRIS gives components under 1 % of the image the score 0, but its Step-2 sums all masks and never
     # reads the scores: small components stay.
-    instances = instance_map(displacement)
-    pieces = [
-        split_by_instance(response_map, instances) for response_map in resize(response_maps, boundary.shape, True)
-    ]
-    # An instance without response stays 0 on the whole walk; most are.
-    pieces = [piece[piece.any(axis=(1, 2))] for piece in pieces]
+    pieces = cut_into_pieces(response_maps, instance_map(displacement))
     walked = propagate(np.concatenate(pieces), boundary, beta=beta, n_steps=n_steps, radius=radius)
-    per_ref = np.split(walked, np.cumsum([len(piece) for piece in pieces])[:-1])
+    return label_walked(walked, list(map(len, pieces)), image_hw, threshold)
+
+
+def cut_into_pieces(response_maps: NDArray[np.float32], instances: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """Return what walks of each of the maps (R, H, W): its pieces by instance, (I, h, w), without those that are 0."""
+    maps = resize(response_maps, instances.shape, True)
+    pieces = [split_by_instance(response_map, instances) for response_map in maps]
+    # An instance without response stays 0 on the whole walk; most are.
+    return [piece[piece.any(axis=(1, 2))] for piece in pieces]
+
+
+def label_walked(
+    walked: NDArray[np.float32], counts: Sequence[int], image_hw: tuple[int, int], threshold: float
+) -> NDArray[np.uint8]:
+    """Return each ref's mask, uint8 {0, 1} (R, H, W), of all pieces after the walk, the first counts[0] the first's."""
+    per_ref = np.split(walked, np.cumsum(counts)[:-1])
     return np.stack([_mask(scores, image_hw, threshold) for scores in per_ref])
 
 

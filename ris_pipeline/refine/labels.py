@@ -15,7 +15,7 @@ from ris_pipeline.arrays import BACKGROUND, FOREGROUND, IGNORE, Maps
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.labels import resize_labels, save_label
 from ris_pipeline.refine.crf import CLIP_ES, DenseCrf, clean_labels, odds_of_scores
-from ris_pipeline.refine.instances import compute_pseudolabels
+from ris_pipeline.refine.instances import compute_pseudolabels, label_walked
 from ris_pipeline.refine.seeds import compute_seeds
 
 
@@ -67,6 +67,26 @@ def write_refined(
     labels = compute_pseudolabels(
         maps, boundary, displacement, hw, threshold=threshold, beta=beta, n_steps=n_steps, radius=radius
     )
+    if image is not None:
+        labels = clean_labels(image, labels)
+    write_labels(folder, ref_ids, resize_labels(labels, image_hw))
+
+
+def write_walked(
+    folder: Path,
+    ref_ids: Sequence[int],
+    walked: Maps,
+    counts: Sequence[int],
+    hw: tuple[int, int],
+    image_hw: tuple[int, int],
+    threshold: float,
+    image: NDArray[np.uint8] | None = None,
+) -> None:
+    """Write folder/<ref_id>.png as `write_refined`, of what the pieces of all maps (H, W) are after the walk.
+
+    `walked` is float32 (ΣI, h, w); `counts`: how many of them are each ref's.
+    """
+    labels = label_walked(walked, counts, hw, threshold)
     if image is not None:
         labels = clean_labels(image, labels)
     write_labels(folder, ref_ids, resize_labels(labels, image_hw))

@@ -29,7 +29,8 @@ from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.workers import map_processes
-from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds, write_segmented
+from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds, write_segmented, write_walked
+from ris_pipeline.refine.walk import walk_pieces
 
 Advance = Callable[[int], None]
 
@@ -129,8 +130,13 @@ def save_refined(
     dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path, net: IRNet,
     config: PseudolabelConfig, drawn: DrawnSentences | None, device: torch.device, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
-    """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs."""
+    """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs.
+
+    On CUDA the walk is the device's, elsewhere that of the worker processes.
+    """
     net.to(device).eval()
+    beta, n_steps, radius = config.beta, 2**config.log2_steps, config.walk_radius
+    on_device = device.type == "cuda"
 
     def calls() -> Iterator[tuple[Any, ...]]:
         for group in groups:
@@ -141,14 +147,21 @@ def save_refined(
                 image = resize_image(load_image(dataset.images[group.image_id]), hw)
                 boundary, displacement = net.boundary_displacement(normalise(image)[None].to(device))
                 maps = combine_maps(store, group, refs, hw, config, drawn)
-                yield (
-                    folder, _ids(refs), maps, boundary[0, 0].cpu().numpy(), displacement[0].cpu().numpy(), image_hw,
-                    config.background, config.beta, 2**config.log2_steps, config.walk_radius,
-                    image if config.crf else None,
-                )  # fmt: skip
+                kept = image if config.crf else None
+                if on_device:
+                    walked, counts = walk_pieces(
+                        maps, boundary[0, 0], displacement[0], beta=beta, n_steps=n_steps, radius=radius
+                    )
+                    yield folder, _ids(refs), walked, counts, hw, image_hw, config.background, kept
+                else:
+                    field = displacement[0].cpu().numpy()
+                    yield (
+                        folder, _ids(refs), maps, boundary[0, 0].cpu().numpy(), field, image_hw, config.background,
+                        beta, n_steps, radius, kept,
+                    )  # fmt: skip
             advance(len(group.refs))
 
-    _run(write_refined, calls(), workers)
+    _run(write_walked if on_device else write_refined, calls(), workers)
 
 
 def save_segmented(
