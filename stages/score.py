@@ -114,21 +114,25 @@ def _remarks(scores: Sequence[Score]) -> list[str]:
 
 
 def render_scores(scores: Sequence[Score], columns: Sequence[str]) -> str:
-    """Return the table: percent ± half of the 95 % interval, the paper's figure in a column of its own."""
+    """Return the table: percent ± half of the 95 % interval, the paper's figure in a column of its own.
+
+    Another column says the supervision of each row, where it is not text alone for all of them.
+    """
     with_paper = {name for name in columns if any(name in score.paper for score in scores)}
-    titles = ["scored", "split", "sentences"]
+    with_tier = any(score.tier != "text" for score in scores)
+    titles = ["scored", "split", *(["supervision"] if with_tier else []), "sentences"]
     for name in columns:
         titles += [name, "paper"] if name in with_paper else [name]
     sections: dict[str, list[list[str]]] = {}
     for score in scores:
         marks = ("*" if score.partial else "") + ("†" if score.stale else "")
-        cells = [score.row.name + marks, score.split, f"{score.n_sentences:,}"]
+        cells = [score.row.name + marks, score.split, *([score.tier] if with_tier else []), f"{score.n_sentences:,}"]
         for name in columns:
             cells.append(_format(score.metrics.get(name), score.n_sentences))
             if name in with_paper:
                 cells.append(f"{score.paper[name]:.2f}" if name in score.paper else "")
         sections.setdefault(score.split, []).append(cells)
-    return draw_table(titles, list(sections.values()), n_words=2)
+    return draw_table(titles, list(sections.values()), n_words=2 + with_tier)
 
 
 def _format(estimate: Estimate | None, n_sentences: int) -> str:

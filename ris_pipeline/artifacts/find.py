@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,7 +44,12 @@ def find_named(runs: Path, dataset: str, name: str) -> Artifact | None:
 
 
 def find_behind(folder: Path, inputs: Mapping[str, str], stage: str) -> Artifact | None:
-    """Return the nearest artifact of a stage that `inputs` are made from, of the data set in a folder of runs, or None.
+    """Return the nearest artifact of a stage among those of `walk_behind`, or None."""
+    return next((found for found in walk_behind(folder, inputs) if found.manifest["stage"] == stage), None)
+
+
+def walk_behind(folder: Path, inputs: Mapping[str, str]) -> Iterator[Artifact]:
+    """Yield the artifacts that `inputs` are made from, the nearest first, of the data set in a folder of runs.
 
     `inputs`: as a manifest keeps them. What is no longer there is passed over.
     """
@@ -54,10 +59,9 @@ def find_behind(folder: Path, inputs: Mapping[str, str], stage: str) -> Artifact
         path = folder / name.partition("/")[0] / its_digest
         found = None if name in NO_ARTIFACTS or path in seen else load_artifact(path)
         seen.add(path)
-        if found is not None and found.manifest["stage"] == stage:
-            return found
-        to_see += found.manifest["inputs"].items() if found is not None else []
-    return None
+        if found is not None:
+            yield found
+            to_see += found.manifest["inputs"].items()
 
 
 def list_artifacts(runs: Path, dataset: str, stage: str) -> list[Path]:

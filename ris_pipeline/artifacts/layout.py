@@ -92,7 +92,7 @@ STAGES = {
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
     "scores": Stage("ris score", 2, uses_precision=True),
     "irnet": Stage("ris import-checkpoint", 1),
-    "report": Stage("ris report", 8),
+    "report": Stage("ris report", 9),
 }
 
 

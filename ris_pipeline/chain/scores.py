@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ris_pipeline.artifacts.files import write_json
-from ris_pipeline.artifacts.find import find
+from ris_pipeline.artifacts.find import find, walk_behind
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, store_path
 from ris_pipeline.artifacts.publish import publish
@@ -21,7 +21,7 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError, RisError
 from ris_pipeline.scoring.metrics import Outcome, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
-from ris_pipeline.scoring.rows import Row, list_rows, mark_test_time
+from ris_pipeline.scoring.rows import Row, Tier, list_rows, mark_test_time
 from ris_pipeline.scoring.scores import Score, add_stored_oracle, read_score
 
 if TYPE_CHECKING:
@@ -165,9 +165,17 @@ def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
             "partial": None if n_all == (expected or n_all) else {"sentences": n_all, "expected": expected},
             "configuration": dict(job.request.configuration),
             "inputs": dict(job.request.inputs),
+            "supervision": _find_tier(context, job),
             "metrics": {name: asdict(estimate) for name, estimate in estimates.items()},
         }
         write_json(work.path / SCORES, scores)
+
+
+def _find_tier(context: Context, job: _Job) -> Tier:
+    """Return the supervision behind what is scored; to choose an epoch by the truth of a split is one."""
+    behind = walk_behind(context.runs / job.request.dataset, job.request.inputs)
+    selected = any(found.manifest["configuration"].get("select", "last") != "last" for found in behind)
+    return "boxes or masks" if selected else job.row.tier
 
 
 def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:

@@ -21,7 +21,7 @@ from dataclasses import field, replace
 from importlib import resources
 from math import isnan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
@@ -30,7 +30,7 @@ from ris_pipeline.artifacts.layout import TRAIN_SPLIT
 from ris_pipeline.config import explain_invalid
 from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.scoring.metrics import METRICS
-from ris_pipeline.scoring.rows import list_rows
+from ris_pipeline.scoring.rows import Tier, find_row, list_rows
 
 FOLDERS = ("shapes", "paper")  # of the shipped files: of the embedded data sets, and of the paper's
 COSTS = ("parameters", "gmac", "hours")
@@ -45,8 +45,13 @@ class Entry:
     scored: str  # its name in `ris score`
     set: dict[str, dict[str, Any]] = field(default_factory=dict)  # {stage or method: settings}
     paper: list[float] = field(default_factory=list)  # the expected figure of each column, nan where there is none
-    tier: Literal["text", "class-agnostic masks", "boxes or masks"] = "text"  # supervision beside CLIP's own
+    tier: Tier | None = None  # supervision beside CLIP's own; None: that of what is scored
     together: bool = False  # whether several sentences of an object are used together, in training or at test time
+
+    @property
+    def supervision(self) -> Tier:
+        """What the row learns from beside CLIP's own."""
+        return self.tier or find_row(self.scored).tier
 
 
 @dataclass(frozen=True, config=_STRICT)

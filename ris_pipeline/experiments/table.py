@@ -137,7 +137,9 @@ def render(table: Table, form: Format, align: Callable[[list[list[str]]], str]) 
     lines = [["", *_titles(table), "supervision", "sentences"]]
     bold = {"text": "{}", "markdown": "**{}**", "latex": r"\textbf{{{}}}"}[form]
     for entry in table.experiment.rows:
-        lines.append([entry.name, *_cells(table, entry, bold), entry.tier, "several" if entry.together else "one"])
+        lines.append(
+            [entry.name, *_cells(table, entry, bold), entry.supervision, "several" if entry.together else "one"]
+        )
     notes = _notes(table)
     title = table.experiment.title
     if form == "text":
@@ -159,7 +161,7 @@ def to_json(table: Table) -> dict[str, Any]:
     for entry in table.experiment.rows:
         cells = zip(table.columns, table.cells[entry.name], strict=True)
         rows.append({
-            "row": entry.name, "supervision": entry.tier, "several_sentences": entry.together,
+            "row": entry.name, "supervision": entry.supervision, "several_sentences": entry.together,
             "paper": _papers(table, entry),
             "here": {column: vars(cell) for column, cell in cells if cell is not None},
         })  # fmt: skip
@@ -221,7 +223,7 @@ def _as_csv(table: Table) -> str:
         for column, cell in zip(table.columns, table.cells[entry.name], strict=True):
             measured = ["", "", "", ""] if cell is None else [cell.value, cell.spread, cell.n_seeds, cell.partial]
             together = "several" if entry.together else "one"
-            writer.writerow([entry.name, column, *measured, papers.get(column, ""), entry.tier, together])
+            writer.writerow([entry.name, column, *measured, papers.get(column, ""), entry.supervision, together])
     return file.getvalue().rstrip("\n")
 
 

@@ -84,6 +84,7 @@ def render(page: Page) -> str:
         page=page,
         newest=max((row.finished for _, row in page.stages), default=""),
         has_paper=any(score.paper for score in page.scores),
+        has_tier=any(score.tier != "text" for score in page.scores),
         metrics=[name for name in _METRICS if any(name in score.metrics for score in page.scores)],
         by_split=_by_split(page.scores),
         headline=describe_result(page.scores),

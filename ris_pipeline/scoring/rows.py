@@ -19,6 +19,8 @@ RED, AMBER = (255, 64, 64), (255, 176, 0)
 # maps: one per sentence, stored as responses; choice: the map that PRMS selects of a ref's; labels: PNGs, one per ref;
 # network: Step-2, run on the images.
 Kind = Literal["chance", "maps", "choice", "labels", "network"]
+# What is learnt from beside images and sentences, and beside what the CLIP has learnt.
+Tier = Literal["text", "class-agnostic masks", "boxes or masks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Row:
     training: str = ""  # the artifact of what is trained for it
     learner: str = ""  # what is trained there
     test_time: tuple[str, ...] = ()  # of TEST_TIME: what is done to a network's answers
+    tier: Tier = "text"  # its supervision
 
     def applies_to(self, split: str, *, chosen: bool) -> bool:
         """Return whether the row is scored on a split; `chosen`: the user named it.
@@ -94,7 +97,7 @@ ROWS = {
         Row(
             name="pseudo-proposals", title="Pseudo-labels, chosen among class-agnostic masks",
             label="Labels, proposals", stage="pseudolabels", kind="labels", source="pseudolabels",
-            flags={"proposals": True}, optional=True,
+            flags={"proposals": True}, optional=True, tier="class-agnostic masks",
             command="ris make-pseudolabels --proposals FOLDER",
         ),
         Row(
@@ -105,7 +108,7 @@ ROWS = {
         Row(
             name="step2-oracle", title="Step-2 on true masks: the upper bound", label="Oracle", stage="step2",
             kind="network", source="step2", flags={"labels": "true"}, command="ris train-step2 --oracle",
-            optional=True,
+            optional=True, tier="boxes or masks",
         ),
     )
 }  # fmt: skip
@@ -114,7 +117,7 @@ TEST_TIME = {"mirror": "mean with the mirror image", "crf": "mask cleaned by the
 # The oracle's figures that a card keeps, for runs in which it was not trained.
 STORED_ORACLE = Row(
     name="oracle, stored", title="Step-2 on true masks, as the card has it", label="Oracle, stored", stage="step2",
-    kind="network",
+    kind="network", tier="boxes or masks",
 )  # fmt: skip
 
 

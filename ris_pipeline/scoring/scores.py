@@ -11,7 +11,7 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import SCORES
 from ris_pipeline.scoring.metrics import Estimate
 from ris_pipeline.scoring.paper import paper_figure
-from ris_pipeline.scoring.rows import STORED_ORACLE, Row, find_row
+from ris_pipeline.scoring.rows import STORED_ORACLE, Row, Tier, find_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Score:
     partial: Mapping[str, int] | None = None  # sentences and expected, where the data hold a part of the split
     record: Mapping[str, Any] = field(default_factory=dict)  # all that scores.json holds
     path: str = ""
+    tier: Tier = "text"  # the supervision behind what was scored
     stale: Sequence[str] = ()  # reasons
 
     def to_json(self) -> dict[str, Any]:
@@ -35,6 +36,7 @@ class Score:
             "scored": self.row.name,
             "metrics": {name: asdict(estimate) for name, estimate in self.metrics.items()},
             "paper": dict(self.paper),
+            "supervision": self.tier,
             "path": self.path,
             **({"stale": list(self.stale)} if self.stale else {}),
         }
@@ -54,6 +56,7 @@ def read_score(artifact: Artifact) -> Score:
         partial=part,
         record=record,
         path=str(artifact.path),
+        tier=record.get("supervision", row.tier),  # which older artifacts do not say
     )
 
 
@@ -73,5 +76,7 @@ def add_stored_oracle(scores: Sequence[Score], oracle: Mapping[str, Mapping[str,
                 name: Estimate(value, low, high, n_refs, score.n_sentences)
                 for name, (value, low, high) in stored.items()
             }
-            shown.append(replace(score, row=STORED_ORACLE, metrics=metrics, paper={}, path="", stale=()))
+            shown.append(
+                replace(score, row=STORED_ORACLE, metrics=metrics, paper={}, path="", tier=STORED_ORACLE.tier, stale=())
+            )
     return shown

@@ -146,3 +146,13 @@ def test_a_data_set_that_no_file_knows_gets_the_papers_rows():
 def test_what_is_not_there():
     with pytest.raises(RisError, match=r"nonesuch\.toml"):
         load_experiment("nonesuch.toml", None)
+
+
+def test_the_supervision_is_that_of_what_is_scored_unless_the_file_says_more(tmp_path):
+    rows = {"step1": "", "step2-oracle": "", "pseudo-proposals": "", "step2": 'tier = "boxes or masks"'}
+    text = "".join(f'[[rows]]\nname = "{name}"\nscored = "{name}"\n{more}\n' for name, more in rows.items())
+    (tmp_path / "own.toml").write_text(f'title = "t"\ncolumns = ["shapes/val miou"]\n{text}')
+    experiment = load_experiment(str(tmp_path / "own.toml"), None)
+    assert [entry.supervision for entry in experiment.rows] == [
+        "text", "boxes or masks", "class-agnostic masks", "boxes or masks",
+    ]  # fmt: skip

@@ -28,7 +28,7 @@ def test_a_score_has_the_papers_figure_unless_it_is_of_a_part(tmp_path, partial,
     assert (score.row.name, score.split, score.n_sentences) == ("step1", "test", 9)
     assert score.metrics == {"miou": Estimate(33.5, 30.0, 37.0, 4, 9)}
     assert score.paper == paper  # Table 2
-    assert score.to_json() == {**record, "paper": paper, "path": score.path}
+    assert score.to_json() == {**record, "paper": paper, "supervision": "text", "path": score.path}
 
 
 STEP2 = Score(find_row("step2"), "val", 9, {"miou": Estimate(57.0, 55.0, 59.0, 4, 9)}, {"miou": 40.0})

@@ -183,10 +183,12 @@ def test_the_table_fits_and_is_made_once(options, tmp_path, capsys):
     first = capsys.readouterr()
     lines = first.out.splitlines()
     assert max(map(len, lines)) <= 120
-    assert lines[1].split() == ["scored", "split", "sentences", "pointit", "pointm", "miou", "oiou", "prec@0.5"]
+    assert lines[1].split() == [
+        "scored", "split", "supervision", "sentences", "pointit", "pointm", "miou", "oiou", "prec@0.5",
+    ]  # fmt: skip
     (refined,) = (line for line in lines if "refined" in line)
     assert refined.split() == [
-        "pseudo-refined", "train", "2", "–", "–", "100.0", "±0.0", "100.0", "±0.0", "100.0", "±0.0",
+        "pseudo-refined", "train", "text", "2", "–", "–", "100.0", "±0.0", "100.0", "±0.0", "100.0", "±0.0",
     ]  # fmt: skip
     assert first.err.count("runs (nothing made yet)") == 10
     run_score(options, "all", None, None)
@@ -291,12 +293,38 @@ def test_the_cards_oracle_stands_in_for_one_that_was_not_made(options, tmp_path,
     card.write_text(card.read_text() + "[oracle.val]\npointit = [81.3, 79, 83.6]\n")
     run_score(options, "all", ["val"], None)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "oracle" in line)
-    assert line.split() == ["oracle,", "stored", "val", "1", "81.3", "±2.3", "–", "–", "–", "–"]
+    assert line.split() == [
+        "oracle,", "stored", "val", "boxes", "or", "masks", "1", "81.3", "±2.3", "–", "–", "–", "–",
+    ]  # fmt: skip
     make_step2(options, tmp_path / "clip-b", "true", -1.0)
     assert [row["scored"] for row in scores(options, capsys, stage="step2", splits=["val"])] == [
         "step2",
         "step2-oracle",
     ]
+
+
+def test_the_supervision_stands_beside_what_is_not_of_text_alone(options, tmp_path, capsys):
+    make_responses(options, "val", [[[4, -2]] * 2])
+    make_step2(options, tmp_path / "clip-a", "pseudo", 1.0)
+    run_score(options, "miou", ["val"], None)
+    assert "supervision" not in capsys.readouterr().out
+    make_step2(options, tmp_path / "clip-b", "true", -1.0)
+    run_score(options, "miou", ["val"], None)
+    header, _, *lines = capsys.readouterr().out.splitlines()[1:]
+    assert header.split()[:4] == ["scored", "split", "supervision", "sentences"]
+    assert [line.split()[2] for line in lines] == ["text", "text", "text", "text", "boxes"]
+    rows = scores(options, capsys, splits=["val"])
+    assert [row["supervision"] for row in rows] == ["text"] * 4 + ["boxes or masks"]
+
+
+def test_an_epoch_chosen_by_the_truth_is_supervision_of_all_that_is_made_of_it(options, capsys):
+    chosen = request(options, "step1", {"validate": "val", "select": "miou"})
+    with publish(chosen):
+        pass
+    make_responses(options, "val", [[[4, -2]] * 2], inputs={"step1": find(chosen).digest})
+    assert [row["supervision"] for row in scores(options, capsys, splits=["val"])] == [
+        "text", "boxes or masks", "boxes or masks",
+    ]  # fmt: skip
 
 
 def test_small_boxes_are_left_out(options, tmp_path, capsys):
