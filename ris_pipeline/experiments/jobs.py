@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ris_pipeline.artifacts.files import write_bytes
+from ris_pipeline.process.workers import count_cores
 
 POLL = 0.2  # seconds
 
@@ -31,7 +32,7 @@ def run_jobs(words: Sequence[str], n_groups: int, n_jobs: int, logs: Path) -> in
         while waiting or running:
             while waiting and free:
                 slot, k = free.popleft(), waiting.popleft()
-                environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, _count_cores() // n_jobs)))
+                environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, count_cores() // n_jobs)))
                 if gpus:
                     environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
                 with logs.with_name(f"{logs.name}-{k}.log").open("a") as log:
@@ -53,10 +54,6 @@ def run_jobs(words: Sequence[str], n_groups: int, n_jobs: int, logs: Path) -> in
         for process in running.values():
             process.wait()
     return n_failed
-
-
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _list_gpus() -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,13 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ris_pipeline.arrays import Pixels
 from ris_pipeline.config import ResponsesConfig
-from ris_pipeline.datasets.io.images import load_image, size_of, to_pixels
+from ris_pipeline.datasets.io.images import load_image, resize_square, size_of, to_batch
 from ris_pipeline.datasets.records import Dataset, ImageGroup, group_by_image
 from ris_pipeline.maps.rule import Rule
 from ris_pipeline.maps.select import score_maps
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.clip import Clip, encode_each
+from ris_pipeline.process.ahead import run_ahead
+
+AHEAD = 64  # images that are read before their turn: a whole batch as configured, 20 MB
 
 
 class Responder(Protocol):
@@ -71,8 +77,22 @@ def split_batches(groups: Sequence[ImageGroup], size: int) -> Iterator[Sequence[
 
 def load_pixels(dataset: Dataset, groups: Sequence[ImageGroup], responder: Responder) -> Tensor:
     """Return the images of the groups as the responder reads them, float32 (B, 3, S, S) on its device."""
-    pixels = [to_pixels(load_image(dataset.images[group.image_id]), responder.input_size) for group in groups]
-    return torch.stack(pixels).to(responder.device, memory_format=torch.channels_last)
+    return to_batch([_read(dataset, group, responder.input_size) for group in groups], responder.device)
+
+
+def read_batches(
+    dataset: Dataset, batches: Iterable[Sequence[ImageGroup]], responder: Responder
+) -> Generator[tuple[Sequence[ImageGroup], Tensor]]:
+    """Yield each of the batches with its `load_pixels`; the images of the next one are read meanwhile."""
+    batches, copy = tee(batches)
+    groups_ahead = chain.from_iterable(copy)
+    with closing(run_ahead(lambda group: _read(dataset, group, responder.input_size), groups_ahead, AHEAD)) as squares:
+        for groups in batches:
+            yield groups, to_batch(list(islice(squares, len(groups))), responder.device)
+
+
+def _read(dataset: Dataset, group: ImageGroup, size: int) -> Pixels:
+    return resize_square(load_image(dataset.images[group.image_id]), size)
 
 
 @torch.no_grad()  # not inference_mode: a method may take gradients inside
@@ -121,8 +141,7 @@ def fill_responses(
         block_grids = np.empty((len(rows), *store.grid_hw), np.float32)
         block_scores = np.empty(len(rows), np.float32)
         in_block = [group for group in all_groups if group.rows.start < rows.stop and group.rows.stop > rows.start]
-        for groups in split_batches(in_block, config.batch_size):
-            pixels = load_pixels(dataset, groups, responder)
+        for groups, pixels in read_batches(dataset, split_batches(in_block, config.batch_size), responder):
             grids = respond(responder, pixels, groups)
             found = torch.cat(grids).cpu().numpy()
             scores = np.zeros(len(found), np.float32)

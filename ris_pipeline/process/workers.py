@@ -21,6 +21,11 @@ from ris_pipeline.process.signals import SIGNALS
 R = TypeVar("R")
 
 
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def map_processes(function: Callable[..., R], calls: Iterable[tuple[Any, ...]], workers: int) -> Generator[R]:
     """Yield function(*arguments) for all `calls`, in their order, computed by `workers` processes; 0: by this process.
 

@@ -8,31 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from ris_pipeline.arrays import FOREGROUND, Maps
+from ris_pipeline.arrays import FOREGROUND, Maps, Pixels
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.config import PseudolabelConfig
-from ris_pipeline.datasets.io.images import limit_size, load_image, normalise, resize_image, size_of
+from ris_pipeline.datasets.io.images import (
+    limit_image,
+    limit_size,
+    load_image,
+    normalise,
+    resize_square,
+    size_of,
+    to_batch,
+)
 from ris_pipeline.datasets.io.labels import has_right_checksums, load_label
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete
 from ris_pipeline.maps.mirror import Mirrored
 from ris_pipeline.maps.proposals import choose_proposals, load_proposals
-from ris_pipeline.maps.respond import Responder, load_pixels, respond
+from ris_pipeline.maps.respond import Responder, respond
 from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.process.ahead import run_ahead
 from ris_pipeline.process.workers import map_processes
 from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds, write_segmented, write_walked
 from ris_pipeline.refine.walk import walk_pieces
 
 Advance = Callable[[int], None]
+T = TypeVar("T")
+
+AHEAD = 2  # images that are read before their turn: a photograph may take 200 MB until it is resized
 
 
 def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
@@ -112,14 +125,13 @@ def save_seeds(
 
     Of the maps that PRMS selected, whatever is configured: where maps compete, they end at no edge of the image.
     """
+    label_hw = partial(limit_size, longest=config.max_side)
+    prepare = partial(limit_image, longest=config.max_side)
 
     def calls() -> Iterator[tuple[Any, ...]]:
-        for group in groups:
-            hw = limit_size(size_of(dataset.images[group.image_id]), config.max_side)
-            refs = _missing(group, folder, hw)
-            if refs:
-                image = resize_image(load_image(dataset.images[group.image_id]), hw)
-                maps = compute_selected_maps(store, refs, hw)
+        for group, refs, image in _read_missing(dataset, groups, folder, prepare, label_hw):
+            if image is not None:
+                maps = compute_selected_maps(store, refs, image.shape[:2])
                 yield folder, _ids(refs), maps, image, config.fg_threshold, config.bg_threshold
             advance(len(group.refs))
 
@@ -137,14 +149,12 @@ def save_refined(
     net.to(device).eval()
     beta, n_steps, radius = config.beta, 2**config.log2_steps, config.walk_radius
     on_device = device.type == "cuda"
+    prepare = partial(limit_image, longest=config.max_side)
 
     def calls() -> Iterator[tuple[Any, ...]]:
-        for group in groups:
-            image_hw = size_of(dataset.images[group.image_id])
-            refs = _missing(group, folder, image_hw)
-            if refs:
-                hw = limit_size(image_hw, config.max_side)
-                image = resize_image(load_image(dataset.images[group.image_id]), hw)
+        for group, refs, image in _read_missing(dataset, groups, folder, prepare):
+            if image is not None:
+                image_hw, hw = size_of(dataset.images[group.image_id]), image.shape[:2]
                 boundary, displacement = net.boundary_displacement(normalise(image)[None].to(device))
                 maps = combine_maps(store, group, refs, hw, config, drawn)
                 kept = image if config.crf else None
@@ -171,24 +181,45 @@ def save_segmented(
     """Write the pseudo-label of each ref as a trained network sees it: the mean over its sentences and the mirror."""
     both = Mirrored(network)
 
+    def prepare(image: Pixels) -> tuple[Pixels, Pixels | None]:
+        return resize_square(image, network.input_size), limit_image(image, config.max_side) if config.crf else None
+
     def calls() -> Iterator[tuple[Any, ...]]:
-        for group in groups:
-            image_hw = size_of(dataset.images[group.image_id])
-            refs = _missing(group, folder, image_hw)
-            if refs:
+        for group, refs, read in _read_missing(dataset, groups, folder, prepare):
+            if read is not None:
+                square, image = read
+                image_hw = size_of(dataset.images[group.image_id])
                 hw = limit_size(image_hw, config.max_side)
-                (grids,) = respond(both, load_pixels(dataset, [group], network), [group])
+                (grids,) = respond(both, to_batch([square], network.device), [group])
                 shown = show_map(compute_map(grids, both.rule, both.input_size, hw), both.rule).cpu()
                 counts = [len(ref.expressions) for ref in group.refs]
                 maps = _mean_maps([own.numpy() for own in torch.split(shown, counts)])
                 if config.compete:
                     maps = let_compete(maps, maps, find_rivals(maps, group.refs))
-                image = resize_image(load_image(dataset.images[group.image_id]), hw) if config.crf else None
                 kept = maps[[group.refs.index(ref) for ref in refs]]
                 yield folder, _ids(refs), kept, image_hw, config.round_threshold, image
             advance(len(group.refs))
 
     _run(write_segmented, calls(), workers)
+
+
+def _read_missing(
+    dataset: Dataset, groups: Sequence[ImageGroup], folder: Path, prepare: Callable[[Pixels], T],
+    label_hw: Callable[[tuple[int, int]], tuple[int, int]] = lambda hw: hw,
+) -> Iterator[tuple[ImageGroup, list[Ref], T | None]]:  # fmt: skip
+    """Yield all groups, the `_missing` refs of each, and where there are any what `prepare` makes of its image.
+
+    The next images are read meanwhile. `label_hw`: the size of the labels of an image of a size.
+    """
+
+    def read(group: ImageGroup) -> tuple[list[Ref], T | None]:
+        image = dataset.images[group.image_id]
+        refs = _missing(group, folder, label_hw(size_of(image)))
+        return refs, prepare(load_image(image)) if refs else None
+
+    with closing(run_ahead(read, groups, AHEAD)) as found:
+        for group, (refs, prepared) in zip(groups, found, strict=True):
+            yield group, refs, prepared
 
 
 def _run(write: Callable[..., None], calls: Iterator[tuple[Any, ...]], workers: int) -> None:

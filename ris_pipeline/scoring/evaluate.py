@@ -21,7 +21,7 @@ from ris_pipeline.datasets.io.images import load_image, size_of
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Dataset, Expression, Ref, group_by_image
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.respond import Responder, load_pixels, respond, split_batches
+from ris_pipeline.maps.respond import Responder, read_batches, respond, split_batches
 from ris_pipeline.maps.rule import compute_map, compute_mask
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.scoring.metrics import Outcome, box_area, score_expression
@@ -85,8 +85,7 @@ def evaluate_network(
     `batch_size` images are encoded at once, each for all its sentences; it changes the speed only. `clean` returns
     better masks, bool (K, H, W), of an image uint8 (H, W, 3) and those of the rule.
     """
-    for groups in split_batches(group_by_image(dataset), batch_size):
-        pixels = load_pixels(dataset, groups, responder)
+    for groups, pixels in read_batches(dataset, split_batches(group_by_image(dataset), batch_size), responder):
         for group, grids in zip(groups, respond(responder, pixels, groups), strict=True):
             image_hw = size_of(dataset.images[group.image_id])
             counts = [len(ref.expressions) for ref in group.refs]

@@ -1,5 +1,7 @@
 """Responses and segmentations of many images at once, against one sentence at a time."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.records import group_by_image
 from ris_pipeline.maps import store as responses
-from ris_pipeline.maps.respond import fill_responses, load_pixels, open_store, respond, split_batches
+from ris_pipeline.maps.respond import fill_responses, load_pixels, open_store, read_batches, respond, split_batches
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.methods.tris import Step1Responder, Step2Responder
 from ris_pipeline.networks.clip import Clip
@@ -192,6 +194,24 @@ def test_pixels_are_those_of_the_groups(dataset, network):
     pixels = load_pixels(dataset, groups[1:], Step1Responder(network, 32))
     assert pixels.shape == (2, 3, 32, 32)
     torch.testing.assert_close(pixels[1], to_pixels(load_image(dataset.images[2].path), 32))
+
+
+def test_batches_are_read_ahead_of_their_turn(dataset, network, monkeypatch):
+    """Of three batches all images fit into what may be read ahead; the pixels are each batch's own."""
+    was_read = threading.Semaphore(0)
+
+    def read(image):
+        was_read.release()
+        return load_image(image)
+
+    monkeypatch.setattr("ris_pipeline.maps.respond.load_image", read)
+    responder, groups = Step1Responder(network, 32), group_by_image(dataset)
+    batches = read_batches(dataset, split_batches(groups, 1), responder)
+    found = [next(batches)]
+    assert all(was_read.acquire(timeout=10) for _ in groups)
+    found += batches
+    assert [list(own) for own, _ in found] == [[group] for group in groups]
+    assert torch.equal(torch.cat([pixels for _, pixels in found]), load_pixels(dataset, groups, responder))
 
 
 def test_segmentations_equal_one_sentence_at_a_time(dataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from ris_pipeline.errors import RisError
 MAX_PIXELS = 64_000_000
 # Above the annotation files of the known data sets, COCO's own too; it bounds what a hostile file can take.
 MAX_BYTES = 2**30
+_OPENING = threading.Lock()  # the filters of warnings are the process's, and readers may be threads
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of grey with more than 8 bits
 
 # The beginnings of files that a failed download leaves in the place of another.
@@ -102,9 +104,10 @@ def to_rgb(picture: PIL.Image.Image, *, upright: bool) -> Pixels:
     if upright:
         picture = PIL.ImageOps.exif_transpose(picture)
     if picture.mode not in _DEEP_MODES:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
-            return np.array(picture.convert("RGB"))
+        picture.load()
+        # It changes no colour, and of a palette's Pillow would warn that RGB has no place for it.
+        picture.info.pop("transparency", None)
+        return np.array(picture.convert("RGB"))
     values = np.array(picture).astype(np.float64)
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
@@ -145,16 +148,17 @@ def read_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
 def _open_picture(path: Path) -> Iterator[PIL.Image.Image]:
     """Open the picture for the block; turn errors of reading it, also in the block, into a RisError."""
     try:
-        with warnings.catch_warnings():
+        # Opening reads the header only, so a bomb is refused before any pixel is decoded.
+        with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            # Opening reads the header only, so a bomb is refused before any pixel is decoded.
-            with PIL.Image.open(path) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise RisError(
-                        f"{path} is too large ({picture.width}×{picture.height} pixels, "
-                        f"at most {MAX_PIXELS:,}); scale it down"
-                    )
-                yield picture
+            picture = PIL.Image.open(path)
+        with picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise RisError(
+                    f"{path} is too large ({picture.width}×{picture.height} pixels, "
+                    f"at most {MAX_PIXELS:,}); scale it down"
+                )
+            yield picture
     except FileNotFoundError as error:
         raise RisError(f"{path} is missing; data/README.md says where it comes from") from error
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:

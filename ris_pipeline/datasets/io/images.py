@@ -44,6 +44,11 @@ def limit_size(hw: tuple[int, int], longest: int) -> tuple[int, int]:
     return height, width
 
 
+def limit_image(image: Pixels, longest: int) -> Pixels:
+    """Return the image uint8 (H, W, 3) at the size that `limit_size` gives, as `resize_image`."""
+    return resize_image(image, limit_size((image.shape[0], image.shape[1]), longest))
+
+
 def resize_image(image: Pixels, hw: tuple[int, int]) -> Pixels:
     """Return the image uint8 (H, W, 3) at the size hw, bicubic with antialiasing; itself if it has that size."""
     if image.shape[:2] == hw:
@@ -69,9 +74,24 @@ def resize_square(image: Pixels, size: int) -> Pixels:
 
 def normalise(image: Pixels) -> Tensor:
     """Return the image as float32 (3, H, W): (RGB in [0, 1] − ImageNet's mean) / ImageNet's deviation."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1) / 255
+    return _normalise(torch.from_numpy(image).permute(2, 0, 1)).contiguous()
+
+
+def to_batch(squares: Sequence[Pixels], device: torch.device) -> Tensor:
+    """Return squares uint8 (S, S, 3) as `normalise` does, float32 (B, 3, S, S) on `device`, channels last.
+
+    Only bytes go to the device; a CUDA device is not waited for.
+    """
+    batch = torch.from_numpy(np.stack(squares))
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    return _normalise(batch.to(device, non_blocking=True).permute(0, 3, 1, 2))
+
+
+def _normalise(colours: Tensor) -> Tensor:
+    pixels = colours / 255
     mean, std = _columns(IMAGENET_MEAN, IMAGENET_STD, pixels)
-    return ((pixels - mean) / std).contiguous()
+    return (pixels - mean) / std
 
 
 def renormalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from ris_pipeline.datasets.io import files
-from ris_pipeline.datasets.io.images import load_image, renormalise, size_of, to_colours, to_pixels
+from ris_pipeline.datasets.io.images import (
+    load_image,
+    renormalise,
+    resize_square,
+    size_of,
+    to_batch,
+    to_colours,
+    to_pixels,
+)
 from ris_pipeline.datasets.records import Image
 from ris_pipeline.errors import RisError
 
@@ -107,6 +115,13 @@ def test_pixels_by_other_statistics():
     other = renormalise(pixels[None], (0.5, 0.5, 0.1), (0.5, 0.25, 0.1))
     assert other.shape == (1, 3, 2, 2)
     assert other[0, :, 0, 1].tolist() == pytest.approx([1, -2, 1], abs=1e-6)
+
+
+def test_a_batch_has_the_bits_of_its_images():
+    images = np.random.default_rng(0).integers(0, 256, (3, 50, 60, 3), np.uint8)
+    batch = to_batch([resize_square(image, 32) for image in images], torch.device("cpu"))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, torch.stack([to_pixels(image, 32) for image in images]))
 
 
 def test_halving_is_antialiased():
