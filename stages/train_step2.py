@@ -30,6 +30,10 @@ def run(
     making: Making,
     output: Output,
     oracle: Annotated[bool, typer.Option("--oracle", help="Learn from the true masks: an upper bound.")] = False,
+    proposals: Annotated[
+        bool,
+        typer.Option("--proposals", help="Learn from labels chosen among class-agnostic masks: other supervision."),
+    ] = False,
     method: MethodName = TRIS,
     round: Round = 1,
     init: Init = None,
@@ -49,5 +53,7 @@ def run(
     from ris_pipeline.chain.train import train_step2
 
     context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
-    done = train_step2(context, oracle=oracle, method=method, round=round, init=init, limit=limit, cache=cache)
+    done = train_step2(
+        context, oracle=oracle, proposals=proposals, method=method, round=round, init=init, limit=limit, cache=cache
+    )
     show(output, done)

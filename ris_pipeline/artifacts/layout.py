@@ -103,7 +103,7 @@ def command_of(stage: str, flags: Mapping[str, str | bool]) -> str:
         if name == "scored":  # all rows are made by one command
             continue
         if name == "labels":
-            words += ["--oracle"] if value == "true" else []
+            words += {"true": ["--oracle"], PROPOSALS: ["--proposals"]}.get(str(value), [])
         elif name == PROPOSALS:
             words += ["--proposals", "FOLDER"]
         elif isinstance(value, str):

@@ -14,6 +14,7 @@ from ris_pipeline.artifacts.identity import Artifact, Request, digest_file
 from ris_pipeline.artifacts.layout import (
     IMAGE_CACHE,
     INIT,
+    PROPOSALS,
     TARGETS,
     TRAIN_SPLIT,
     WEIGHTS,
@@ -107,6 +108,7 @@ def train_step2(
     config: Step2Config | Mapping[str, Any] | None = None,
     *,
     oracle: bool = False,
+    proposals: bool = False,
     method: str = TRIS,
     round: int = 1,
     init: Path | str | None = None,
@@ -116,28 +118,30 @@ def train_step2(
 ) -> Artifact | None:
     """Train Step-2 on the refined pseudo-labels of the train split, unless that is done, and return its artifact.
 
-    `oracle`: on the true masks, as an upper bound. `method`: on the labels made from a compared method's maps.
-    `round`: of the labels; each later one is made by the Step-2 of the one before. The others as in `train_step1`.
+    `oracle`: on the true masks, as an upper bound. `proposals`: on the labels chosen among class-agnostic masks. Both
+    are other supervision, and the artifact is another variant. `method`: on the labels made from a compared method's
+    maps. `round`: of the labels; each later one is made by the Step-2 of the one before. The others as in
+    `train_step1`.
     """
     context = open_context(data, **places)
     resolved = context.resolve(Step2Config, "step2", config)
     if init is not None and resolved.encoders_from_step1:
         raise RisError("--init gives all weights, encoders_from_step1 those of the encoders: choose one")
-    if oracle and method != TRIS:
-        raise RisError("--oracle trains on the true masks, --method on labels: choose one")
+    if (oracle or proposals) and (oracle == proposals or method != TRIS or round > 1):
+        raise RisError("--oracle, --proposals, --method and --round each name the labels to train on: choose one")
     if resolved.encoders_from_step1 and method != TRIS:
         raise RisError(
             f"encoders_from_step1 are TRIS's: give {method} its own start by --set encoders_from_step1=false"
         )
-    if round > 1 and (oracle or method != TRIS):
-        raise RisError("--round is of labels that TRIS's Step-2 has made: leave out --oracle and --method")
+    if round > 1 and method != TRIS:
+        raise RisError("--round is of labels that TRIS's Step-2 has made: leave out --method")
     variant = {**find_method(method).flags, **flags_of_round(round)}
     start = None if init is None else find_weights(Path(init))
-    kind = variant if round > 1 else {"refine": True, **variant}
+    kind = {PROPOSALS: True} if proposals else variant if round > 1 else {"refine": True, **variant}
     labels = None if oracle else context.find_input("pseudolabels", **kind)
     step1 = context.find_input("step1") if resolved.encoders_from_step1 else None
     inputs = [artifact for artifact in (labels, step1) if artifact is not None]
-    flags = {"labels": "true" if oracle else "pseudo", **variant, **_describe_limit(limit)}
+    flags = {"labels": "true" if oracle else PROPOSALS if proposals else "pseudo", **variant, **_describe_limit(limit)}
     request = context.request(
         "step2", resolved, settings=config, inputs=inputs, others=_describe_start(start), flags=flags
     )

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ris_pipeline.artifacts.identity import Artifact, artifact_name
-from ris_pipeline.artifacts.layout import METHOD, round_of
+from ris_pipeline.artifacts.layout import METHOD, PROPOSALS, round_of
 from ris_pipeline.chain.context import Context
 from ris_pipeline.chain.pseudolabels import make_pseudolabels
 from ris_pipeline.chain.responses import dump_responses
@@ -70,8 +70,13 @@ def _make(context: Context, stage: str, flags: dict[str, Any]) -> Artifact | Non
     if stage == "responses":
         return dump_responses(context, splits=[flags["split"]], method=method).get(flags["split"])
     if stage == "pseudolabels":
+        if PROPOSALS in flags:
+            raise RisError("an experiment has no folder of proposals: such rows are made by the commands")
         return make_pseudolabels(context, refine=flags.get("refine"), method=method, round=round_of(flags))
-    return train_step2(context, oracle=flags["labels"] == "true", method=method, round=round_of(flags))
+    labels = flags["labels"]
+    return train_step2(
+        context, oracle=labels == "true", proposals=labels == PROPOSALS, method=method, round=round_of(flags)
+    )
 
 
 def list_points(

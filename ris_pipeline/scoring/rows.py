@@ -110,6 +110,11 @@ ROWS = {
             kind="network", source="step2", flags={"labels": "true"}, command="ris train-step2 --oracle",
             optional=True, tier="boxes or masks",
         ),
+        Row(
+            name="step2-proposals", title="Step-2 on labels chosen among class-agnostic masks",
+            label="Step-2, proposals", stage="step2", kind="network", source="step2", flags={"labels": "proposals"},
+            command="ris train-step2 --proposals", optional=True, tier="class-agnostic masks", improves=("step2",),
+        ),
     )
 }  # fmt: skip
 # What may be done at test time, in this order, and is not by default: {option: in words}.

@@ -115,8 +115,13 @@ def test_later_rounds_are_artifacts_of_their_own_and_scored(places):
     for wrong in ({"refine": True}, {"method": "gbs"}):
         with pytest.raises(RisError, match="--round"):
             make_pseudolabels(card, round=2, **wrong, **folders)
-    with pytest.raises(RisError, match="--round"):
-        train_step2(card, round=2, oracle=True, **folders)
+    for wrong in ({"oracle": True}, {"proposals": True}, {"method": "gbs"}):
+        with pytest.raises(RisError, match="--round"):
+            train_step2(card, round=2, **wrong, **folders)
+    with pytest.raises(RisError, match="--proposals"):
+        train_step2(card, oracle=True, proposals=True, **folders)
+    with pytest.raises(RisError, match="run: ris make-pseudolabels --proposals FOLDER"):
+        train_step2(card, proposals=True, **folders)
     with pytest.raises(RisError, match="run: ris make-pseudolabels --round 3"):
         train_step2(card, round=3, **folders)
 

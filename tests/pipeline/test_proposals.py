@@ -43,3 +43,11 @@ def test_they_are_labels_of_their_own_and_scored_by_their_own_name(copy_of_proje
     scores = {score["scored"]: score for score in json.loads(capsys.readouterr().out)}
     assert {"pseudo-plain", "pseudo-proposals"} <= set(scores)
     assert "pseudolabels/proposals" in scores["pseudo-proposals"]["inputs"]
+    ris(copy_of_project, "train-step2", "--proposals")
+    step2 = runs.parent / "step2"
+    manifest = json.loads((step2 / "latest-proposals" / "manifest.json").read_text())
+    assert manifest["inputs"]["pseudolabels/proposals"] == (runs / "latest-proposals").readlink().name
+    capsys.readouterr()
+    ris(copy_of_project, "score", "--split", "val", "--stage", "step2", "--json")
+    tiers = {score["scored"]: score["supervision"] for score in json.loads(capsys.readouterr().out)}
+    assert tiers == {"step2": "text", "step2-proposals": "class-agnostic masks"}

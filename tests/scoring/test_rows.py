@@ -17,9 +17,19 @@ from ris_pipeline.scoring.rows import ROWS, Row, find_improvement, find_row
         (
             "train",
             True,
-            ["chance", "step1", "prms", "pseudo-plain", "pseudo-refined", "pseudo-proposals", "step2", "step2-oracle"],
+            [
+                "chance",
+                "step1",
+                "prms",
+                "pseudo-plain",
+                "pseudo-refined",
+                "pseudo-proposals",
+                "step2",
+                "step2-oracle",
+                "step2-proposals",
+            ],
         ),
-        ("val", False, ["chance", "step1", "prms", "step2", "step2-oracle"]),
+        ("val", False, ["chance", "step1", "prms", "step2", "step2-oracle", "step2-proposals"]),
     ],
 )
 def test_rows_of_a_split(split, chosen, names):

@@ -90,7 +90,9 @@ def test_options_reach_the_library(record):
     line = "train-step2 --oracle --limit 9 --cache --set lr=1 --set epochs=2 --seed 3 --precision bf16 --runs r --force"
     assert ris(*line.split()).exit_code == 0
     ((context, own),) = calls
-    assert own == {"oracle": True, "init": None, "limit": 9, "cache": True, "method": "tris", "round": 1}
+    assert own == {
+        "oracle": True, "proposals": False, "init": None, "limit": 9, "cache": True, "method": "tris", "round": 1,
+    }  # fmt: skip
     assert (context.card.name, context.runs, context.seed, context.precision) == ("shapes", Path("r"), 3, "bf16")
     assert (context.assignments, context.force) == ({"lr": "1", "epochs": "2"}, True)
 
