@@ -64,12 +64,11 @@ def run_fetch(
     context = open_context(Places(dataset=name, data_root=data_root), output=output)
     if print_only:
         plan = plan_fetch(context)
-        lines = [describe_download(item, data_root) + (" (there)" if there else "") for item, there in plan]
-        if context.card.page:
-            lines.insert(
-                0, f"annotations: by hand, from {context.card.page} into {data_root / context.card.annotations}"
-            )
-        rows = [{**asdict(item), "into": str(item.into), "there": there} for item, there in plan]
+        lines = [describe_download(items, data_root) + (" (there)" if there else "") for items, there in plan]
+        if context.card.is_by_hand:
+            pages = " or ".join(context.card.pages)
+            lines.insert(0, f"annotations: by hand, from {pages} into {data_root / context.card.annotations}")
+        rows = [{**asdict(item), "into": str(item.into), "there": there} for items, there in plan for item in items]
         emit(output, "\n".join(lines), rows)
         return
     fetch_data(context)

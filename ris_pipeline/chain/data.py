@@ -13,10 +13,18 @@ from ris_pipeline.chain.context import Context
 from ris_pipeline.config import N_TOKENS
 from ris_pipeline.datasets.card import Card, Download
 from ris_pipeline.datasets.check import Check, check_contents, check_dataset, check_overlap, write_exclude
-from ris_pipeline.datasets.fetch import describe_download, fetch, is_there, list_downloads
+from ris_pipeline.datasets.fetch import (
+    describe_download,
+    fetch,
+    fetch_many,
+    find_lost,
+    group_downloads,
+    is_there,
+    list_downloads,
+)
 from ris_pipeline.datasets.load import describe_missing, missing_paths, read_exclude
 from ris_pipeline.datasets.own import PAIRS, draw_example, read_own, write_own
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import DownloadError, RisError
 
 
 def check_data(context: Context, *, deep: bool, overlap: Path | None = None) -> Check:
@@ -40,45 +48,58 @@ def check_data(context: Context, *, deep: bool, overlap: Path | None = None) -> 
     return check
 
 
-def plan_fetch(context: Context) -> list[tuple[Download, bool]]:
-    """Return what the card says to download, annotations before images, and whether it is there."""
-    return [(item, is_there(item, context.card, context.data_root)) for item in _list_downloads(context.card)]
+def plan_fetch(context: Context) -> list[tuple[list[Download], bool]]:
+    """Return what the card says to download, as of `group_downloads`, annotations first, and whether it is there."""
+    groups = group_downloads(_list_downloads(context))
+    return [(items, all(is_there(item, context.card, context.data_root) for item in items)) for items in groups]
 
 
 def fetch_data(context: Context) -> None:
     """Download what the card says and is not there, and write the images that the hub's files hold as files.
 
-    Raises RisError for a card without sources, where a file comes from none of them, and where annotations are missing
-    afterwards.
+    Raises RisError for a card without sources, where a file comes from none of them, and where annotations or images
+    are missing afterwards.
     """
-    _check_annotations(context)
-    for item in _list_downloads(context.card):
-        if is_there(item, context.card, context.data_root):
-            context.say(f"{item.holds}: nothing to download, {context.data_root / item.into} has all that is needed")
-        else:
-            context.say(describe_download(item, context.data_root))
-            fetch(item, context.data_root, context.console)
-    if context.card.hub and not context.card.fetch:
-        unpack_images(context)
-    if missing := missing_paths(context.card, context.data_root):
-        raise RisError(describe_missing(context.card, context.data_root, missing))
-
-
-def _check_annotations(context: Context) -> None:
-    """Raise RisError, naming the page, where annotations are missing that only a person can fetch."""
     card, data_root = context.card, context.data_root
     missing = [path for path in missing_paths(card, data_root) if path != data_root / card.images]
-    if card.page and missing:
+    if card.is_by_hand and missing:
         raise RisError(describe_missing(card, data_root, missing))
+    try:
+        for items in group_downloads(_list_downloads(context)):
+            if all(is_there(item, card, data_root) for item in items):
+                context.say(
+                    f"{items[0].holds}: nothing to download, {data_root / items[0].into} has all that is needed"
+                )
+                continue
+            context.say(describe_download(items, data_root))
+            if len(items) > 1:
+                fetch_many(items, data_root, context.console)
+            else:
+                fetch(items[0], data_root, context.console)
+    except DownloadError as error:
+        by_hand = f"; or fetch it by hand: {_describe_pages(context)}" if card.pages else ""
+        raise DownloadError(f"{error}{by_hand}") from error
+    if card.format == "parquet" and not card.fetch:
+        unpack_images(context)
+    if missing := missing_paths(card, data_root):
+        raise RisError(describe_missing(card, data_root, missing))
+    if card.fetch and len(lost := find_lost(card, data_root)) > card.holes:
+        names = ", ".join(map(str, lost[:3]))
+        raise RisError(f"{card.name}: {len(lost):,} of the images are still missing, no archive had them: {names}")
 
 
-def _list_downloads(card: Card) -> list[Download]:
+def _list_downloads(context: Context) -> list[Download]:
+    card = context.card
     if not card.fetch and not card.hub:
         remedy = "`ris data make-shapes` makes it" if card.generate else "put your own files there: data/README.md"
-        if card.page:
-            remedy = f"fetch it by hand from {card.page}: data/README.md says where it goes"
+        if card.pages:
+            remedy = f"fetch it by hand: {_describe_pages(context)}"
         raise RisError(f"{card.name}: its card has nothing to download; {remedy}")
     return list_downloads(card)
+
+
+def _describe_pages(context: Context) -> str:
+    return f"{' or '.join(context.card.pages)} into {context.data_root / context.card.annotations}"
 
 
 def import_own(context: Context, source: Path, name: str, images: Path | None) -> Path:

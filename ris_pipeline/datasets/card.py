@@ -50,7 +50,7 @@ class Card:
     odd about the data. licence: of the annotations, and of the images where it is another; empty where that has not
     been looked up. splits: the expected number of sentences of each split; None where the card says "any". holes: how
     many of the images no source has. fetch: the files that can be downloaded. hub: the data set of the Hugging Face hub
-    whose parquet files are the annotations. page: where a person finds the annotations, if no plain address gives them.
+    whose files are the annotations. pages: where a person finds the annotations, if no plain address gives them.
     raw_orientation: of pairs, whether photographs are read as stored, not turned as EXIF says. config: per stage, what
     replaces the defaults of its configuration. generate: the generator's settings, empty for data that are downloaded.
     oracle: the measured scores of a Step-2 trained on true masks, each metric's [value, low, high] in percent by split,
@@ -72,7 +72,7 @@ class Card:
     fetch: tuple[Download, ...] = ()
     hub: str = ""
     raw_orientation: bool = False
-    page: Annotated[str, Field(pattern="^(https?://|$)")] = ""
+    pages: tuple[Annotated[str, Field(pattern="^https?://")], ...] = ()
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generate: Mapping[str, Any] = field(default_factory=dict)
     oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
@@ -83,6 +83,11 @@ class Card:
             others = [card.name for card in list_cards() if card._base == self._base and split in card.splits]
             hint = f"{' and '.join(others)} has it" if others else f"known: {', '.join(self.splits)}"
             raise RisError(f"{self.name} has no split {split!r}; {hint}")
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether only a person can fetch the annotations, from one of the pages."""
+        return bool(self.pages) and not self.hub and all(item.holds == "images" for item in self.fetch)
 
     @property
     def aliases(self) -> tuple[str, ...]:

@@ -142,8 +142,8 @@ def describe_missing(card: Card, data_root: Path, paths: Sequence[Path]) -> str:
         remedy = f"`ris data make-shapes` makes them ({card.name})"
     elif card.format == "parquet" and not card.fetch and paths == [data_root / card.images]:
         remedy = f"`ris data unpack --dataset {card.name}` writes the images that the parquet files hold, if they do"
-    elif card.page and paths != [data_root / card.images]:
-        remedy = f"no plain address gives the annotations: fetch them by hand from {card.page}"
+    elif card.is_by_hand and paths != [data_root / card.images]:
+        remedy = f"no plain address gives the annotations: fetch them by hand from {' or '.join(card.pages)}"
     elif card.fetch or card.hub:
         remedy = f"`ris data fetch {card.name}` gets it, data/README.md says from where"
     elif card.format == "referit":

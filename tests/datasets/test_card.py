@@ -42,7 +42,7 @@ def write(folder, text, name="mine"):
 
 
 def test_every_shipped_card_says_where_its_files_come_from():
-    without = [card.name for card in list_cards() if not (card.fetch or card.hub or card.page or card.generate)]
+    without = [card.name for card in list_cards() if not (card.fetch or card.hub or card.pages or card.generate)]
     assert without == ["pairs"]
 
 

@@ -18,7 +18,7 @@ from loopback import PAGE, serve
 from ris_pipeline.chain.context import Context
 from ris_pipeline.chain.data import fetch_data
 from ris_pipeline.datasets import fetch as module
-from ris_pipeline.datasets.card import Card, Download
+from ris_pipeline.datasets.card import Card, Download, load_card
 from ris_pipeline.datasets.fetch import fetch, is_there, list_downloads, unpack
 from ris_pipeline.datasets.io.segmentations import encode_rle
 from ris_pipeline.datasets.load import load_dataset
@@ -96,7 +96,8 @@ def test_a_data_set_is_fetched_to_where_its_card_looks(card, tmp_path):
     assert dataset.images[5].path.read_bytes() == picture()
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == [
-        "refer/toy/instances.json", "refer/toy/refs(unc).p",
+        "refer/toy/.toy.zip.unpacked", "refer/toy/instances.json", "refer/toy/refs(unc).p",
+        "train2014/.train2014.zip.unpacked",
         "train2014/COCO_train2014_000000000005.jpg", "train2014/COCO_train2014_9.jpg",
     ]  # fmt: skip
 
@@ -104,6 +105,7 @@ def test_a_data_set_is_fetched_to_where_its_card_looks(card, tmp_path):
 def test_images_count_as_there_when_those_that_the_annotations_name_are(card, tmp_path):
     fetch_all(card, tmp_path)
     image = tmp_path / "train2014" / "COCO_train2014_000000000005.jpg"
+    (tmp_path / "train2014" / ".train2014.zip.unpacked").unlink()  # somebody else put the images there
     (tmp_path / "train2014" / "COCO_train2014_9.jpg").unlink()
     assert is_there(card.fetch[1], card, tmp_path)
     image.unlink()
@@ -128,15 +130,76 @@ def test_images_of_two_folders_are_fetched_each_where_they_miss(server, tmp_path
         Download("images", f"{part}.zip", Path(part), (address,), "*.jpg")
         for part, address in zip(("train2014", "val2014"), addresses, strict=True)
     ]
-    card = Card("zom", "refzom", Path("refer"), Path(), {"train": 2}, "final", fetch=tuple(items), page="https://a.b/c")
+    card = Card(
+        "zom", "refzom", Path("refer"), Path(), {"train": 2}, "final", fetch=tuple(items), pages=("https://a.b/c",)
+    )
     fetch(items[0], tmp_path, QUIET)
     fetch_data(Context(card, data_root=tmp_path, console=QUIET))
     assert [path for path, _ in server.asked] == ["/COCO_train2014_1.jpg", "/COCO_val2014_2.jpg"]
     assert all(is_there(item, card, tmp_path) for item in items)
 
 
+@pytest.fixture
+def phrasecut(server):
+    """The shipped card, with this server in its hosts' place: an image of either archive, both of one folder."""
+    tasks = [
+        {"task_id": f"{n}__0", "image_id": n, "phrase": "a dog", "Polygons": [[[[1, 1], [4, 1], [4, 3], [1, 3]]]],
+         "instance_boxes": [[1, 1, 3, 2]]} for n in (1, 2)
+    ]  # fmt: skip
+    images = [{"image_id": n, "height": 4, "width": 6, "split": "train"} for n in (1, 2)]
+    files = {"image_data_split.json": json.dumps(images).encode(), "refer_train.json": json.dumps(tasks).encode()}
+    files |= {f"refer_{split}.json": b"[]" for split in ("val", "test", "miniv")}
+    files |= {
+        f"visual_genome_{n}.zip": zipped({f"VG_100K{suffix}/{n}.jpg": picture()}) for n, suffix in ((1, ""), (2, "_2"))
+    }
+    card = load_card("phrasecut")
+    downloads = tuple(
+        replace(item, sources=(server.host(f"/{item.file}", files[item.file]),), n_bytes=None) for item in card.fetch
+    )
+    return replace(card, fetch=downloads, splits=dict.fromkeys(card.splits))
+
+
+def test_after_a_break_in_the_second_archive_of_a_folder_the_first_is_not_fetched_again(phrasecut, server, tmp_path):
+    context = Context(phrasecut, data_root=tmp_path, console=QUIET)
+    second = server.files["/visual_genome_2.zip"]
+    second.breaks_after, second.has_ranges = 100, False
+    with pytest.raises(DownloadError, match=r"visual_genome_2\.zip .* 100 of \d+ bytes came"):
+        fetch_data(context)
+    second.breaks_after, second.has_ranges = None, True
+    server.asked.clear()
+    fetch_data(context)
+    assert server.asked == [("/visual_genome_2.zip", "bytes=100-")]
+    server.asked.clear()
+    fetch_data(context)
+    assert server.asked == []
+    assert len(load_dataset(phrasecut, tmp_path, "train").images) == 2
+    (tmp_path / "VGPhraseCut_v0/images/1.jpg").unlink()
+    fetch_data(context)
+    assert server.asked == [("/visual_genome_1.zip", None)]
+
+
+def test_an_image_that_no_archive_has_is_named_and_not_fetched_for_ever(card, server, tmp_path):
+    lacking = zipped({"train2014/COCO_train2014_9.jpg": picture()})
+    images = replace(card.fetch[1], sources=(server.host("/lacking.zip", lacking),), digest="")
+    context = Context(replace(card, fetch=(card.fetch[0], images)), data_root=tmp_path, console=QUIET)
+    for _ in range(2):
+        with pytest.raises(RisError, match=r"1 of the images are still missing, .*COCO_train2014_000000000005\.jpg"):
+            fetch_data(context)
+    assert [path for path, _ in server.asked if path == "/lacking.zip"] == ["/lacking.zip"]
+
+
+def test_where_no_source_answers_the_line_says_where_a_person_finds_it(card, server, tmp_path):
+    server.host("/toy.zip", PAGE)
+    pages = ("https://drive.example/folder", "https://pan.example/s")
+    message = (
+        r"web page.*\); or fetch it by hand: https://drive\.example/folder or https://pan\.example/s into .*refer/toy"
+    )
+    with pytest.raises(DownloadError, match=message):
+        fetch_data(Context(replace(card, pages=pages), data_root=tmp_path, console=QUIET))
+
+
 def test_annotations_that_only_a_person_can_fetch_are_told_before_anything_is_fetched(card, server, tmp_path):
-    by_hand = replace(card, fetch=card.fetch[1:], page="https://drive.example/folder")
+    by_hand = replace(card, fetch=card.fetch[1:], pages=("https://drive.example/folder",))
     with pytest.raises(RisError, match=r"put .*refs\(unc\)\.p, .* by hand from https://drive\.example/folder"):
         fetch_data(Context(by_hand, data_root=tmp_path, console=QUIET))
     assert server.asked == []
@@ -283,9 +346,40 @@ def test_the_hubs_files_are_fetched_by_the_names_sizes_and_digests_that_it_tells
     assert (tmp_path / "hf" / "ref" / "data" / "train-1.parquet").read_bytes() == b"PAR1two"
 
 
+def test_many_small_files_of_the_hub_are_fetched_together_and_go_on(hub, server, tmp_path, capsys):
+    """The shipped card of ReasonSeg: files by files, its folders as they are; what is beside them stays there."""
+    record = {"text": ["the dog"], "shapes": [{"label": "target", "points": [[1, 1], [4, 1], [4, 3], [1, 3]]}]}
+    files = {"README.md": b"#", "explanatory/a.json": b"{}"}
+    for split, n in (("train", 8), ("val", 3)):
+        files |= {f"{split}/{k}.jpg": picture() for k in range(n)}
+        files |= {f"{split}/{k}.json": json.dumps(record).encode() for k in range(n)}
+    card = load_card("reasonseg")
+    hub(card.hub, files)
+    card = replace(card, splits={"train": None, "val": None})
+    context = Context(card, data_root=tmp_path, console=Console())
+    gone = server.files.pop(f"/datasets/{card.hub}/resolve/c0ffee/train/5.json")
+    with pytest.raises(
+        DownloadError, match=r"5\.json did not download .*404.* by hand: https://drive\.google\.com.* into "
+    ):
+        fetch_data(context)
+    server.files[f"/datasets/{card.hub}/resolve/c0ffee/train/5.json"] = gone
+    server.asked.clear()
+    fetch_data(context)
+    n_asked = len([path for path, _ in server.asked if "/resolve/" in path])
+    assert n_asked < len(files) - 2  # those that were fetched before are not asked for
+    assert len([line for line in capsys.readouterr().err.splitlines() if "16 files as 0.jpg" in line]) == 2
+    assert len(load_dataset(card, tmp_path, "train").refs) == 8
+    assert not (tmp_path / card.annotations / "explanatory").exists()
+
+
+def test_a_hub_is_for_formats_whose_files_it_can_list(hub):
+    with pytest.raises(RisError, match="hub is for the formats parquet and reasonseg; give its files as fetch"):
+        list_downloads(replace(hub("owner/ref", {}), format="refer"))
+
+
 def test_what_the_hub_does_not_have_is_told(hub, server):
     card = hub("owner/ref", {"README.md": b"#"})
-    with pytest.raises(DownloadError, match="owner/ref has no parquet files"):
+    with pytest.raises(DownloadError, match=r"owner/ref has no \.parquet files"):
         list_downloads(card)
     with pytest.raises(DownloadError, match=rf"{server.address} does not tell the files of owner/gone"):
         list_downloads(replace(card, hub="owner/gone"))

@@ -12,7 +12,12 @@ from ris_pipeline.datasets.formats import refer
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
 from ris_pipeline.datasets.records import Reading
 
-list_files = refer.list_files
+
+def list_files(card: Card, data_root: Path) -> list[Path]:
+    """Return the pickle, under the name of its release where it is there, and instances.json."""
+    path, instances = refer.list_files(card, data_root)
+    released = path.with_name(f"Ref-ZOM({card.partition}).p")
+    return [released if released.is_file() and not path.exists() else path, instances]
 
 
 def read_split(card: Card, data_root: Path, split: str) -> Reading:

@@ -60,6 +60,12 @@ def test_zero_one_and_many(root):
     assert many.boxes_xyxy == ((0, 0, 2, 2), (8, 0, 10, 2))
 
 
+def test_the_name_of_the_release(root):
+    folder = root / "refer" / "ref-zom"
+    (folder / "refs(final).p").rename(folder / "Ref-ZOM(final).p")
+    assert len(load_dataset(load_card("ref-zom"), root, "test").refs) == 3
+
+
 def test_images_are_in_two_folders_or_in_one(root):
     card = load_card("ref-zom")
     images = load_dataset(card, root, "test").images
