@@ -109,6 +109,7 @@ Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], Option(help="bf16 and fp16: automatic mixed precision; fp16 needs CUDA.")
 ]
+RawOrientation = Annotated[bool, Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")]
 Workers = Annotated[int, Option(min=0, help="Processes that read images.")]
 Splits = Annotated[
     list[str] | None, Option("--split", metavar="<str>", help="Split to use; repeatable; all of the card if left out.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stages.console import emit
-from stages.context import Device, DryRun, Making, Output, Places, open_context
+from stages.context import Device, DryRun, Making, Output, Places, RawOrientation, open_context
 
 
 def run(
@@ -17,6 +17,7 @@ def run(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     checkpoint: Annotated[Path | None, typer.Option(help="Use this instead of the latest Step-2.")] = None,
+    raw_orientation: RawOrientation = False,
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
@@ -34,7 +35,7 @@ def run(
     if context.dry_run:
         context.say(f"would serve {chosen or 'the CLIP alone'} on {host}:{port}")
         return
-    demo = build_demo(context, host, port, chosen)
+    demo = build_demo(context, host, port, chosen, upright=not raw_orientation)
     if not demo.is_local:
         context.say("anyone who reaches this computer can use the page: it asks for no password")
     context.say("Ctrl-C stops the demo")

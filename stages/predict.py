@@ -11,7 +11,18 @@ from ris_pipeline.artifacts.layout import ROUNDS
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS
 from stages.console import emit
-from stages.context import AtTestTime, Device, DryRun, Making, MethodName, Output, Places, Precision, open_context
+from stages.context import (
+    AtTestTime,
+    Device,
+    DryRun,
+    Making,
+    MethodName,
+    Output,
+    Places,
+    Precision,
+    RawOrientation,
+    open_context,
+)
 
 
 def run(
@@ -41,9 +52,7 @@ def run(
     save_map: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Save the map too: float32 (H, W) at the image's size.")
     ] = None,
-    raw_orientation: Annotated[
-        bool, typer.Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")
-    ] = False,
+    raw_orientation: RawOrientation = False,
     device: Device = "auto",
     precision: Precision = "fp32",
     dry_run: DryRun = False,

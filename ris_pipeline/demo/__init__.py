@@ -51,9 +51,10 @@ class Demo:
             self.server.run(sockets=[self.listener])
 
 
-def build_demo(context: Context, host: str, port: int, checkpoint: Path | None) -> Demo:
-    """Return the demo on an address; port 0 takes a free one. `checkpoint`: as of `chain.predict.load_segmenter`.
+def build_demo(context: Context, host: str, port: int, checkpoint: Path | None, *, upright: bool = True) -> Demo:
+    """Return the demo on an address; port 0 takes a free one.
 
+    `checkpoint`: as of `chain.predict.load_segmenter`. `upright`: turn photographs as their EXIF data say.
     Raises RisError where its packages are missing, and where it cannot listen there.
     """
     try:
@@ -63,7 +64,7 @@ def build_demo(context: Context, host: str, port: int, checkpoint: Path | None) 
     segmenter = load_segmenter(context, checkpoint)
     network = str(checkpoint or f"the CLIP of {context.card.name} alone, as nothing is trained yet")
     is_local = _is_loopback(host)
-    app = build_app(segmenter, network, LOOPBACK if is_local else ("*",))
+    app = build_app(segmenter, network, LOOPBACK if is_local else ("*",), upright=upright)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
@@ -73,11 +74,13 @@ def build_demo(context: Context, host: str, port: int, checkpoint: Path | None) 
     return Demo(uvicorn.Server(uvicorn.Config(app, log_level="warning")), listener, url, is_local)
 
 
-def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starlette:
+def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str], *, upright: bool = True) -> Starlette:
     """Return the web application: the page, and POST /segment?sentence=…&sentence=… with an image as its body.
 
+    POST /picture gives the image as it is read: a browser would turn it, which it is not where `upright` is false.
     A request to any other host than `hosts` is refused, so that a foreign page cannot reach it by a name of its own.
     """
+    import PIL.Image
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
@@ -88,7 +91,7 @@ def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starl
     alone = threading.Lock()
 
     def compute(data: bytes, sentences: list[str]) -> dict[str, Any]:
-        image = read_upright(data)
+        image = read_image(data, upright=upright)
         with alone, warnings.catch_warnings(action="ignore", category=UserWarning):  # the page says it
             predictions = segmenter(image, sentences)
         return {
@@ -104,9 +107,16 @@ def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starl
         except RisError as error:
             return JSONResponse({"error": str(error)}, 400)
 
+    async def show(request: HttpRequest) -> Response:
+        try:
+            pixels = await run_in_threadpool(read_image, await _read_body(request), upright=upright)
+            return Response(_to_png(PIL.Image.fromarray(pixels)), media_type="image/png")
+        except RisError as error:
+            return JSONResponse({"error": str(error)}, 400)
+
     def serve(name: str, media_type: str) -> Route:
         text = resources.files("ris_pipeline.demo").joinpath(name).read_text(encoding="utf-8")
-        text = text.replace("{{network}}", html.escape(network))
+        text = text.replace("{{network}}", html.escape(network)).replace("{{orientation}}", "" if upright else "raw")
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
 
         async def answer(request: HttpRequest) -> Response:
@@ -116,7 +126,8 @@ def build_app(segmenter: Segmenter, network: str, hosts: Sequence[str]) -> Starl
 
     pages = [serve("index.html", "text/html"), serve("page.css", "text/css"), serve("page.js", "text/javascript")]
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    return Starlette(routes=[*pages, Route("/segment", segment, methods=["POST"])], middleware=[guard])
+    posts = [Route("/segment", segment, methods=["POST"]), Route("/picture", show, methods=["POST"])]
+    return Starlette(routes=[*pages, *posts], middleware=[guard])
 
 
 async def _read_body(request: HttpRequest) -> bytes:
@@ -139,8 +150,11 @@ def check_sentences(sentences: list[str]) -> list[str]:
     return stripped
 
 
-def read_upright(data: bytes) -> Pixels:
-    """Return the image in a file's bytes, uint8 (H, W, 3) RGB, turned as browsers do, at most 1,024 pixels a side."""
+def read_image(data: bytes, *, upright: bool = True) -> Pixels:
+    """Return the image in a file's bytes, uint8 (H, W, 3) RGB, at most 1,024 pixels a side.
+
+    `upright`: turned as its EXIF data say, as browsers do.
+    """
     import numpy as np
     import PIL.Image
 
@@ -150,11 +164,11 @@ def read_upright(data: bytes) -> Pixels:
         with PIL.Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise RisError(f"the image has more than {MAX_PIXELS:,} pixels; scale it down")
-            upright = PIL.Image.fromarray(to_rgb(picture, upright=True))
+            image = PIL.Image.fromarray(to_rgb(picture, upright=upright))
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
         raise RisError("not a readable image; PNG, JPEG and WebP are") from error
-    upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return np.asarray(upright)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return np.asarray(image)
 
 
 def describe(sentence: str, prediction: Prediction) -> dict[str, Any]:
@@ -174,9 +188,13 @@ def describe(sentence: str, prediction: Prediction) -> dict[str, Any]:
 
 
 def _to_url(picture: Any) -> str:
+    return f"data:image/png;base64,{base64.b64encode(_to_png(picture)).decode()}"
+
+
+def _to_png(picture: Any) -> bytes:
     file = io.BytesIO()
     picture.save(file, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file.getvalue()
 
 
 def _is_loopback(host: str) -> bool:

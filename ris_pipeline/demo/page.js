@@ -22,17 +22,29 @@ function load(url, name) {
   });
 }
 
-async function ask(sentences) {
-  const query = new URLSearchParams(sentences.map((one) => ["sentence", one]));
+async function post(path, body) {
   const headers = { "Content-Type": "application/octet-stream" };
   let answer;
   try {
-    answer = await fetch(`/segment?${query}`, { method: "POST", headers, body: file });
+    answer = await fetch(path, { method: "POST", headers, body });
   } catch {
     throw new Error("No answer: the image cannot be read any more, or ris demo has ended.");
   }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(found.error ?? `It failed (${answer.status}); the terminal of ris demo says why.`);
+  if (answer.ok) return answer;
+  const { error } = await answer.json().catch(() => ({}));
+  throw new Error(error ?? `It failed (${answer.status}); the terminal of ris demo says why.`);
+}
+
+// What the program reads: this browser turns photographs as their EXIF data say, --raw-orientation does not.
+async function show(candidate) {
+  const isRaw = document.body.dataset.orientation === "raw";
+  const picture = isRaw ? await (await post("/picture", candidate)).blob() : candidate;
+  return load(URL.createObjectURL(picture), candidate.name);
+}
+
+async function ask(sentences) {
+  const query = new URLSearchParams(sentences.map((one) => ["sentence", one]));
+  const found = await (await post(`/segment?${query}`, file)).json();
   const results = await Promise.all(found.results.map(async (one) => (
     { ...one, mask: await load(one.mask, "mask"), map: await load(one.map, "map"), visible: true })));
   return { results, remark: found.remark };
@@ -134,7 +146,7 @@ async function add(sentences) {
 
 async function take(candidate) {
   if (!candidate) return;
-  image = await load(URL.createObjectURL(candidate), candidate.name);
+  image = await show(candidate);
   file = candidate;
   const again = shown.map((one) => one.sentence);
   shown = [];

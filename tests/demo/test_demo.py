@@ -148,7 +148,7 @@ def test_too_many_bytes_or_pixels(address, monkeypatch):
     assert "scale it down" in segment(address, png(50, 30), "a dog")[1]["error"]
     monkeypatch.setattr("ris_pipeline.datasets.io.files.MAX_PIXELS", 10)
     with pytest.raises(RisError, match="more than 10 pixels"):
-        demo.read_upright(png(4, 4))
+        demo.read_image(png(4, 4))
 
 
 def test_another_name_for_this_computer_is_refused(address):
@@ -156,13 +156,43 @@ def test_another_name_for_this_computer_is_refused(address):
     assert ask(address, Host="localhost:8000")[0] == 200
 
 
-def test_images_stand_upright_and_are_scaled_down():
-    picture = PIL.Image.fromarray(np.zeros((100, 3000, 3), np.uint8))
+def turned(width: int, height: int) -> bytes:
+    """A photograph of that size that EXIF turns by 90° to show."""
+    picture = PIL.Image.open(io.BytesIO(png(width, height)))
     exif = picture.getexif()
-    exif[0x0112] = 6  # turn by 90° to show
+    exif[0x0112] = 6
     file = io.BytesIO()
-    picture.save(file, "JPEG", exif=exif)
-    assert demo.read_upright(file.getvalue()).shape == (1024, 34, 3)
+    picture.save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def test_images_stand_upright_and_are_scaled_down(address):
+    assert demo.read_image(turned(3000, 100)).shape == (1024, 34, 3)
+    status, found = segment(address, turned(50, 30), "a dog")
+    assert status == 200
+    assert read(found["results"][0]["mask"]).shape[:2] == (50, 30)
+
+
+def test_raw_orientation_reads_and_shows_the_pixels_as_stored(checkpoint):
+    """The browser would turn the file: what it shows is the picture that the program read."""
+    context = context_of(Options(device="cpu"))
+    page = demo.build_demo(context, "127.0.0.1", 0, checkpoint, upright=False)
+    thread = threading.Thread(target=page.run)
+    thread.start()
+    try:
+        assert '<body data-orientation="raw">' in ask(page.url)[1]
+        assert read(segment(page.url, turned(50, 30), "a dog")[1]["results"][0]["map"]).shape == (30, 50, 3)
+        headers = {"Content-Type": "application/octet-stream"}
+        request = urllib.request.Request(f"{page.url}/picture", turned(50, 30), headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            shown = np.array(PIL.Image.open(io.BytesIO(answer.read())))
+        np.testing.assert_array_equal(shown, np.array(PIL.Image.open(io.BytesIO(png(50, 30)))))
+        status, text, _ = ask(f"{page.url}/picture", b"no image", content_type="application/octet-stream")
+        assert status == 400
+        assert "not a readable image" in text
+    finally:
+        page.server.should_exit = True
+        thread.join()
 
 
 @pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
@@ -171,7 +201,7 @@ def test_a_page_that_others_reach_is_warned_of(host, is_open, checkpoint, capsys
         sockets[0].close()
 
     monkeypatch.setattr("uvicorn.Server.run", run)
-    call(command.run, Options(device="cpu"), host=host, port=0, checkpoint=checkpoint)
+    call(command.run, Options(device="cpu"), host=host, port=0, checkpoint=checkpoint, raw_orientation=True)
     assert ("asks for no password" in capsys.readouterr().err) == is_open
 
 

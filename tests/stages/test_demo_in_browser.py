@@ -146,6 +146,18 @@ def test_masks_and_maps_of_two_sentences_are_shown_and_compared(open_demo, addre
         assert pressed(page) == states
 
 
+def test_a_photograph_is_shown_as_it_is_segmented(open_demo, picture, tmp_path):
+    """Turned by EXIF, as the program turns it."""
+    image = PIL.Image.open(picture)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    page = open_demo()
+    choose(page, tmp_path / "turned.png")
+    page.locator("#canvas").wait_for()
+    assert pixels(page.locator("#canvas")).shape == (120, 80, 3)
+
+
 def test_another_image_is_searched_for_the_same_sentences(open_demo, picture, tmp_path):
     page = open_demo()
     choose(page, picture)
