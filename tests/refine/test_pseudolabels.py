@@ -20,6 +20,7 @@ from ris_pipeline.refine.pseudolabels import (
     save_segmented,
     save_thresholded,
 )
+from ris_pipeline.training.irnet import SeedFile, train_irnet
 
 CPU = torch.device("cpu")
 # At input size 4 = image size = grid size, a map is its grid: negative scores to 0, divided by the maximum.
@@ -310,6 +311,31 @@ def test_worker_processes_write_the_same(kind, large, labels, tmp_path):
     there.mkdir()
     run(kind, *large, there, workers=1)
     assert read(there) == read(labels)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # of two processors
+def test_images_that_answer_nothing_and_more_workers_than_images(tmp_path, labels):
+    """No pixel has a seed of the object: IRNet learns from background alone, and every label is empty."""
+    dataset = dataset_of(tmp_path, (32, 48))
+    store = store_of(tmp_path, dataset, np.zeros((4, 8, 8), np.float32), input_size=32)
+    seeds = tmp_path / "seeds"
+    seeds.mkdir()
+    run("seeds", dataset, store, seeds, workers=3)
+    assert not any((load_label(path) == 1).any() for path in seeds.iterdir())
+    net = tiny_irnet()
+    files = [SeedFile(dataset.images[i].path, seeds / f"{i}.png") for i in (0, 1)]
+    config = PseudolabelConfig(irn_epochs=1, irn_batch=8, irn_crop=32, radius=3, log2_steps=2)
+    losses = []
+    train_irnet(
+        net, files, config, folder=tmp_path, seed=0, device=CPU, workers=3,
+        report=lambda step, terms: losses.append(terms["loss"]),
+    )  # fmt: skip
+    assert np.isfinite(losses).all()
+    save_refined(dataset, store, group_by_image(dataset), labels, net, config, None, CPU, 3, lambda n: None)
+    assert {name: np.unique(label).tolist() for name, label in read(labels).items()} == {
+        f"{ref_id}.png": [0] for ref_id in (0, 1, 2)
+    }
 
 
 @pytest.mark.slow
