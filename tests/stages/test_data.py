@@ -240,13 +240,28 @@ def test_what_would_be_fetched_is_printed_and_nothing_is_asked_for(hosted, capsy
     assert not root.exists()
 
 
-def test_a_card_without_sources_says_what_to_do(tiny):
-    with pytest.raises(
-        RisError, match="rrsis-d: its card has nothing to download; fetch it by hand from https://drive"
-    ):
-        call(data.run_fetch, tiny, name="rrsis-d", data_root=tiny.data_root, print_only=True)
+def test_a_card_without_sources_says_what_to_do(tiny, tmp_path, capsys):
+    card = tmp_path / "mine.toml"
+    card.write_text(
+        'name = "mine"\nformat = "pairs"\nannotations = "a"\nimages = "i"\npages = ["https://a.b/c", "https://d.e/f"]\n'
+        '[splits]\ntrain = "any"\n'
+    )
+    by_hand = rf"fetch it by hand: https://a\.b/c or https://d\.e/f into {tiny.data_root / 'a'}"
+    with pytest.raises(RisError, match=rf"mine: its card has nothing to download; {by_hand}"):
+        call(data.run_fetch, tiny, name=str(card), data_root=tiny.data_root, print_only=True)
     with pytest.raises(RisError, match=r"shapes: its card has nothing to download; `ris data make-shapes` makes it"):
         call(data.run_fetch, tiny, name="shapes", data_root=tiny.data_root)
+    capsys.readouterr()
+    call(data.run_fetch, tiny, name="ref-zom", data_root=tmp_path, print_only=True)
+    by_hand, *images = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        rf"annotations: by hand, from https://drive\S+ or https://pan\S+ into {tmp_path}/refer/ref-zom", by_hand
+    )
+    assert [line.split()[1] for line in images] == ["train2014.zip,", "val2014.zip,"]
+    with pytest.raises(
+        RisError, match=r"put .*refs\(final\)\.p, .* fetch them by hand from https://drive.* or https://pan"
+    ):
+        call(data.run_fetch, tiny, name="ref-zom", data_root=tmp_path)
 
 
 def test_a_missing_data_set_names_the_command_that_fetches_it(tmp_path):
