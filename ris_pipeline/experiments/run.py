@@ -117,17 +117,17 @@ def measure(point: Point) -> dict[str, Score]:
     }
 
 
+def looking(point: Point) -> Point:
+    """Return the point with a context that makes nothing and says nothing."""
+    return replace(point, context=point.context.vary(dry_run=True, console=Console(quiet=True), supply=_Supply()))
+
+
 def read(point: Point) -> dict[str, Score]:
     """Return the scores of a point as far as they are there, without making anything."""
     found: dict[str, Score] = {}
     for split in point.splits:
         with suppress(RisError):  # what is not made has no source
-            found |= measure(
-                replace(
-                    point, splits=[split],
-                    context=point.context.vary(dry_run=True, console=Console(quiet=True), supply=_Supply()),
-                )
-            )  # fmt: skip
+            found |= measure(replace(looking(point), splits=[split]))
     return found
 
 

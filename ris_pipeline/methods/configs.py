@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -151,6 +151,8 @@ class AmrConfig(TrainedConfig):
 class GroupVitConfig(TrainedConfig):
     """GroupViT (CVPR 2022; released code 13b7861), fine-tuned. TRIS says no more of how. The sizes are its weights'."""
 
+    ADDED: ClassVar = ("text_encoder", "clip", "clip_weights")  # options of later versions; `record_settings`
+
     weights: NameOrPath = "nvidia/groupvit-gcc-yfcc"  # tag, folder or file in transformers' form; None: random values
     side: Side = 224  # pixels a side that its positions are made for; GroupViT
     patch: Count = 16  # pixels a side; GroupViT
@@ -163,6 +165,9 @@ class GroupVitConfig(TrainedConfig):
     text_heads: Count = 4  # GroupViT
     text_layers: Count = 12  # GroupViT
     n_tokens: Count = 77  # of a sentence; GroupViT
+    text_encoder: Literal["own", "clip"] = "own"  # "clip": a CLIP's, frozen, for a data set that has no GroupViT; ours
+    clip: str = "RN50-quickgelu"  # whose text encoder it is where text_encoder is "clip"; ours
+    clip_weights: NameOrPath = "openai"  # as Step1Config.clip_weights
     projection: Count = 4096  # hidden units of both projections; GroupViT
     embed_dim: Count = 256  # of what images and sentences are compared in; GroupViT
     lr: Rate = 5e-5  # AdamW; TRIS's, GroupViT has 1.6e-3 for batches of 4096 from the start
@@ -176,14 +181,17 @@ class GroupVitConfig(TrainedConfig):
 class GbSConfig(TrainedConfig):
     """GbS: "Detector-Free Weakly Supervised Grounding by Separation" (ICCV 2021)."""
 
+    ADDED: ClassVar = ("image_encoder",)  # options of later versions; `record_settings`
+
     epochs: Count = 10  # GbS
     batch_size: Count = 6  # refs, of which two are blended; GbS: 3 pairs
     text_encoder: Literal["bert", "clip"] = "bert"  # GbS
     bert_weights: NameOrPath = "bert-base-uncased"  # transformers' name, a folder; None: random values of its size; GbS
-    clip: str = "RN50-quickgelu"  # whose text encoder it is where text_encoder is "clip"; ours
+    image_encoder: Literal["vgg", "clip"] = "vgg"  # GbS
+    clip: str = "RN50-quickgelu"  # whose encoders they are where one is "clip"; ours
     clip_weights: NameOrPath = "openai"  # as Step1Config.clip_weights
     vgg_weights: NameOrPath = "IMAGENET1K_V1"  # torchvision's tag for vgg16_bn, a file, or None: random values; GbS
-    width: Count = 64  # channels of VGG-16's first layer; VGG
+    width: Count = 64  # channels of VGG-16's first layer, an eighth of the decoder's; VGG
     levels: Pools = 5  # of VGG-16, from the deepest, that are matched with words; GbS
     lr: Rate = 1e-4  # Adam, all but the text encoder; GbS
     weight_decay: Weight = 1e-9  # Adam; GbS

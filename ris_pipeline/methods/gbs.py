@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ris_pipeline.datasets.records import Dataset
@@ -17,7 +17,9 @@ from ris_pipeline.maps.rule import Rule
 from ris_pipeline.methods.configs import GbSConfig
 from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.clip import encode_each
-from ris_pipeline.networks.gbs import STRIDE, GbS, compare_places, ground_words
+from ris_pipeline.networks.gbs import GbS, compare_places, ground_words
+from ris_pipeline.networks.irnet import StageBackbone
+from ris_pipeline.networks.load import load_stages
 from ris_pipeline.networks.vgg import build_vgg
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
 from ris_pipeline.networks.words import ClipWords, Words, build_bert
@@ -187,7 +189,8 @@ class GbSResponder(NetworkResponder):
     @property
     def grid_hw(self) -> tuple[int, int]:
         """Height and width of the stride-16 grid."""
-        return self.input_size // STRIDE, self.input_size // STRIDE
+        side = self.network.grid_side(self.input_size)
+        return side, side
 
     def encode_images(self, pixels: Tensor) -> list[tuple[list[Tensor], Tensor]]:
         """Return of each image the two deepest levels, and the matched places float (1, L, h·w, D)."""
@@ -211,15 +214,20 @@ class GbSResponder(NetworkResponder):
 
 
 def build(config: GbSConfig, weights: Path | None) -> GbS:
-    """Return the network of the weights in a file, or with pretrained VGG-16 and text encoder."""
+    """Return the network of the weights in a file, or with pretrained image and text encoders."""
     is_trained = weights is not None
+    clip_weights = None if is_trained else config.clip_weights
     text: Words
     if config.text_encoder == "bert":
         text = build_bert(config.bert_weights, is_trained=is_trained)
     else:
-        text = ClipWords(load_clip(config.clip, None if is_trained else config.clip_weights))
-    features = build_vgg("vgg16_bn", config.width, None if is_trained else config.vgg_weights)
-    network = GbS(text, features, config.levels)
+        text = ClipWords(load_clip(config.clip, clip_weights))
+    features: nn.Sequential | StageBackbone
+    if config.image_encoder == "vgg":
+        features = build_vgg("vgg16_bn", config.width, None if is_trained else config.vgg_weights)
+    else:
+        features = load_stages(config.clip, clip_weights)
+    network = GbS(text, features, 8 * config.width, config.levels)
     if weights is not None:
         copy_tensors(network, read_weights(weights).tensors, weights)
     return network

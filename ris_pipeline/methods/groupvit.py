@@ -17,7 +17,7 @@ from ris_pipeline.methods.configs import GroupVitConfig
 from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.clip import encode_each
 from ris_pipeline.networks.groupvit import GroupVit, GroupVitSizes, build_groupvit
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
+from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import contrastive_loss
 from ris_pipeline.training.draws import Plan
@@ -34,10 +34,13 @@ def build(config: GroupVitConfig, weights: Path | None) -> GroupVit:
         text_heads=config.text_heads, text_layers=config.text_layers, n_tokens=config.n_tokens,
         projection=config.projection, embed_dim=config.embed_dim,
     )  # fmt: skip
-    if weights is None:
-        return build_groupvit(sizes, config.weights)
-    network = build_groupvit(sizes, None)
-    copy_tensors(network, read_weights(weights).tensors, weights)
+    is_trained = weights is not None
+    clip = None
+    if config.text_encoder == "clip":
+        clip = load_clip(config.clip, None if is_trained else config.clip_weights)
+    network = build_groupvit(sizes, None if is_trained else config.weights, clip)
+    if weights is not None:
+        copy_tensors(network, read_weights(weights).tensors, weights)
     return network
 
 
@@ -70,7 +73,7 @@ class GroupVitTask(Task[Batch]):
 
     def optimizer(self) -> Optimizer:
         """Return AdamW; matrices alone decay."""
-        parameters = list(self.network.parameters())
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

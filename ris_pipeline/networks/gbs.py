@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ris_pipeline.networks.irnet import StageBackbone
 from ris_pipeline.networks.vgg import compute_levels
 from ris_pipeline.networks.words import Words
 
@@ -39,20 +40,20 @@ class Bottleneck(nn.Module):
 class GbS(nn.Module):
     """VGG-16 with BatchNorm, whose two deepest levels the sentence gates; and a matching of each level with words.
 
-    `features`: of `vgg.build_vgg`; `n_levels`: how many levels, from the deepest, are matched, all five in GbS.
-    Levels L1..L5 have strides 2..32; C is the channels of the last, D the width of the text.
+    `features`: of `vgg.build_vgg`, or a ResNet's five stages in its place; `hidden`: the decoder's channels C, in GbS
+    those of the last level; `n_levels`: how many levels, from the deepest, are matched, all five in GbS.
+    Levels L1..L5 of VGG have strides 2..32, C_i channels; D is the width of the text.
     """
 
-    def __init__(self, text: Words, features: nn.Sequential, n_levels: int) -> None:
+    def __init__(self, text: Words, features: nn.Sequential | StageBackbone, hidden: int, n_levels: int) -> None:
         super().__init__()
-        convolutions = [layer for layer in features if isinstance(layer, nn.Conv2d)]
-        channels = [convolutions[i].out_channels for i in (1, 3, 6, 9, 12)]  # the last before each pool
-        C, D = channels[-1], text.width
+        channels = _count_channels(features)
+        C, D = hidden, text.width
         self.text = text.requires_grad_(False)
         self.features = features
-        self.conditions = nn.ModuleList(nn.Linear(D, C) for _ in range(N_GATED))
-        self.decoder = Bottleneck(C, C)
-        self.head = nn.Conv2d(2 * C, 1, 3, padding=1, bias=False)
+        self.conditions = nn.ModuleList(nn.Linear(D, c) for c in channels[: -N_GATED - 1 : -1])
+        self.decoder = Bottleneck(channels[-1], C)
+        self.head = nn.Conv2d(channels[-N_GATED] + C, 1, 3, padding=1, bias=False)
         self.level_heads = nn.ModuleList(Bottleneck(c, C) for c in channels[-n_levels:])
         self.project = nn.Conv2d(C, D, 1, bias=False)
         # Never run; the released network has them, and the paper of TRIS counts them.
@@ -67,7 +68,14 @@ class GbS(nn.Module):
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
         """Return L1..L5, float (B, C_i, S/s, S/s), of pixels float (B, 3, S, S)."""
+        if isinstance(self.features, StageBackbone):
+            return self.features.stages(pixels)
         return compute_levels(self.features, pixels)
+
+    def grid_side(self, side: int) -> int:
+        """Return the cells along a side of heat-maps for images of `side` pixels."""
+        # VGG's pools round down, a ResNet's stages up.
+        return -(-side // STRIDE) if isinstance(self.features, StageBackbone) else side // STRIDE
 
     def separate(self, levels: list[Tensor], sentences: Tensor | None) -> Tensor:
         """Return heat-maps float (B, S/16, S/16), not limited, of images and a sentence for each, float (B, D).
@@ -116,6 +124,13 @@ def ground_words(places: Tensor, words: Tensor) -> Tensor:
     heat = heat.gather(1, level[:, None, :, None].expand(-1, 1, -1, heat.shape[-1]))[:, 0]  # (n, T, h·w)
     weight = best / (best.sum(dim=1, keepdim=True) + 1e-6)
     return (weight[..., None] * heat).sum(dim=1)
+
+
+def _count_channels(features: nn.Sequential | StageBackbone) -> list[int]:
+    if isinstance(features, StageBackbone):
+        return list(features.stage_channels)
+    convolutions = [layer for layer in features if isinstance(layer, nn.Conv2d)]
+    return [convolutions[i].out_channels for i in (1, 3, 6, 9, 12)]  # the last before each pool
 
 
 def _gate(x: Tensor, centre: Tensor) -> Tensor:

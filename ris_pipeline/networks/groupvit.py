@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ris_pipeline.errors import DownloadError, RisError
-from ris_pipeline.networks.clip import VOCABULARY_SIZE, find_cut
+from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip, find_cut
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
 from ris_pipeline.networks.weights.extra import import_transformers
 
@@ -44,16 +44,24 @@ class GroupVitSizes:
 class GroupVit(nn.Module):
     """The network; `model` is transformers' own, whose names its state dict has.
 
+    `clip`: reads the sentences in place of the model's own text encoder, and does not learn.
     Groups are drawn at random (Gumbel) in training mode, and fixed in evaluation mode.
     """
 
     latin_only = True
 
-    def __init__(self, model: Any, patch: int) -> None:
+    def __init__(self, model: Any, patch: int, clip: Clip | None = None) -> None:
         super().__init__()
         self.model = model
         self.patch = patch
         self.n_tokens = int(model.config.text_config.max_position_embeddings)
+        self.clip = clip
+        if clip is not None:
+            if clip.embed_dim != model.config.projection_dim:
+                raise RisError(f"embed_dim = {model.config.projection_dim}: this CLIP's is {clip.embed_dim}")
+            clip.drop_image_encoder().requires_grad_(False)
+            del model.text_model, model.text_projection
+            self.n_tokens = clip.n_tokens
 
     def train(self, mode: bool = True) -> Self:
         """Return self in training (or evaluation) mode; the projections' BatchNorm keeps its statistics in either.
@@ -64,6 +72,8 @@ class GroupVit(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.eval()
+        if self.clip is not None:
+            self.clip.eval()
         return self
 
     def group(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +98,9 @@ class GroupVit(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return features float (N, E), of length 1, of `tokens` int64 (N, T)."""
+        if self.clip is not None:
+            with torch.no_grad():
+                return F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
         # The text transformer is causal: what follows the last end token changes nothing.
         tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
         pooled = self.model.text_model(input_ids=tokens, return_dict=True).pooler_output
@@ -95,20 +108,23 @@ class GroupVit(nn.Module):
 
     def tokenize(self, sentences: list[str]) -> Tensor:
         """Return int64 (N, n_tokens): CLIP's tokens, which GroupViT shares; start, pieces, end, zeros."""
+        if self.clip is not None:
+            return self.clip.tokenize(sentences)
         tokens: Tensor = open_clip.tokenize(sentences, context_length=self.n_tokens)
         return tokens
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that `tokenize` cuts."""
-        return find_cut(sentences, self.n_tokens)
+        return find_cut(sentences, self.n_tokens) if self.clip is None else self.clip.find_cut(sentences)
 
 
-def build_groupvit(sizes: GroupVitSizes, weights: str | None) -> GroupVit:
-    """Return the network of those sizes.
+def build_groupvit(sizes: GroupVitSizes, weights: str | None, clip: Clip | None = None) -> GroupVit:
+    """Return the network of those sizes; `clip` as for `GroupVit`.
 
     `weights`: a tag of the Hugging Face hub ("nvidia/groupvit-gcc-yfcc"), which is downloaded, a folder in the form of
     transformers, a file of tensors with its names, or None for random values. Raises RisError where transformers is not
-    installed, for weights that cannot be read, and for those of a network of other sizes.
+    installed, for weights that cannot be read, for those of a network of other sizes, and for a CLIP of another
+    embedding width.
     """
     transformers = import_transformers()
     model = transformers.GroupViTModel(_configure(transformers, sizes)).eval()
@@ -118,7 +134,7 @@ def build_groupvit(sizes: GroupVitSizes, weights: str | None) -> GroupVit:
         copy_tensors(model, _drop_indices(read_weights(Path(weights)).tensors), Path(weights))
     else:
         copy_tensors(model, _load_pretrained(transformers, weights), Path(weights))
-    return GroupVit(model, sizes.patch)
+    return GroupVit(model, sizes.patch, clip)
 
 
 def _configure(transformers: Any, s: GroupVitSizes) -> Any:

@@ -21,6 +21,9 @@ from ris_pipeline.report.sources import Sources, find_sources
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ris_pipeline.datasets.records import Dataset
+    from ris_pipeline.report.samples import Sample
+
 N_ROWS = 6  # of a qualitative figure, where no refs are chosen
 
 
@@ -114,8 +117,6 @@ def draw_figure(context: Context, kind: str, *, splits: Sequence[str] | None, re
 
 
 def _draw_qualitative(context: Context, sources: Sources, refs: Sequence[int]) -> Figure:
-    from ris_pipeline.report.figures import draw_qualitative
-    from ris_pipeline.report.panels import read_strips
     from ris_pipeline.report.samples import draw_samples, find_sample
 
     datasets = {split: context.open_dataset(split) for split in sources.splits_with_maps}
@@ -125,6 +126,30 @@ def _draw_qualitative(context: Context, sources: Sources, refs: Sequence[int]) -
         # The split with the most columns: only train has pseudo-labels.
         full = TRAIN_SPLIT if ("pseudo-refined", TRAIN_SPLIT) in sources.shown else next(iter(datasets))
         samples = draw_samples(sources, {full: datasets[full]}, N_ROWS, context.seed)
+    return _draw_samples(context, sources, datasets, samples)
+
+
+def draw_columns(context: Context, sources: Sources, refs: Sequence[int]) -> Figure:
+    """Return "qualitative" rows with the columns of `sources`, which are of one split; `refs` as in `draw_figure`.
+
+    Which columns there are decides nothing of which refs are shown: without `refs` they are drawn at random.
+    """
+    from ris_pipeline.report.samples import choose_samples, find_sample
+
+    (split,) = sources.splits
+    datasets = {split: context.open_dataset(split)}
+    chosen = [find_sample(datasets, ref_id) for ref_id in refs]
+    return _draw_samples(
+        context, sources, datasets, chosen or choose_samples(datasets[split], N_ROWS, context.seed, (), {})
+    )
+
+
+def _draw_samples(
+    context: Context, sources: Sources, datasets: Mapping[str, Dataset], samples: Sequence[Sample]
+) -> Figure:
+    from ris_pipeline.report.figures import draw_qualitative
+    from ris_pipeline.report.panels import read_strips
+
     strips = {
         (strip.sample.split, strip.sample.ref.ref_id): strip
         for strip in read_strips(sources, datasets, samples, context.device)

@@ -27,7 +27,7 @@ from ris_pipeline.report.samples import Sample
 from ris_pipeline.report.sources import Sources
 from ris_pipeline.scoring.evaluate import load_truth, score_sentence
 from ris_pipeline.scoring.metrics import Outcome, point_of
-from ris_pipeline.scoring.rows import Row, find_row
+from ris_pipeline.scoring.rows import Row
 
 Kind = Literal["map", "boundary", "mask", "truth"]
 Map = NDArray[np.float32]
@@ -106,8 +106,9 @@ class _Opened:
         self.stores: dict[tuple[str, str], ResponseStore] = {}
         self.networks: dict[str, Responder] = {}
         self.irnet: IRNet | None = None
+        kinds = {row.name: row.kind for row in sources.rows}
         for (name, split), artifact in sources.shown.items():
-            kind = find_row(name).kind
+            kind = kinds[name]
             if kind in ("maps", "choice"):
                 self.stores[name, split] = ResponseStore.open(store_path(artifact.path, split))
             elif kind == "network" and name not in self.networks:

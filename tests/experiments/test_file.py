@@ -9,11 +9,12 @@ import pytest
 from ris_pipeline.chain.context import open_context
 from ris_pipeline.config import CONFIGS
 from ris_pipeline.errors import RisError
-from ris_pipeline.experiments.file import COSTS, list_experiments, load_experiment
+from ris_pipeline.experiments.file import COSTS, FOLDERS, list_experiments, load_experiment
 from ris_pipeline.methods import METHODS
 from ris_pipeline.scoring.paper import load_paper_tables
 
 TABLES = [f"table{n}" for n in range(1, 8)]
+FIGURES = ["figure1", "figure2"]
 METRIC = {"miou": "mIoU", "pointit": "PointIt", "pointm": "PointM"}
 COST = {"table2": {"parameters": "params", "gmac": "macs"}, "table6": {"gmac": "flops_g"}}
 
@@ -63,13 +64,16 @@ def test_figures_read_off_the_paper_by_hand(name, row, column, figure):
     assert experiment.expected(entry, column) == figure
 
 
-def test_there_is_a_file_for_each_table_and_kind_of_data():
-    assert set(TABLES) <= set(list_experiments())
-    assert {load_experiment(name, None).datasets[0] for name in TABLES} == {"shapes"}
+def test_there_is_a_file_for_each_table_and_figure_and_kind_of_data():
+    assert list_experiments() == sorted([*TABLES, *FIGURES])
+    assert {load_experiment(name, None).datasets[0] for name in (*TABLES, *FIGURES)} == {"shapes"}
+    for name in FIGURES:
+        rows = [[entry.scored for entry in load_experiment(name, folder).rows] for folder in FOLDERS]
+        assert rows[0] == rows[1]
     assert load_experiment("5", "refcocog-umd") == load_experiment("table5", "paper")
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES])
 @pytest.mark.parametrize("folder", ["shapes", "paper"])
 def test_every_setting_is_one_of_its_stage(name, folder):
     experiment = load_experiment(name, folder)

@@ -14,6 +14,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import compute_map
 from ris_pipeline.methods import gbs
 from ris_pipeline.methods.configs import GbSConfig
+from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.training.batches import RefBatches
 from tiny import make_noise
 
@@ -156,7 +157,9 @@ def test_one_image_alone_cannot_be_blended(config, tmp_path):
         task(batch)
 
 
-def test_the_answer_is_the_root_of_both_maps(config):
+@pytest.mark.parametrize("image_encoder", ["vgg", "clip"])
+def test_the_answer_is_the_root_of_both_maps(config, image_encoder):
+    config = replace(config, image_encoder=image_encoder)
     torch.manual_seed(0)
     network = gbs.build(config, None).eval()
     responder = gbs.wrap(network, config)
@@ -173,7 +176,9 @@ def test_the_answer_is_the_root_of_both_maps(config):
     assert compute_map(grids, responder.rule, 64, (50, 70)).shape == (2, 50, 70)
 
 
-def test_a_trained_network_is_built_from_its_file_alone(config, tmp_path):
+@pytest.mark.parametrize("image_encoder", ["vgg", "clip"])
+def test_a_trained_network_is_built_from_its_file_alone(config, image_encoder, tmp_path):
+    config = replace(config, image_encoder=image_encoder)
     torch.manual_seed(0)
     network = gbs.build(config, None)
     torch.save(network.state_dict(), tmp_path / "model.pth")
@@ -181,6 +186,16 @@ def test_a_trained_network_is_built_from_its_file_alone(config, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
+
+
+def test_the_clips_resnet_starts_where_the_clip_ended_and_learns(config):
+    network = gbs.build(replace(config, image_encoder="clip"), None)
+    clip = load_clip("shapes", None)
+    own = dict(network.features.visual.named_parameters())
+    given = dict(clip.model.visual.named_parameters())
+    assert all(torch.equal(own[name], given[name]) for name in given)
+    assert own["layer1.0.conv1.weight"].requires_grad
+    assert not any(parameter.requires_grad for parameter in network.text.parameters())
 
 
 def test_vgg_has_five_levels():

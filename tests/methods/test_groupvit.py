@@ -1,15 +1,18 @@
 """GroupViT's fine-tuning and its answer, against sums done by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from ris_pipeline.datasets import Expression
+from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import compute_map, compute_mask
 from ris_pipeline.methods import groupvit
 from ris_pipeline.methods.configs import GroupVitConfig
+from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.draws import Draw
 from tiny import draw_epoch, make_noise
@@ -98,3 +101,42 @@ def test_a_batch_has_one_ref_of_an_image(tmp_path):
     for batch in draw_epoch(groupvit.plan(dataset, CONFIG, 0), 0):
         images = [dataset.refs[draw.ref].image_id for draw in batch]
         assert len(set(images)) == len(images)
+
+
+@pytest.fixture
+def read_by_clip():
+    """The configuration in which the small CLIP reads the sentences, and its network."""
+    config = replace(CONFIG, text_encoder="clip", clip="shapes", clip_weights=None, embed_dim=256)
+    torch.manual_seed(0)
+    return config, groupvit.build(config, None)
+
+
+def test_a_clip_reads_the_sentences_and_does_not_learn(read_by_clip, batch):
+    config, network = read_by_clip
+    clip = load_clip("shapes", None).eval()
+    with torch.no_grad():
+        expected = clip.encode_text(clip.tokenize(SENTENCES))
+        found = network.encode_text(network.tokenize(SENTENCES))
+    np.testing.assert_allclose(found, expected / expected.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-6)
+    assert network.n_tokens == clip.n_tokens
+    task = groupvit.build_task(network, config).train()
+    assert not network.clip.training
+    task(batch)["loss"].backward()
+    learning = {id(parameter) for group in task.optimizer().param_groups for parameter in group["params"]}
+    without = {name for name, parameter in network.named_parameters() if id(parameter) not in learning}
+    assert without == {f"clip.{name}" for name, _ in network.clip.named_parameters()}
+    assert not [name for name in network.state_dict() if "text_model" in name]
+
+
+def test_with_a_clip_it_is_built_from_its_file_alone(read_by_clip, tmp_path):
+    config, network = read_by_clip
+    torch.save(network.state_dict(), tmp_path / "model.pth")
+    again = groupvit.build(replace(config, weights="no such file"), tmp_path / "model.pth")
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_clip_of_another_width_is_refused():
+    config = replace(CONFIG, text_encoder="clip", clip="shapes", clip_weights=None)
+    with pytest.raises(RisError, match="embed_dim = 8: this CLIP's is 256"):
+        groupvit.build(config, None)

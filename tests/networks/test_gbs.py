@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ris_pipeline.networks.gbs import Bottleneck, GbS, compare_places, ground_words
+from ris_pipeline.networks.irnet import ClipStages
 from ris_pipeline.networks.vgg import build_vgg
 from ris_pipeline.networks.words import Words
+from tiny import TINY, build_random
 
 
 class Fixed(Words):
@@ -30,7 +32,7 @@ class Fixed(Words):
 
 def build(width=2, text_width=6, n_levels=5):
     torch.manual_seed(0)
-    return GbS(Fixed(text_width), build_vgg("vgg16_bn", width, None), n_levels)
+    return GbS(Fixed(text_width), build_vgg("vgg16_bn", width, None), 8 * width, n_levels)
 
 
 def test_the_papers_size():
@@ -52,6 +54,27 @@ def test_shapes_at_a_size_of_no_whole_cells():
     places = network.project_levels(levels)
     assert places.shape == (2, 5, 36, 6)
     torch.testing.assert_close(places.norm(dim=-1), torch.ones(2, 5, 36))
+
+
+def test_a_resnet_stands_in_for_vgg():
+    """The tiny CLIP's five stages, its last two at strides 16 and 32: the grid is the last but one's, rounded up."""
+    network = GbS(Fixed(6), ClipStages(build_random(TINY)), 4, 2).eval()
+    pixels = torch.randn(2, 3, 100, 100)
+    levels = network.levels(pixels)
+    assert [level.shape[1] for level in levels] == list(network.features.stage_channels)
+    assert network.grid_side(100) == levels[-2].shape[-1] == 7
+    sentence = network.text(["a", "b"])[:, 0]
+    assert network.separate(levels, sentence).shape == network.separate(levels, None).shape == (2, 7, 7)
+    places = network.project_levels(levels)
+    assert places.shape == (2, 2, 49, 6)
+    skip, deep = levels[-2:]
+    gated = [
+        x * torch.exp(-(x - linear(sentence)[..., None, None]).abs())
+        for x, linear in zip((deep, skip), network.conditions, strict=True)
+    ]
+    up = F.interpolate(network.decoder(gated[0]), (7, 7), mode="bilinear", align_corners=False)
+    expected = F.conv2d(torch.cat([gated[1], up], dim=1), network.head.weight, padding=1)[:, 0]
+    torch.testing.assert_close(network.separate(levels, sentence), expected)
 
 
 def test_a_bottleneck_is_the_identity_of_its_convolution_plus_the_rest():

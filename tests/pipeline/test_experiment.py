@@ -286,6 +286,28 @@ def test_the_curve_of_a_setting(own, call, call_ris, capsys, tmp_path):
     assert "axis" in capsys.readouterr().err
 
 
+def test_the_rows_as_columns_of_a_figure(own, call, call_ris, capsys, tmp_path):
+    """Image, "as it is", "ten times", truth: the rate's answers differ, and "labels" are of train alone."""
+    words = ("figure", "qualitative", "--experiment", own / "own.toml", "--split", "val", "--out")
+    assert call_ris(*words, tmp_path / "none.png", **places_in(own)) == 0  # the chain's own Step-1 is there
+    call("experiment")
+    assert call_ris(*words, tmp_path / "both.png", **places_in(own)) == 0
+    columns = {}
+    for name in ("none", "both"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 0
+            columns[name] = np.array_split(np.asarray(picture.convert("RGB")), 4, axis=1)
+    same = [np.array_equal(*pair) for pair in zip(columns["none"], columns["both"], strict=True)]
+    assert same == [True, True, False, True]  # what was not made had an empty column
+    capsys.readouterr()
+    for wrong, message in (
+        (("curves", "--experiment", "table5"), "curves are of trainings"),
+        (("qualitative", "--experiment", own / "own.toml", "--split", "testA"), "testA"),
+    ):
+        assert call_ris("figure", *wrong, "--out", tmp_path / "a.png", **places_in(own)) == 1
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real samples are not here")
 def test_a_sample_of_refcoco_is_partial_in_the_papers_table(tmp_path, tiny_stages, call_ris, capsys):
