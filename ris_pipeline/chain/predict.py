@@ -262,10 +262,13 @@ def _predict(
     from ris_pipeline.datasets.io.files import read_remark
     from ris_pipeline.datasets.io.images import load_image
     from ris_pipeline.maps.mirror import Mirrored
+    from ris_pipeline.maps.sizes import AtSizes
     from ris_pipeline.process.device import autocast
 
     device = context.device
     segmenter = load_segmenter(context, checkpoint, method)
+    if "sizes" in test_time:
+        segmenter.responder = AtSizes(segmenter.responder)
     if "mirror" in test_time:
         segmenter.responder = Mirrored(segmenter.responder)
     sentences = list(dict.fromkeys(text for _, texts in requests for text in texts))
@@ -295,7 +298,7 @@ def _predict(
         for texts, group in itertools.groupby(requests, key=lambda request: request[1]):
             for predictions in segmenter.segment_images(read(path for path, _ in group), texts):
                 path, pixels = waiting.popleft()
-                found = _clean(predictions, pixels) if "crf" in test_time else predictions
+                found = _improve(predictions, texts, pixels, test_time)
                 for text, prediction in zip(texts, found, strict=True):
                     if not prediction.mask.any():
                         context.say(f'{path}, "{text}": nothing found, the mask is empty')
@@ -309,13 +312,20 @@ def _predict(
     return results, failures
 
 
-def _clean(predictions: Sequence[Prediction], pixels: Pixels) -> list[Prediction]:
-    """Return the predictions about an image with their masks cleaned by the dense CRF."""
+def _improve(
+    predictions: Sequence[Prediction], sentences: Sequence[str], pixels: Pixels, test_time: Sequence[str]
+) -> list[Prediction]:
+    """Return the predictions about an image with what their masks are after the competition and the dense CRF."""
     import numpy as np
 
+    from ris_pipeline.maps.compete import separate_masks
     from ris_pipeline.refine.masks import clean_masks
 
-    masks = clean_masks(pixels, np.stack([prediction.mask for prediction in predictions]))
+    masks = np.stack([prediction.mask for prediction in predictions])
+    if "compete" in test_time:
+        masks = separate_masks(masks, np.stack([prediction.map for prediction in predictions]), sentences)
+    if "crf" in test_time:
+        masks = clean_masks(pixels, masks)
     return [replace(prediction, mask=mask) for prediction, mask in zip(predictions, masks, strict=True)]
 
 

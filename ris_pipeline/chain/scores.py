@@ -129,7 +129,7 @@ def _plan(
         context.say(f"left out, not made yet: {', '.join(names)}; run: {context.command(command)}")
     if stage and not jobs:
         chosen = ", ".join(context.find_splits(splits))
-        networks = "; --mirror and --crf are for networks, as step2" if test_time else ""
+        networks = f"; --{test_time[0]} is for networks, as step2" if test_time else ""
         raise RisError(
             f"{stage} is not scored on {chosen}: pseudo-labels are of train only; for step2 name --split{networks}"
         )
@@ -181,6 +181,7 @@ def _find_tier(context: Context, job: _Job) -> Tier:
 def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:
     """Yield the outcomes of a row."""
     from ris_pipeline.maps.mirror import Mirrored
+    from ris_pipeline.maps.sizes import AtSizes
     from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.methods.load import load_network
     from ris_pipeline.process.device import autocast
@@ -194,9 +195,11 @@ def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome
     elif job.row.kind == "network":
         with autocast(context.device, context.precision):
             network = load_network(job.source, context.device)
-            responder = Mirrored(network) if "mirror" in job.row.test_time else network
-            clean = clean_masks if "crf" in job.row.test_time else None
-            yield from evaluate.evaluate_network(dataset, responder, BATCH_SIZE, clean)
+            options = job.row.test_time
+            responder = AtSizes(network) if "sizes" in options else network
+            responder = Mirrored(responder) if "mirror" in options else responder
+            clean = clean_masks if "crf" in options else None
+            yield from evaluate.evaluate_network(dataset, responder, BATCH_SIZE, clean, compete="compete" in options)
     else:
         store = ResponseStore.open(store_path(job.source.path, job.split))
         of_maps = evaluate.evaluate_choice if job.row.kind == "choice" else evaluate.evaluate_maps

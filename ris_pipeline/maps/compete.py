@@ -5,14 +5,14 @@ A sentence that means one thing of an image says where the other things are not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ris_pipeline.arrays import BoolMask, Maps
-from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
+from ris_pipeline.datasets.records import Dataset, ImageGroup
 from ris_pipeline.maps.respond import Responder, load_pixels
 
 # Of a map's maximum. A map that is as high where another has its peak means that thing as well: the same object, "the
@@ -22,14 +22,14 @@ SAME_THING_DRAWN = 0.5  # where the other sentence was drawn: more often than an
 STRONGEST = 12  # drawn sentences that compete with a ref
 
 
-def find_rivals(maps: Maps, refs: Sequence[Ref]) -> BoolMask:
-    """Return, bool (R, R), whether ref j of the maps float32 (R, H, W) may take pixels from ref i of the same image.
+def find_rivals(maps: Maps, sentences: Sequence[Iterable[str]]) -> BoolMask:
+    """Return, bool (R, R), whether map j of float32 (R, H, W) may take pixels from map i of the same image.
 
-    It may not where both have a sentence in common, or where map i reaches SAME_THING of its maximum at the peak of
-    map j: a whole is not taken from by its parts, but takes from them what is not theirs.
+    `sentences` of each map. It may not where both have a sentence in common, or where map i reaches SAME_THING of its
+    maximum at the peak of map j: a whole is not taken from by its parts, but takes from them what is not theirs.
     """
-    sentences = [{_simplify(e.sentence) for e in ref.expressions} for ref in refs]
-    is_apart = np.array([[own.isdisjoint(other) for other in sentences] for own in sentences])
+    simple = [set(map(_simplify, own)) for own in sentences]
+    is_apart = np.array([[own.isdisjoint(other) for other in simple] for own in simple])
     rivals: BoolMask = is_apart & (_at_peaks(maps, maps) < SAME_THING)
     return rivals
 
@@ -57,6 +57,15 @@ def let_compete(maps: Maps, others: Maps, rivals: BoolMask) -> Maps:
         for given, own, may_take in zip(maps, _relative(maps), rivals, strict=True)
     ]
     return np.stack(kept)
+
+
+def separate_masks(masks: NDArray[np.bool_], maps: Maps, sentences: Sequence[str]) -> NDArray[np.bool_]:
+    """Return the masks bool (K, H, W) of K sentences about an image without what their rivals among them take.
+
+    `maps` float32 (K, H, W). Which of the sentences mean one object is not told.
+    """
+    competing = let_compete(maps, maps, find_rivals(maps, [[sentence] for sentence in sentences]))
+    return masks & (competing > 0)
 
 
 class DrawnSentences:

@@ -88,7 +88,7 @@ def combine_maps(
         maps = compute(store, refs, hw)
     else:
         maps = compute(store, group.refs, hw)
-        maps = let_compete(maps, maps, find_rivals(maps, group.refs))[[group.refs.index(ref) for ref in refs]]
+        maps = let_compete(maps, maps, find_rivals(maps, _sentences(group)))[[group.refs.index(ref) for ref in refs]]
     if drawn is not None:
         grids = drawn.respond(group)
         others = show_map(compute_map(grids, store.rule, store.input_size, hw), store.rule).numpy()
@@ -195,7 +195,7 @@ def save_segmented(
                 counts = [len(ref.expressions) for ref in group.refs]
                 maps = _mean_maps([own.numpy() for own in torch.split(shown, counts)])
                 if config.compete:
-                    maps = let_compete(maps, maps, find_rivals(maps, group.refs))
+                    maps = let_compete(maps, maps, find_rivals(maps, _sentences(group)))
                 kept = maps[[group.refs.index(ref) for ref in refs]]
                 yield folder, _ids(refs), kept, image_hw, config.round_threshold, image
             advance(len(group.refs))
@@ -226,6 +226,10 @@ def _run(write: Callable[..., None], calls: Iterator[tuple[Any, ...]], workers: 
     with closing(map_processes(write, calls, workers)) as done:
         for _ in done:
             pass
+
+
+def _sentences(group: ImageGroup) -> list[list[str]]:
+    return [[expression.sentence for expression in ref.expressions] for ref in group.refs]
 
 
 def _ids(refs: Sequence[Ref]) -> list[int]:

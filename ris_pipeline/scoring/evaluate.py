@@ -1,4 +1,4 @@
-"""What the stages made, scored sentence by sentence; the maps in memory are those of one ref, or of one batch.
+"""What the stages made, scored sentence by sentence; the maps in memory are those of one ref, image or batch.
 
 Each function is a generator over the refs of a data set, image by image. A ref without a box or without a mask
 gives outcomes of None for what that would have decided.
@@ -21,8 +21,9 @@ from ris_pipeline.datasets.io.images import load_image, size_of
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Dataset, Expression, Ref, group_by_image
 from ris_pipeline.errors import RisError
+from ris_pipeline.maps.compete import separate_masks
 from ris_pipeline.maps.respond import Responder, read_batches, respond, split_batches
-from ris_pipeline.maps.rule import compute_map, compute_mask
+from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.scoring.metrics import Outcome, box_area, score_expression
 
@@ -79,22 +80,27 @@ def evaluate_network(
     responder: Responder,
     batch_size: int,
     clean: Callable[[Pixels, NDArray[np.bool_]], NDArray[np.bool_]] | None = None,
+    *,
+    compete: bool = False,
 ) -> Iterator[Outcome]:
     """Yield the outcome of every sentence by a network: the point is the map's largest value, the mask by its rule.
 
     `batch_size` images are encoded at once, each for all its sentences; it changes the speed only. `clean` returns
-    better masks, bool (K, H, W), of an image uint8 (H, W, 3) and those of the rule.
+    better masks, bool (K, H, W), of an image uint8 (H, W, 3) and those of the rule. `compete`: the sentences of an
+    image compete for its pixels before that.
     """
     for groups, pixels in read_batches(dataset, split_batches(group_by_image(dataset), batch_size), responder):
         for group, grids in zip(groups, respond(responder, pixels, groups), strict=True):
             image_hw = size_of(dataset.images[group.image_id])
-            counts = [len(ref.expressions) for ref in group.refs]
-            for ref, own in zip(group.refs, torch.split(grids, counts), strict=True):
-                maps = compute_map(own, responder.rule, responder.input_size, image_hw)
-                masks = compute_mask(maps, responder.rule).cpu().numpy()
-                if clean:
-                    masks = clean(load_image(dataset.images[group.image_id]), masks)
-                yield from _score_sentences(dataset, ref, maps.cpu().numpy(), masks)
+            maps = compute_map(grids, responder.rule, responder.input_size, image_hw)
+            masks = compute_mask(maps, responder.rule).cpu().numpy()
+            if compete:
+                masks = separate_masks(masks, show_map(maps, responder.rule).cpu().numpy(), group.sentences)
+            if clean:
+                masks = clean(load_image(dataset.images[group.image_id]), masks)
+            ends = np.cumsum([len(ref.expressions) for ref in group.refs])[:-1]
+            for ref, *own in zip(group.refs, np.split(maps.cpu().numpy(), ends), np.split(masks, ends), strict=True):
+                yield from _score_sentences(dataset, ref, *own)
 
 
 def evaluate_chance(dataset: Dataset, seed: int = 0) -> Iterator[Outcome]:

@@ -118,7 +118,12 @@ ROWS = {
     )
 }  # fmt: skip
 # What may be done at test time, in this order, and is not by default: {option: in words}.
-TEST_TIME = {"mirror": "mean with the mirror image", "crf": "mask cleaned by the dense CRF"}
+TEST_TIME = {
+    "mirror": "mean with the mirror image",
+    "sizes": "mean over three sizes",
+    "compete": "all sentences of the image at once, competing for its pixels",
+    "crf": "mask cleaned by the dense CRF",
+}
 # The oracle's figures that a card keeps, for runs in which it was not trained.
 STORED_ORACLE = Row(
     name="oracle, stored", title="Step-2 on true masks, as the card has it", label="Oracle, stored", stage="step2",

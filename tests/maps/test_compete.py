@@ -3,20 +3,15 @@
 import numpy as np
 import torch
 
-from ris_pipeline.datasets import Expression, Ref
 from ris_pipeline.datasets.records import group_by_image
-from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete
+from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete, separate_masks
 from tiny import make_noise
-
-
-def refs_of(*sentences):
-    return [Ref(i, 0, "train", (Expression(i, text),)) for i, text in enumerate(sentences)]
 
 
 def compete(sentences, *rows):
     """The maps after the competition, one row of cells for each."""
     maps = np.array(rows, np.float32)[:, None]
-    return let_compete(maps, maps, find_rivals(maps, refs_of(*sentences)))[:, 0].tolist()
+    return let_compete(maps, maps, find_rivals(maps, [[text] for text in sentences]))[:, 0].tolist()
 
 
 def test_a_pixel_is_of_the_object_that_responds_most_relative_to_its_own_maximum():
@@ -61,6 +56,16 @@ def test_an_object_without_response_neither_takes_nor_gets():
 
 def test_a_single_object_competes_with_nobody():
     assert compete("a", [1, 2, 0]) == [[1, 2, 0]]
+
+
+def test_a_mask_loses_what_another_sentence_of_the_image_takes():
+    """The second sentence means the object of the first and takes nothing from it; the third has no mask itself."""
+    maps = np.array([[8, 4, 3, 0], [8, 7.5, 1, 0], [0, 2, 5, 8]], np.float32)[:, None]
+    masks = maps > np.array([2, 2, 9])[:, None, None]
+    assert separate_masks(masks, maps, ["red cup", "cup", "plate"])[:, 0].astype(int).tolist() == [
+        [1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0],
+    ]  # fmt: skip
+    assert separate_masks(masks[:1], maps[:1], ["red cup"]).tolist() == masks[:1].tolist()
 
 
 def test_drawn_sentences_take_what_is_elsewhere():

@@ -25,7 +25,25 @@ def test_they_are_rows_of_their_own(copy_of_project, call_ris, ris, capsys):
     assert len({(scores / f"latest-{row}-val").readlink() for row in ("step2", "step2+mirror+crf")}) == 2
     assert score("--stage", "step2") == [plain]
     assert call_ris("score", "--stage", "prms", "--crf", "--split", "val", **places_in(copy_of_project)) == 1
-    assert "--mirror and --crf are for networks" in capsys.readouterr().err
+    assert "--crf is for networks, as step2" in capsys.readouterr().err
+
+
+def test_sentences_that_compete_are_another_row_with_smaller_masks(copy_of_project, ris, capsys):
+    capsys.readouterr()
+    ris(copy_of_project, "score", "--split", "val", "--sizes", "--json")
+    (alone,) = json.loads(capsys.readouterr().out)
+    ris(copy_of_project, "score", "--split", "val", "--sizes", "--compete", "--json")
+    (together,) = json.loads(capsys.readouterr().out)
+    assert (alone["scored"], together["scored"], together["paper"]) == ("step2+sizes", "step2+sizes+compete", {})
+    assert alone["metrics"]["pointit"] == together["metrics"]["pointit"]
+    photo = next((copy_of_project / "data").rglob("*.jpg"))
+    masks = []
+    for options in ((), ("--compete",)):
+        ris(copy_of_project, "predict", photo, "the star", "the circle", "--out", copy_of_project / "out", *options)
+        records = json.loads((copy_of_project / "out" / "predictions.json").read_text())
+        masks.append(np.stack([np.array(PIL.Image.open(record["mask"])) > 0 for record in records]))
+    assert records[0]["test_time"] == ["compete"]
+    assert not (masks[1] & ~masks[0]).any()
 
 
 def test_masks_of_predictions_are_cleaned_and_maps_stay(project, ris, tmp_path):

@@ -1,0 +1,40 @@
+"""An image at several sizes, by a responder whose answers can be told by hand."""
+
+import torch
+
+from ris_pipeline.maps.rule import SEGMENTATION
+from ris_pipeline.maps.sizes import AtSizes
+
+
+class SideReader:
+    """Scores each sentence by its number times the side of the image that it is shown, in a grid of that size."""
+
+    input_size, grid_hw, rule, device = 160, (160, 160), SEGMENTATION, torch.device("cpu")
+    n_tokens, latin_only = 9, True
+
+    def find_cut(self, sentences):
+        return []
+
+    def encode_texts(self, sentences):
+        return torch.tensor([float(sentence) for sentence in sentences])
+
+    def encode_images(self, pixels):
+        return list(pixels)
+
+    def respond(self, image, texts, ref_ids=None):
+        return texts[:, None, None] * image.shape[-1] * torch.ones(image.shape[-2:])
+
+
+def test_the_grids_are_the_mean_over_three_sizes_of_whole_cells():
+    responder = AtSizes(SideReader())
+    images = responder.encode_images(torch.zeros(2, 3, 160, 160))
+    assert [[look.shape[-1] for look in image] for image in images] == [[128, 160, 192]] * 2
+    grids = responder.respond(images[0], responder.encode_texts(["1", "-2"]))
+    assert grids.shape == (2, 160, 160)
+    torch.testing.assert_close(grids[:, 0, 0], torch.tensor([160.0, -320.0]))
+
+
+def test_its_own_size_is_seen_as_it_is():
+    pixels = torch.rand(1, 3, 160, 160)
+    (image,) = AtSizes(SideReader()).encode_images(pixels)
+    assert torch.equal(image[1], pixels[0])
