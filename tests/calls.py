@@ -31,6 +31,8 @@ class Options:
     precision: str = "fp32"
     workers: int = 2
     mirror: bool = False
+    sizes: bool = False
+    compete: bool = False
     crf: bool = False
     force: bool = False
     dry_run: bool = False
