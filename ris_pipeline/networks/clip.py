@@ -13,7 +13,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer
-from open_clip.transformer import VisionTransformer, text_global_pool
+from open_clip.transformer import Transformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from ris_pipeline.config import N_TOKENS
@@ -213,6 +213,20 @@ class Clip(nn.Module):
             pieces = self.tokenizer.tokenizer(list(map(self.tokenizer.clean_fn, sentences))).input_ids
             return [sentence for sentence, ids in zip(sentences, pieces, strict=True) if len(ids) > self.n_tokens]
         return find_cut(sentences, self.n_tokens)
+
+    def put_positions_first(self) -> None:
+        """Let the transformers work on (T, N, width) inside, with the same values.
+
+        torch's attention turns (N, T, width) into that without moving anything, and multiplies what is not contiguous
+        by a frozen weight position by position: in bfloat16 on a CPU with a copy of the weight for each of them.
+        """
+        for transformer in self.modules():
+            if isinstance(transformer, Transformer):
+                blocks = [block.attn for block in transformer.resblocks]
+                if all(isinstance(attention, nn.MultiheadAttention) for attention in blocks):
+                    transformer.batch_first = False
+                    for attention in blocks:
+                        attention.batch_first = False
 
     def drop_image_encoder(self) -> Self:
         """Return self without image encoder and scale of the comparison, for a network that reads sentences only."""

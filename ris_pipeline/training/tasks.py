@@ -54,6 +54,8 @@ class Step1Task(ReferringTask):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses cls, pos, neg and their weighted sum."""
         device, batch = self.device, batch.to(self.device)
+        if torch.is_autocast_enabled(device.type):  # in float32 another order of sums could move the last digit
+            self.aux.put_positions_first()
         sentences = [draw.sentence for draw in batch.draws]
         n = len(sentences)
         tokens = self.network.clip.tokenize(sentences).to(device)

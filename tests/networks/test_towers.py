@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.profiler import profile
 
 from ris_pipeline.config import Step1Config, Step2Config, record_settings
 from ris_pipeline.datasets.io.images import renormalise
@@ -20,8 +21,10 @@ from ris_pipeline.networks.load import build_step1
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.clip_weights import load_clip
+from ris_pipeline.process.device import autocast
 
 TEXT = {"vocab_size": 49408, "context_length": 77, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 64, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}
 SENTENCES = ["the red circle", "a star on the left"]
 
 
@@ -31,11 +34,7 @@ def tower(name: str, text: dict[str, Any] | None = None, **timm: Any) -> dict[st
 
 
 FAMILIES = {
-    "ViT-B/16": {
-        "embed_dim": 12,
-        "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
-        "text_cfg": TEXT,
-    },
+    "ViT-B/16": {"embed_dim": 12, "vision_cfg": VIT, "text_cfg": TEXT},
     "SigLIP": tower(
         "vit_tiny_patch16_224",
         {"no_causal_mask": True, "pool_type": "last", "proj_bias": True, "context_length": 24, "vocab_size": 49408},
@@ -157,3 +156,25 @@ def test_the_context_is_an_option_that_leaves_old_artifacts_as_they_are() -> Non
     assert build_step1("shapes", hidden=4, n_tokens=12).clip.tokenize(["a"]).shape == (1, 12)
     with pytest.raises(RisError, match="n_tokens must be 2 to"):
         build_step1("shapes", hidden=4, n_tokens=500)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_positions_first_changes_no_value_and_multiplies_a_frozen_weight_once(precision):
+    clip = Clip.from_config({"embed_dim": 12, "text_cfg": TEXT, "vision_cfg": VIT}).requires_grad_(False).eval()
+    pixels = torch.randn(3, 3, 64, 64, requires_grad=True)
+    tokens = clip.tokenize(SENTENCES)
+
+    def encode():
+        with autocast(torch.device("cpu"), precision), profile(record_shapes=True) as profiler:
+            features = clip.encode_image(pixels).float(), clip.encode_text(tokens).float()
+            (slope,) = torch.autograd.grad(features[0].square().sum(), pixels)
+        shapes = [event.input_shapes for event in profiler.events() if event.name == "aten::bmm"]
+        return (*features, slope), [pair for pair in shapes if 3 * 16 in pair[1]]
+
+    before, repeated = encode()
+    assert len(repeated) > 2
+    clip.put_positions_first()
+    after, repeated = encode()
+    assert repeated == []
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-6)
