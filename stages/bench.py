@@ -59,7 +59,7 @@ def run(
     on_cuda = context.device.type == "cuda"
     machine = torch.cuda.get_device_name(context.device) if on_cuda else platform.machine()
     value = {
-        "dataset": context.card.name, "device": str(context.device), "precision": precision, "workers": workers,
+        "dataset": context.card.name, "device": str(context.device), "precision": context.precision, "workers": workers,
         "machine": machine,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "batch": batch, "steps": steps,
         "shape": asdict(shape), "peak_tflops": {name: peak / 1e12 for name, peak in bench.peaks.items()},

@@ -111,7 +111,8 @@ GROUPS = (Places, Making, Output, AtTestTime)
 Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"], Option(help="bf16 and fp16: automatic mixed precision; fp16 needs CUDA.")
+    Literal["fp32", "bf16", "fp16", "auto"],
+    Option(help="bf16, fp16 (CUDA only): mixed precision; auto: bf16 where the device has it."),
 ]
 RawOrientation = Annotated[bool, Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")]
 Workers = Annotated[int, Option(min=0, help="Processes that read images.")]

@@ -59,7 +59,7 @@ def run(
         paper = load_paper_tables()["table2_cost_referit_test"].get(find_row(stage).paper)
         results.append({
             "network": network, "stage": stage, "input_size": input_size, "device": str(context.device),
-            "precision": precision, "parts": [asdict(cost) for cost in costs],
+            "precision": context.precision, "parts": [asdict(cost) for cost in costs],
             "paper": paper if network == "paper" else None, "remark": REMARKS.get(stage),
         })  # fmt: skip
 
@@ -67,12 +67,12 @@ def run(
     with context.console.progress("cost, passes", (WARM_UP + REPEATS) * n_networks) as advance:
         for name, configs in networks.items():
             for stage, config in configs.items():
-                add(name, stage, config.input_size, measure_cost(config, context.device, precision, advance))
+                add(name, stage, config.input_size, measure_cost(config, context.device, context.precision, advance))
         for method in compared:
             config = replace(method.config(), input_size=PAPER_SIDE)
-            cost = measure_method(method, config, context.device, precision, advance)
+            cost = measure_method(method, config, context.device, context.precision, advance)
             add("paper", method.name, PAPER_SIDE, [cost])
-    conditions = f"{context.device}, {precision}, median of {REPEATS}, random values"
+    conditions = f"{context.device}, {context.precision}, median of {REPEATS}, random values"
     emit(output, f"one image, one sentence of 20 tokens; {conditions}\n{_render(results)}", results)
 
 

@@ -43,7 +43,7 @@ class Places(TypedDict, total=False):
     """Where a function of the chain reads and writes, and how it computes: the options of the commands.
 
     `data_root`, `runs`: folders of the data sets and of the artifacts, "data" and "runs" if left out. `seed`: of all
-    random numbers, 0. `device`: "auto", "cpu", "cuda", "cuda:1", "mps". `precision`: "fp32", "bf16", "fp16".
+    random numbers, 0. `device`: "auto", "cpu", "cuda", "cuda:1", "mps". `precision`: "fp32", "bf16", "fp16", "auto".
     `workers`: processes that read images, 2. `force`: make it again, even if nothing changed. `quiet`: no progress.
     """
 
@@ -76,6 +76,13 @@ class Context:
     console: Console = field(default_factory=Console)
     card_name: str = "shapes"  # as it was asked for
     supply: Callable[..., Artifact | None] | None = None  # gives what a stage reads in place of the latest artifact
+
+    def __post_init__(self) -> None:
+        if self.precision == "auto":
+            from ris_pipeline.process.device import choose_precision
+
+            self.precision = choose_precision(self.device)
+            self.say(f"precision: {self.precision}")
 
     def vary(self, **changes: Any) -> Context:
         """Return a context with other settings, for the same data set, that shares what is known of its files."""

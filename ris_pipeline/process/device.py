@@ -14,6 +14,16 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, _TYPES.get(precision), enabled=precision in _TYPES)
 
 
+def choose_precision(device: torch.device) -> str:
+    """Return what the precision "auto" stands for: "bf16" where the device has products of it, else "fp32"."""
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        cpu = torch.cpu
+        has_bf16 = device.type == "cpu" and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    return "bf16" if has_bf16 else "fp32"
+
+
 def find_device(name: str) -> torch.device:
     """Return the device of that name; "auto": CUDA where there is any, else MPS, else the CPU.
 

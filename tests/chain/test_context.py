@@ -235,6 +235,18 @@ def test_fp16_is_refused_without_cuda(tiny):
         _ = context_of(dataclasses.replace(tiny, device="cpu", precision="fp16")).device
 
 
+@pytest.mark.parametrize(
+    ("has", "expected"), [((True, False), "bf16"), ((False, True), "bf16"), ((False,) * 2, "fp32")]
+)
+def test_auto_takes_bf16_where_the_processor_multiplies_it(has, expected, tiny, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has[0])
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has[1])
+    context = context_of(dataclasses.replace(tiny, device="cpu", precision="auto"))
+    assert context.precision == expected
+    request = context.request("step1", context.resolve(Step1Config, "step1"))
+    assert request.precision == expected
+
+
 def test_a_dump_of_a_trained_method_keeps_the_settings_of_the_dump(tiny, tmp_path):
     """Kept with the training's, they made every later look at the artifact fail."""
     file = tmp_path / "settings.toml"
