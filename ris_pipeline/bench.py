@@ -267,7 +267,7 @@ class Bench:
 
         reset_peak(device)
         groups = group_by_image(replace(self.dataset, refs=refs))
-        save_seeds(self.dataset, store, groups, seeds, config, self.context.workers, _ignore)
+        save_seeds(self.dataset, store, groups, seeds, config, self.context.workers, _ignore, device)
         clock = _clock_of_files(label_path(seeds, ref.ref_id) for ref in refs)
         yield self._result("seeds", "refs", "fp32", clock, None, round(n_learnt * per_image))
 

@@ -216,7 +216,7 @@ def _train_irnet(
     seeds = work.path / SEEDS
     seeds.mkdir(exist_ok=True)
     with work.timed("seeds"), context.console.progress("seeds", sum(len(group.refs) for group in groups)) as advance:
-        save_seeds(dataset, store, groups, seeds, config, context.workers, advance)
+        save_seeds(dataset, store, groups, seeds, config, context.workers, advance, context.device)
     files = [
         SeedFile(dataset.images[group.image_id], label_path(seeds, ref.ref_id))
         for group in groups

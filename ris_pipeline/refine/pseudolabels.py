@@ -40,11 +40,14 @@ from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.ahead import run_ahead
 from ris_pipeline.process.workers import map_processes
 from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds, write_segmented, write_walked
+from ris_pipeline.refine.mean_field import refine_labels
+from ris_pipeline.refine.seeds import compute_seeds
 from ris_pipeline.refine.walk import walk_pieces
 
 Advance = Callable[[int], None]
 T = TypeVar("T")
 
+CPU = torch.device("cpu")
 AHEAD = 2  # images that are read before their turn: a photograph may take 200 MB until it is resized
 
 
@@ -119,12 +122,14 @@ def save_thresholded(
 
 def save_seeds(
     dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
-    config: PseudolabelConfig, workers: int, advance: Advance,
+    config: PseudolabelConfig, workers: int, advance: Advance, device: torch.device = CPU,
 ) -> None:  # fmt: skip
     """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes.
 
-    Of the maps that PRMS selected, whatever is configured: where maps compete, they end at no edge of the image.
+    On CUDA the dense CRF is the device's, elsewhere that of the worker processes. Of the maps that PRMS selected,
+    whatever is configured: where maps compete, they end at no edge of the image.
     """
+    on_device, clean = device.type == "cuda", partial(refine_labels, device=device)
     label_hw = partial(limit_size, longest=config.max_side)
     prepare = partial(limit_image, longest=config.max_side)
 
@@ -132,10 +137,14 @@ def save_seeds(
         for group, refs, image in _read_missing(dataset, groups, folder, prepare, label_hw):
             if image is not None:
                 maps = compute_selected_maps(store, refs, image.shape[:2])
-                yield folder, _ids(refs), maps, image, config.fg_threshold, config.bg_threshold
+                limits = config.fg_threshold, config.bg_threshold
+                if on_device:
+                    yield folder, _ids(refs), compute_seeds(maps, image, *limits, clean)
+                else:
+                    yield folder, _ids(refs), maps, image, *limits
             advance(len(group.refs))
 
-    _run(write_seeds, calls(), workers)
+    _run(write_labels if on_device else write_seeds, calls(), workers)
 
 
 def save_refined(
