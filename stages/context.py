@@ -111,8 +111,8 @@ GROUPS = (Places, Making, Output, AtTestTime)
 Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16", "auto"],
-    Option(help="bf16, fp16 (CUDA only): mixed precision; auto: bf16 where the device has it."),
+    Literal["fp32", "tf32", "bf16", "fp16", "auto"],
+    Option(help="bf16, fp16: mixed precision; auto: bf16 where the device has it; tf32 and fp16 need CUDA."),
 ]
 RawOrientation = Annotated[bool, Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")]
 Workers = Annotated[int, Option(min=0, help="Processes that read images.")]
@@ -134,6 +134,8 @@ Limit = Annotated[
 
 Cache = Annotated[bool, Option("--cache", help="Decode each image once, into runs/<dataset>/cache; the same result.")]
 
+Compile = Annotated[bool, Option("--compile", help="Use torch.compile; the first steps take minutes more.")]
+
 
 def open_context(
     places: Places,
@@ -144,6 +146,7 @@ def open_context(
     device: str = "auto",
     precision: str = "fp32",
     workers: int = 2,
+    compiled: bool = False,
 ) -> Context:
     """Return the library's context of a command's options."""
     from ris_pipeline.chain.context import Context
@@ -161,6 +164,7 @@ def open_context(
         device_name=device,
         precision=precision,
         workers=workers,
+        compiled=compiled,
         force=making.force,
         dry_run=making.dry_run,
         console=Console(quiet=output.quiet),

@@ -6,6 +6,7 @@ from ris_pipeline.methods import TRIS
 from stages.console import show
 from stages.context import (
     Cache,
+    Compile,
     Device,
     Init,
     Limit,
@@ -28,6 +29,7 @@ def run(
     init: Init = None,
     limit: Limit = None,
     cache: Cache = False,
+    compile: Compile = False,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -41,5 +43,7 @@ def run(
     """
     from ris_pipeline.chain.train import train_step1
 
-    context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
+    context = open_context(
+        places, making, output, seed=seed, device=device, precision=precision, workers=workers, compiled=compile
+    )
     show(output, train_step1(context, method=method, init=init, limit=limit, cache=cache))

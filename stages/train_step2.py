@@ -10,6 +10,7 @@ from ris_pipeline.methods import TRIS
 from stages.console import show
 from stages.context import (
     Cache,
+    Compile,
     Device,
     Init,
     Limit,
@@ -39,6 +40,7 @@ def run(
     init: Init = None,
     limit: Limit = None,
     cache: Cache = False,
+    compile: Compile = False,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -52,7 +54,9 @@ def run(
     """
     from ris_pipeline.chain.train import train_step2
 
-    context = open_context(places, making, output, seed=seed, device=device, precision=precision, workers=workers)
+    context = open_context(
+        places, making, output, seed=seed, device=device, precision=precision, workers=workers, compiled=compile
+    )
     done = train_step2(
         context, oracle=oracle, proposals=proposals, method=method, round=round, init=init, limit=limit, cache=cache
     )

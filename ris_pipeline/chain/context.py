@@ -43,8 +43,9 @@ class Places(TypedDict, total=False):
     """Where a function of the chain reads and writes, and how it computes: the options of the commands.
 
     `data_root`, `runs`: folders of the data sets and of the artifacts, "data" and "runs" if left out. `seed`: of all
-    random numbers, 0. `device`: "auto", "cpu", "cuda", "cuda:1", "mps". `precision`: "fp32", "bf16", "fp16", "auto".
-    `workers`: processes that read images, 2. `force`: make it again, even if nothing changed. `quiet`: no progress.
+    random numbers, 0. `device`: "auto", "cpu", "cuda", "cuda:1", "mps". `precision`: "fp32", "tf32", "bf16",
+    "fp16", "auto". `workers`: processes that read images, 2. `compiled`: whether trainings use torch.compile, False.
+    `force`: make it again, even if nothing changed. `quiet`: no progress.
     """
 
     data_root: Path | str
@@ -53,6 +54,7 @@ class Places(TypedDict, total=False):
     device: str
     precision: str
     workers: int
+    compiled: bool
     force: bool
     quiet: bool
 
@@ -71,6 +73,7 @@ class Context:
     device_name: str = "auto"
     precision: str = "fp32"
     workers: int = 2
+    compiled: bool = False  # whether the trainings use torch.compile
     force: bool = False
     dry_run: bool = False
     console: Console = field(default_factory=Console)
@@ -210,11 +213,14 @@ class Context:
     @cached_property
     def device(self) -> torch.device:
         """The device to compute on. Raises RisError where it is not usable, or not with the precision."""
-        from ris_pipeline.process.device import find_device
+        from ris_pipeline.process.device import allow_tf32, find_device
 
         device = find_device(self.device_name)
-        if self.precision == "fp16" and device.type != "cuda":
-            raise RisError(f"--precision fp16 needs a CUDA device, and this one is {device.type}; use bf16 or fp32")
+        if self.precision in ("fp16", "tf32") and device.type != "cuda":
+            what = f"--precision {self.precision} needs a CUDA device"
+            raise RisError(f"{what}, and this one is {device.type}; use bf16 or fp32")
+        if self.precision == "tf32":
+            allow_tf32()
         return device
 
     @cached_property
@@ -377,6 +383,7 @@ def open_context(data: Context | Card | Path | str, **places: Unpack[Places]) ->
         device_name=places.get("device", "auto"),
         precision=places.get("precision", "fp32"),
         workers=places.get("workers", 2),
+        compiled=places.get("compiled", False),
         force=places.get("force", False),
         console=Console(quiet=places.get("quiet", False)),
         card_name=card.name if isinstance(data, Card) else str(data),

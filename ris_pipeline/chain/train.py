@@ -217,7 +217,7 @@ def _train(
                 n_steps = train(
                     task, source, work.path, device=device, precision=context.precision, workers=context.workers,
                     ranks=ranks, seed=context.seed, report=report_steps(advance),
-                    validate=validate, select=config.select,
+                    validate=validate, select=config.select, compiled=context.compiled,
                 )  # fmt: skip
             work.counts |= {"steps": n_steps, "refs": len(plan.dataset.refs), "sentences": plan.dataset.n_expressions}
             work.host |= {"device": str(device), "ranks": ranks.n_ranks}

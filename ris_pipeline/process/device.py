@@ -10,7 +10,7 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return a context in which torch computes in `precision` what allows it: "bf16", "fp16", or "fp32" for nothing."""
+    """Return a context in which torch computes in "bf16" or "fp16" what allows it; nothing for other precisions."""
     return torch.autocast(device.type, _TYPES.get(precision), enabled=precision in _TYPES)
 
 
@@ -22,6 +22,11 @@ def choose_precision(device: torch.device) -> str:
         cpu = torch.cpu
         has_bf16 = device.type == "cpu" and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
     return "bf16" if has_bf16 else "fp32"
+
+
+def allow_tf32() -> None:
+    """Let matrix products on CUDA round their float32 factors to ten bits, as torch lets cuDNN's convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def find_device(name: str) -> torch.device:

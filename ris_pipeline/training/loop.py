@@ -18,6 +18,7 @@ from ris_pipeline.process import signals as stops
 from ris_pipeline.process.device import autocast
 from ris_pipeline.process.ranks import Ranks
 from ris_pipeline.training.checkpoints import Best, Stateful, TrainingState, seed_step
+from ris_pipeline.training.compiled import compile_parts
 from ris_pipeline.training.readers import Source, read_ahead
 
 Report = Callable[[int, dict[str, float]], None]
@@ -72,6 +73,7 @@ def train(
     weights: str = WEIGHTS,
     validate: Callable[[], Mapping[str, float]] | None = None,
     select: str = "last",
+    compiled: bool = False,
 ) -> int:
     """Train the task's network, leave its weights in folder/`weights`, and return the number of steps.
 
@@ -82,6 +84,7 @@ def train(
     `validate` scores the network in evaluation mode after every epoch, on rank 0 while the others wait; its values are
     logged with the epoch's last step, as val_<name>. The weights are those of the last step, or of the epoch with the
     highest of the values named `select`, the first of equal ones.
+    `compiled`: parts of the networks run as torch.compile makes them, in training only.
     Raises RisError at a loss that is not finite; the last checkpoint stays.
     """
     n_steps = source.n_steps
@@ -95,6 +98,8 @@ def train(
         parts["best"] = best
     state = TrainingState(folder, parts, is_writer=ranks.rank == 0, n_ranks=ranks.n_ranks)
     steps = range(state.load(), n_steps)
+    if compiled:
+        compile_parts(task)
     model = _distribute(task)
     with closing(read_ahead(source, steps, workers)) as batches, stops.deferred():
         for step, batch in zip(steps, batches, strict=True):

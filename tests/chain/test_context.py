@@ -230,9 +230,11 @@ def test_an_unusable_device_is_named(tiny):
     assert context_of(dataclasses.replace(tiny, device="cpu")).device.type == "cpu"
 
 
-def test_fp16_is_refused_without_cuda(tiny):
-    with pytest.raises(RisError, match="--precision fp16 needs a CUDA device, and this one is cpu; use bf16 or fp32"):
-        _ = context_of(dataclasses.replace(tiny, device="cpu", precision="fp16")).device
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_precisions_of_cuda_are_refused_without_it(precision, tiny):
+    line = f"--precision {precision} needs a CUDA device, and this one is cpu; use bf16 or fp32"
+    with pytest.raises(RisError, match=line):
+        _ = context_of(dataclasses.replace(tiny, device="cpu", precision=precision)).device
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,16 @@ def full_precision() -> Iterator[None]:
 
 
 @pytest.fixture
+def little_memory() -> Iterator[None]:
+    """Let the process take no more than what it has and a few MB of the device's memory."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(DEVICE).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 4e6) / total)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.fixture
 def run(copy_of_project: Path, call_ris: Callable[..., int]) -> Run:
     """A function that makes one artifact on the device, in place of the CPU's, and returns its folder."""
 
@@ -70,6 +80,83 @@ def test_mixed_precision_stays_near(project, run, artifact, command, precision):
     assert np.isfinite(after).all()
 
 
+@pytest.mark.parametrize(
+    ("artifact", "command"), [("step1/latest", "train-step1"), ("step2/latest-pseudo", "train-step2")]
+)
+@pytest.mark.filterwarnings("ignore")  # the compiler looks at what warns when it is looked at
+def test_a_compiled_training_takes_the_same_steps(project, run, artifact, command):
+    before = read_losses(project / "runs" / "tiny" / artifact)
+    assert read_losses(run(artifact, command, "--compile")) == pytest.approx(before, rel=0.02)
+
+
+def test_tf32_stays_near(project, run):
+    before = read_losses(project / "runs" / "tiny" / "step1" / "latest")
+    try:
+        after = read_losses(run("step1/latest", "train-step1", "--precision", "tf32"))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert after[0] == pytest.approx(before[0], rel=0.02)
+
+
+@pytest.mark.parametrize(("first", "then"), [("cpu", DEVICE), (DEVICE, "cpu")])
+@pytest.mark.parametrize("command", ["train-step1", "train-step2"])
+def test_a_training_goes_on_on_another_device(project, copy_of_project, call_ris, monkeypatch, command, first, then):
+    """Broken off behind its second step; the losses are those of the whole run on the CPU."""
+    from ris_pipeline.training import checkpoints
+
+    options = {**places_in(copy_of_project), "debug": True}
+    stage, label = {"train-step1": ("step1", "latest"), "train-step2": ("step2", "latest-pseudo")}[command]
+    step_done = checkpoints.TrainingState.step_done
+
+    def break_off(state: checkpoints.TrainingState, **values: float) -> None:
+        step_done(state, **values)
+        if state.n_done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+        patch.setattr(checkpoints.TrainingState, "step_done", break_off)
+        assert call_ris(command, "--force", device=first, **options) == 130
+    assert call_ris(command, device=then, **options) == 0
+    before = read_losses(project / "runs" / "tiny" / stage / label)
+    assert read_losses(copy_of_project / "runs" / "tiny" / stage / label) == pytest.approx(before, rel=0.02)
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("command", ["train-step1", "dump-responses", "train-step2"])
+def test_out_of_memory_is_one_line(copy_of_project, call_ris, capsys, command):
+    assert call_ris(command, "--force", device=DEVICE, **places_in(copy_of_project)) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ris: ")]
+    assert "out of memory" in line
+    assert "; lower " in line
+
+
+def test_the_crf_is_the_processors():
+    from ris_pipeline.refine import crf, mean_field
+
+    rng = np.random.default_rng(0)
+    image = np.kron(rng.integers(0, 246, (12, 16, 3)), np.ones((30, 30, 1))).astype(np.uint8)
+    image += rng.integers(0, 10, image.shape, np.uint8)
+    labels = (np.kron(rng.random((5, 9, 12)), np.ones((1, 40, 40))) > 0.6).astype(np.uint8)
+    unary = crf.odds_of_labels(labels)
+    tensors = (torch.from_numpy(array).to(DEVICE) for array in (image, unary))
+    found = mean_field.log_odds(*tensors, crf.IRNET).cpu().numpy()
+    expected = crf.DenseCrf(image, crf.IRNET).log_odds(unary)
+    probability, expected_probability = (1 / (1 + np.exp(-odds)) for odds in (found, expected))
+    np.testing.assert_allclose(probability, expected_probability, atol=1e-4)
+
+
+def test_the_walk_is_the_processors():
+    from ris_pipeline.refine import affinity, walk
+
+    rng = np.random.default_rng(0)
+    maps, boundary = rng.random((3, 120, 160), np.float32), rng.random((120, 160), np.float32) ** 4
+    tensors = (torch.from_numpy(array).to(DEVICE) for array in (maps, boundary))
+    found = walk.propagate(*tensors, beta=10, n_steps=256, radius=5).cpu().numpy()
+    expected = affinity.propagate(maps, boundary, beta=10, n_steps=256, radius=5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_responses_are_the_same(project, run):
     folder = "responses/latest-train"
     before, after = (
@@ -92,14 +179,16 @@ def test_pseudo_labels_are_nearly_the_same(project, run, flag):
     assert np.mean([(old == new).mean() for old, new in labels]) > (0.999 if flag == "no-refine" else 0.95)
 
 
-def test_scores_of_step2_are_nearly_the_same(scored, run):
+@pytest.mark.parametrize(("precision", "points"), [("fp32", 1), ("bf16", 3), ("fp16", 3)])
+def test_scores_of_step2_are_nearly_the_same(scored, run, precision, points):
     folder = "scores/latest-step2-val"
     assert (scored / "runs" / "tiny" / folder / "scores.json").is_file()
+    words = ("score", "--stage", "step2", "--split", "val", "--precision", precision)
     before, after = (
         json.loads((path / "scores.json").read_text())["metrics"]["miou"]["value"]
-        for path in (scored / "runs" / "tiny" / folder, run(folder, "score", "--stage", "step2", "--split", "val"))
+        for path in (scored / "runs" / "tiny" / folder, run(folder, *words))
     )
-    assert after == pytest.approx(before, abs=1)
+    assert after == pytest.approx(before, abs=points)
 
 
 def test_segmenting(project):
