@@ -22,7 +22,8 @@ def compute_seeds(
 
     `response_maps` is float (R, H, W) in [0, 1], one map a ref of the image; `image` is uint8 (H, W, 3) RGB.
     Both thresholded maps are cleaned by the dense CRF (IRNet, CVPR 2019, as TRIS uses it): foreground is what
-    survives from map > foreground_threshold, background what is in neither cleaned mask. `refine`: that CRF, None: the processor's.
+    survives from map > foreground_threshold, background what is in neither cleaned mask. `refine`: that CRF; None:
+    the processor's.
     """
     thresholds = np.array([foreground_threshold, background_threshold])[:, None, None, None]
     hard = (response_maps > thresholds).astype(np.uint8)  # (2, R, H, W)
