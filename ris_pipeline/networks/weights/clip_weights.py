@@ -40,6 +40,7 @@ SHAPES_CLIP = Path(__file__).parents[2] / "weights" / "shapes-clip"
 
 _HUB_WEIGHTS = "open_clip_model.safetensors"  # as open_clip calls them on the hub
 _EMBEDDING = "token_embedding.weight"
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of all entries: of DataParallel, torch.compile, Lightning
 _ROWS, _VALUES = "token_embedding.rows", "token_embedding.values"
 _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")  # entries of OpenAI's files, not weights
 _STORAGE_DTYPES = {
@@ -278,7 +279,9 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         state = state.get(wrapper, state)
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("not a flat state dict")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    while prefix := next((one for one in _PREFIXES if state and all(name.startswith(one) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
 
 
 def _is_torchscript(path: Path) -> bool:

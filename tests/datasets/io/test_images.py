@@ -72,6 +72,14 @@ def test_errors_name_the_file(tmp_path):
         load_image(tmp_path)
 
 
+def test_zeros_inside_a_jpeg_are_decoded_to_something(tmp_path):
+    """Pillow does not tell: who wants to know compares checksums."""
+    data = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 255, (120, 160, 3))).read_bytes()
+    middle = len(data) // 2
+    (tmp_path / "a.jpg").write_bytes(data[:middle] + bytes(200) + data[middle + 200 :])
+    assert load_image(tmp_path / "a.jpg").shape == (120, 160, 3)
+
+
 def test_too_large_images_are_refused(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((5, 5)))
     monkeypatch.setattr(files, "MAX_PIXELS", 24)

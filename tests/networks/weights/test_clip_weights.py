@@ -323,6 +323,14 @@ def test_what_is_no_file_of_weights_is_named_as_what_it_is(tmp_path, content, me
         read_weights(path)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "model._orig_mod."])
+def test_entries_lose_what_a_wrapper_put_before_all_of_them(tmp_path, prefix):
+    torch.save({"state_dict": {f"{prefix}{name}": torch.ones(1) for name in ("a.b", "c")}}, tmp_path / "w.ckpt")
+    assert list(read_weights(tmp_path / "w.ckpt").tensors) == ["a.b", "c"]
+    torch.save({f"{prefix}a": torch.ones(1), "c": torch.ones(1)}, tmp_path / "part.pth")
+    assert list(read_weights(tmp_path / "part.pth").tensors) == [f"{prefix}a", "c"]
+
+
 def test_safetensors_are_read_under_any_name(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "w.pth")
     assert read_weights(tmp_path / "w.pth").tensors["a"].tolist() == [1, 1]
