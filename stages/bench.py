@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
+from ris_pipeline.process.workers import WORKERS
 from stages.console import draw_table, emit
 from stages.context import Device, Output, Places, Precision, Workers, open_context
 
@@ -27,7 +28,7 @@ def run(
     against: Annotated[Path | None, typer.Option(metavar="FILE", help="What --json printed, to compare with.")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """Time each stage on made-up data of a data set's sizes.
 

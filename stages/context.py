@@ -21,6 +21,7 @@ from ris_pipeline.methods import METHODS
 from ris_pipeline.process.console import Console, is_silent
 from ris_pipeline.process.failures import explain_failure
 from ris_pipeline.process.signals import Stopped, watch_signals
+from ris_pipeline.process.workers import WORKERS
 
 if TYPE_CHECKING:
     from ris_pipeline.chain.context import Context
@@ -115,7 +116,7 @@ Precision = Annotated[
     Option(help="bf16, fp16: mixed precision; auto: bf16 where the device has it; tf32 and fp16 need CUDA."),
 ]
 RawOrientation = Annotated[bool, Option("--raw-orientation", help="Do not turn photographs as their EXIF data say.")]
-Workers = Annotated[int, Option(min=0, help="Processes that read images.")]
+Workers = Annotated[int, Option(min=0, help="Processes that read images.", show_default="one a core, 2 to 8")]
 Splits = Annotated[
     list[str] | None, Option("--split", metavar="<str>", help="Split to use; repeatable; all of the card if left out.")
 ]
@@ -145,7 +146,7 @@ def open_context(
     seed: int = 0,
     device: str = "auto",
     precision: str = "fp32",
-    workers: int = 2,
+    workers: int = WORKERS,
     compiled: bool = False,
 ) -> Context:
     """Return the library's context of a command's options."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ris_pipeline.errors import RisError
+from ris_pipeline.process.workers import WORKERS
 from stages.console import align, emit
 from stages.context import Making, Output, Places, Workers, open_context
 
@@ -111,7 +112,7 @@ def run_check(
     overlap: Annotated[
         Path | None, typer.Option(metavar="LIST", help="Count the images of each split that this file lists.")
     ] = None,
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """List everything that is missing, faulty or odd in a data set.
 
@@ -151,7 +152,7 @@ def run_make_shapes(
     places: Places,
     making: Making,
     output: Output,
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """Generate a data set of shapes and sentences.
 

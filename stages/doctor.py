@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from ris_pipeline.errors import RisError
+from ris_pipeline.process.workers import WORKERS
 from stages.console import emit
 from stages.context import Device, Output, Places, Workers, open_context
 
@@ -13,7 +14,7 @@ def run(
     places: Places,
     output: Output,
     device: Device = "auto",
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """Find what is wrong here, and say what to do about it.
 

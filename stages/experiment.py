@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ris_pipeline.process.workers import WORKERS
 from stages.console import emit
 from stages.context import Device, DryRun, Output, Places, Precision, Workers, open_context
 
@@ -47,7 +48,7 @@ def run(
     set: Set = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
     dry_run: DryRun = False,
 ) -> None:
     """Make what a table of the paper, or one of your own, is made of.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ris_pipeline.methods import TRIS
+from ris_pipeline.process.workers import WORKERS
 from stages.console import show
 from stages.context import Device, Making, MethodName, Output, Places, Round, Seed, Workers, open_context
 
@@ -30,7 +31,7 @@ def run(
     round: Round = 1,
     seed: Seed = 0,
     device: Device = "auto",
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """Turn the selected response maps into masks.
 

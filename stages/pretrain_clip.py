@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ris_pipeline.process.workers import WORKERS
 from stages.console import show
 from stages.context import Device, Making, Output, Places, Precision, Seed, Workers, open_context
 
@@ -13,7 +14,7 @@ def run(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """Train the small CLIP of the embedded data set.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ris_pipeline.methods import TRIS
+from ris_pipeline.process.workers import WORKERS
 from stages.console import show
 from stages.context import (
     Cache,
@@ -33,7 +34,7 @@ def run(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """Step-1: learn response maps from images and sentences.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ris_pipeline.methods import TRIS
+from ris_pipeline.process.workers import WORKERS
 from stages.console import show
 from stages.context import (
     Cache,
@@ -44,7 +45,7 @@ def run(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
-    workers: Workers = 2,
+    workers: Workers = WORKERS,
 ) -> None:
     """Step-2: learn to segment from the pseudo-labels.
 

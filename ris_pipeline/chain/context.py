@@ -22,6 +22,7 @@ from ris_pipeline.datasets.card import Card, load_card
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 from ris_pipeline.methods import METHODS, Method
 from ris_pipeline.process.console import Console, is_silent
+from ris_pipeline.process.workers import WORKERS
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +45,8 @@ class Places(TypedDict, total=False):
 
     `data_root`, `runs`: folders of the data sets and of the artifacts, "data" and "runs" if left out. `seed`: of all
     random numbers, 0. `device`: "auto", "cpu", "cuda", "cuda:1", "mps". `precision`: "fp32", "tf32", "bf16",
-    "fp16", "auto". `workers`: processes that read images, 2. `compiled`: whether trainings use torch.compile, False.
-    `force`: make it again, even if nothing changed. `quiet`: no progress.
+    "fp16", "auto". `workers`: processes that read images, one a core. `compiled`: whether trainings
+    use torch.compile, False. `force`: make it again, even if nothing changed. `quiet`: no progress.
     """
 
     data_root: Path | str
@@ -72,7 +73,7 @@ class Context:
     seed: int = 0
     device_name: str = "auto"
     precision: str = "fp32"
-    workers: int = 2
+    workers: int = WORKERS
     compiled: bool = False  # whether the trainings use torch.compile
     force: bool = False
     dry_run: bool = False
@@ -382,7 +383,7 @@ def open_context(data: Context | Card | Path | str, **places: Unpack[Places]) ->
         seed=places.get("seed", 0),
         device_name=places.get("device", "auto"),
         precision=places.get("precision", "fp32"),
-        workers=places.get("workers", 2),
+        workers=places.get("workers", WORKERS),
         compiled=places.get("compiled", False),
         force=places.get("force", False),
         console=Console(quiet=places.get("quiet", False)),

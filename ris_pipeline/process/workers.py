@@ -26,6 +26,10 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# Processes beside this one, unless told otherwise: as many as it has cores, of which torchrun's processes have a part.
+WORKERS = max(2, min(8, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def map_processes(function: Callable[..., R], calls: Iterable[tuple[Any, ...]], workers: int) -> Generator[R]:
     """Yield function(*arguments) for all `calls`, in their order, computed by `workers` processes; 0: by this process.
 

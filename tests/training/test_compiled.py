@@ -43,6 +43,7 @@ def test_all_heavy_parts_are_found_and_no_weight_is_renamed():
 
 @pytest.mark.filterwarnings("ignore")  # the compiler looks at what warns when it is looked at
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_training_takes_the_same_steps_and_goes_on_without(tmp_path, monkeypatch):
     plan = Plan(make_noise(tmp_path, {"size": [40, 40], "counts": [0, 800, 800]}), 2, 2, 2, seed=4)
