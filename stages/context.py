@@ -20,6 +20,7 @@ from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.methods import METHODS
 from ris_pipeline.process.console import Console, is_silent
 from ris_pipeline.process.failures import explain_failure
+from ris_pipeline.process.ranks import OthersEndedError, joined
 from ris_pipeline.process.signals import Stopped, watch_signals
 from ris_pipeline.process.workers import WORKERS
 
@@ -32,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,
 }
-TRAININGS = ("train-step1", "train-step2")  # the commands that several processes of torchrun share
+SHARED = ("train-step1", "train-step2", "dump-responses")  # the commands that several processes of torchrun share
 METRIC_WORDS = (
     "pointit",
     "pointm",
@@ -191,9 +192,10 @@ def add_command(app: typer.Typer, name: str, function: Callable[..., None]) -> N
         for parameter, kind in groups.items():
             values[parameter] = kind(**{option: values.pop(option) for option in inspect.signature(kind).parameters})
         output = next(value for value in values.values() if isinstance(value, Output))
-        if name not in TRAININGS and "TORCHELASTIC_RUN_ID" in os.environ:
+        if name not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1":
             if is_silent():
                 return
+            os.environ["WORLD_SIZE"] = "1"
             Console(quiet=output.quiet).say(f"{name} runs in one process; the others of torchrun have nothing to do")
         _with_errors_shown(functools.partial(function, **values), debug=output.debug)
 
@@ -221,10 +223,12 @@ def check_metric(value: str) -> str:
 def _with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
     """Run `action`; an error ends the process with one line on stderr, after its traceback with --debug."""
     try:
-        with watch_signals():
+        with watch_signals(), joined():
             action()
+    except OthersEndedError:
+        _stop(None, 1, debug)
     except RisError as error:
-        _stop(None if _is_repeated() else f"ris: {error}", 1, debug)
+        _stop(f"ris: {error}", 1, debug)
     except Stopped as stop:
         line = f"ris: stopped by {stop}; to go on: {_same_command()}"
         _stop(None if is_silent() else line, 128 + stop.number, debug)
@@ -234,12 +238,6 @@ def _with_errors_shown(action: Callable[[], None], *, debug: bool) -> None:
         first_line = (str(error).splitlines() or [""])[0]
         other = f"{type(error).__name__}: {first_line}; run again with --debug for the traceback"
         _stop(f"ris: {explain_failure(error) or other}", 1, debug)
-
-
-def _is_repeated() -> bool:
-    """Return whether the first process of torchrun prints the same error: all do, until they work together."""
-    ranks = sys.modules.get("ris_pipeline.process.ranks")  # not imported for this: it brings torch
-    return is_silent() and not (ranks is not None and ranks.has_joined())
 
 
 def _same_command() -> str:

@@ -103,6 +103,11 @@ class Request:
         """The folder it is written in until it is whole."""
         return self.path.with_name(f"{self.path.name}.partial")
 
+    @property
+    def lock(self) -> Path:
+        """The file that the process which writes it holds."""
+        return self.path.with_name(f"{self.path.name}.lock")
+
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return a line for each key of the identity `new` that differs in `old`: "configuration.lr: 5e-05 → 0.0001"."""

@@ -28,7 +28,7 @@ def hold(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:
-        raise BusyError(f"{path}: being written by {_read(path)}; wait or stop it") from error
+        raise BusyError(f"{path}: being written by {read_holder(path)}; wait or stop it") from error
     except OSError as error:
         raise RisError(f"{path.parent}: cannot write there: {error.strerror}; choose another folder") from error
     try:
@@ -47,13 +47,14 @@ def holder_of(path: Path) -> str | None:
             # Shared and for an instant: who wants to write meanwhile has more patience. Works where one may only read.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read(path)
+        return read_holder(path)
     except OSError:
         pass
     return None
 
 
-def _read(path: Path) -> str:
+def read_holder(path: Path) -> str:
+    """Return what the last process that held the lock file `path` wrote into it: its number and host."""
     try:
         return path.read_text(errors="replace").strip() or "another process"
     except OSError:  # it has just ended

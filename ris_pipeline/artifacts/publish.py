@@ -73,7 +73,7 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
     An exception leaves the folder as it is, for the next run to resume, unless it is empty; with `force` it is empty
     at the start. Raises RisError where another process writes the same artifact.
     """
-    with hold(_lock_of(request.path)):
+    with hold(request.lock):
         if force:
             shutil.rmtree(request.partial, ignore_errors=True)
         resumed = request.partial.exists()
@@ -128,10 +128,6 @@ def remove_leftovers(request: Request) -> None:
     for lock in folder.glob("*.lock"):
         with suppress(RisError), hold(lock):
             restore_folder(lock.with_suffix(""))
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
 
 
 def _memory_settings(request: Request) -> str:

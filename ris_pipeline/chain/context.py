@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,15 @@ from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import Freshness, describe_other_data, split_of
 from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
 from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, TRAIN_SPLIT, VALIDATION, command_of
-from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
+from ris_pipeline.artifacts.locks import read_holder
+from ris_pipeline.artifacts.publish import Work, point_latest, publish, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, find_preset, load_config_file, record_settings, resolve
 from ris_pipeline.datasets.card import Card, load_card
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 from ris_pipeline.methods import METHODS, Method
-from ris_pipeline.process.console import Console, is_silent
+from ris_pipeline.process.console import Console
+from ris_pipeline.process.ranks import agree, agreed, counted, find_ranks, is_first, wait
 from ris_pipeline.process.workers import WORKERS
 
 if TYPE_CHECKING:
@@ -163,6 +166,7 @@ class Context:
                 self.say(remark)
         return self._datasets[split]
 
+    @agreed
     def find_splits(self, chosen: Sequence[str] | None) -> list[str]:
         """Return the `chosen` splits, or all that have refs. Raises RisError for an unknown split, naming the nearest.
 
@@ -213,7 +217,10 @@ class Context:
 
     @cached_property
     def device(self) -> torch.device:
-        """The device to compute on. Raises RisError where it is not usable, or not with the precision."""
+        """The device to compute on: of several processes on GPUs, each has its own.
+
+        Raises RisError where it is not usable, or not with the precision.
+        """
         from ris_pipeline.process.device import allow_tf32, find_device
 
         device = find_device(self.device_name)
@@ -222,7 +229,7 @@ class Context:
             raise RisError(f"{what}, and this one is {device.type}; use bf16 or fp32")
         if self.precision == "tf32":
             allow_tf32()
-        return device
+        return find_ranks().choose_device(device)
 
     @cached_property
     def freshness(self) -> Freshness:
@@ -264,6 +271,7 @@ class Context:
             return self.supply(self, stage, **flags)
         return find_latest(self.runs, self.card.name, stage, **flags)
 
+    @agreed
     def find_input(self, stage: str, **flags: str | bool) -> Artifact:
         """Return `look_up`'s artifact. Raises RisError with the command that makes it where there is none."""
         artifact = self.look_up(stage, **flags)
@@ -290,6 +298,7 @@ class Context:
             raise RisError(f"{what}{line}; make it again: {self.command(STAGES[stage].command)}")
         self.say(f"{artifact.name} is stale: {line}")
 
+    @agreed
     def request(
         self,
         stage: str,
@@ -336,6 +345,7 @@ class Context:
             n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if STAGES[stage].is_distributed else 1,
         )
 
+    @agreed
     def is_due(self, request: Request, why: str = "") -> bool:
         """Return whether the stage has to run; say why, or why not, and with which configuration.
 
@@ -343,7 +353,7 @@ class Context:
         is damaged.
         """
         name = " ".join([request.stage, *(label_of({flag: value}) for flag, value in request.flags.items())])
-        if not (self.dry_run or is_silent()):
+        if not self.dry_run:
             # Runs that are up to date may be read-only.
             with suppress(OSError):
                 remove_leftovers(request)
@@ -369,6 +379,33 @@ class Context:
                 if source not in NO_ARTIFACTS:
                     check_whole(request.runs / request.dataset / source.partition("/")[0] / its_digest)
         return not self.dry_run
+
+    @contextmanager
+    def publish(self, request: Request) -> Iterator[Work]:
+        """Yield the folder to write the artifact of `request` in; after the block it is found under its own name.
+
+        Of several processes the first one publishes what all have written there, and its `Work` is the one that counts.
+        Otherwise as `artifacts.publish.publish`. Raises RisError where not all of them see the same folder.
+        """
+        with publish(request, force=self.force) if is_first() else nullcontext(Work(request.partial, False)) as work:
+            holder = agree(lambda: read_holder(request.lock))
+            if read_holder(request.lock) != holder:
+                raise RisError(
+                    f"{request.partial}: not there on {platform.node()}; on several machines --runs has to be one "
+                    "shared folder"
+                )
+            yield work
+            wait()  # until all has been written
+        wait()  # until it is found
+
+    @contextmanager
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """Yield advance(n), which shows n more of `total` things that this process has done, or others beside it have.
+
+        The block ends when all of them have left it. `done`: as of `Console.progress`.
+        """
+        with self.console.progress(label, total, done) as advance, counted(advance) as count:
+            yield count
 
 
 def open_context(data: Context | Card | Path | str, **places: Unpack[Places]) -> Context:

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import store_path
-from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import ResponsesConfig, Step1Config
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError
 from ris_pipeline.methods import TRIS, find_method, method_of
+from ris_pipeline.process.ranks import agree, in_turn, joined, share
 
 if TYPE_CHECKING:
     from ris_pipeline.maps.respond import Responder
     from ris_pipeline.networks.clip import Clip
 
 
+@joined()
 def dump_responses(
     data: Context | Card | Path | str,
     config: ResponsesConfig | Mapping[str, Any] | None = None,
@@ -87,24 +88,26 @@ def _dump(
     trained: Artifact | None,
 ) -> None:
     from ris_pipeline.maps.respond import fill_responses, open_store
+    from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.predict import describe_unread
 
     dataset = context.open_dataset(split, with_images=True)
-    responder = load()
-    aux = _build_aux(context, trained) if config.prms else None
+    responder = in_turn(load)
+    aux = in_turn(lambda: _build_aux(context, trained)) if config.prms else None
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
     for line in describe_unread(responder, sorted(sentences)):
         context.say(f"{dataset.name} {split}: {line}")
-    with publish(request, force=context.force) as work:
+    with context.publish(request) as work:
         label = f"responses {split}"
         inputs = {name: value for name, value in request.inputs.items() if name not in ("data", "images")}
-        store = open_store(store_path(work.path, split), dataset, responder, inputs)
-        missing = store.missing_blocks(scored=aux is not None)
+        path = store_path(work.path, split)
+        missing = agree(lambda: open_store(path, dataset, responder, inputs).missing_blocks(scored=aux is not None))
+        store = ResponseStore.open(path, writable=True)
         left = sum(len(store.rows_of_block(block)) for block in missing)
         if left < len(store):
             context.say(f"{label}: {len(store) - left} of {len(store)} sentences are there already")
-        with context.console.progress(label, len(store), len(store) - left) as advance:
-            fill_responses(responder, aux, dataset, store, missing, config, advance)
+        with context.progress(label, len(store), len(store) - left) as advance:
+            fill_responses(responder, aux, dataset, store, share(missing), config, advance)
         work.counts |= {
             "refs": len(dataset.refs),
             "sentences": dataset.n_expressions,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ris_pipeline.artifacts.find import find, find_weights, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, Request, digest_file
@@ -21,7 +20,6 @@ from ris_pipeline.artifacts.layout import (
     flags_of_round,
     store_path,
 )
-from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.pseudolabels import describe_labels
 from ris_pipeline.config import Step2Config
@@ -29,19 +27,18 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS, Method, find_method, method_of
 from ris_pipeline.process.console import report_steps
+from ris_pipeline.process.ranks import connected, in_turn, is_first, joined
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets.records import Dataset
     from ris_pipeline.maps.respond import Responder
-    from ris_pipeline.process.ranks import Ranks
     from ris_pipeline.training.batches import Batch, Targets
     from ris_pipeline.training.cache import ImageCache
     from ris_pipeline.training.draws import Plan
     from ris_pipeline.training.loop import Task
 
-T = TypeVar("T")
 
-
+@joined()
 def train_step1(
     data: Context | Card | Path | str,
     config: Any = None,
@@ -103,6 +100,7 @@ def _open_targets(
     return targets
 
 
+@joined()
 def train_step2(
     data: Context | Card | Path | str,
     config: Step2Config | Mapping[str, Any] | None = None,
@@ -193,26 +191,20 @@ def _train(
     cache: bool,
 ) -> None:
     """Train what build_task gives and publish it; under torchrun every process trains and the first one writes."""
-    from ris_pipeline.process.ranks import find_ranks, joined, wait
     from ris_pipeline.training.batches import RefBatches
     from ris_pipeline.training.loop import train
 
-    ranks = find_ranks()
-    plan = replace(plan, rank=ranks.rank, n_ranks=ranks.n_ranks)
-    device = ranks.choose_device(context.device)
-    source = RefBatches(plan, config.epochs, config.input_size)
-    with joined(ranks, device):
-        task = _build_in_turn(build_task, ranks, context.seed)
-        work_of_this_rank = (
-            publish(request, force=context.force) if ranks.rank == 0 else nullcontext(Work(request.partial, False))
-        )
-        with work_of_this_rank as work:
-            wait()  # for the folder, and for the checkpoint that may lie in it
+    device = context.device
+    with connected(device) as ranks:
+        plan = replace(plan, rank=ranks.rank, n_ranks=ranks.n_ranks)
+        source = RefBatches(plan, config.epochs, config.input_size)
+        task = in_turn(lambda: _build(build_task, context.seed))
+        with context.publish(request) as work:
             if open_targets is not None:
-                source.targets = _in_turn(lambda: open_targets(work.path / TARGETS), ranks)
+                source.targets = in_turn(lambda: open_targets(work.path / TARGETS))
             if cache:
-                source.cache = _in_turn(lambda: _open_cache(context, plan.dataset, config.input_size), ranks)
-            validate = _open_validation(context, config, wrap, task) if ranks.rank == 0 else None
+                source.cache = in_turn(lambda: _open_cache(context, plan.dataset, config.input_size))
+            validate = _open_validation(context, config, wrap, task) if is_first() else None
             with context.console.progress(request.stage, source.n_steps) as advance:
                 n_steps = train(
                     task, source, work.path, device=device, precision=context.precision, workers=context.workers,
@@ -249,24 +241,9 @@ def _open_validation(
     return lambda: validate(network, dataset, config.batch_size)
 
 
-def _build_in_turn(build_task: Callable[[], Task[Batch]], ranks: Ranks, seed: int) -> Task[Batch]:
-    """Return the task of this process; the first one builds before the others, which find downloaded weights whole."""
+def _build(build_task: Callable[[], Task[Batch]], seed: int) -> Task[Batch]:
+    """Return the task, with the same random numbers in each process."""
     import torch
 
-    def build() -> Task[Batch]:
-        torch.manual_seed(seed)
-        return build_task()
-
-    return _in_turn(build, ranks)
-
-
-def _in_turn(make: Callable[[], T], ranks: Ranks) -> T:
-    """Return what `make` gives, called by the first process before the others."""
-    from ris_pipeline.process.ranks import wait
-
-    if ranks.rank > 0:
-        wait()
-    made = make()
-    if ranks.rank == 0:
-        wait()
-    return made
+    torch.manual_seed(seed)
+    return build_task()

@@ -21,6 +21,7 @@ from ris_pipeline.maps.select import score_maps
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.clip import Clip, encode_each
 from ris_pipeline.process.ahead import run_ahead
+from ris_pipeline.process.ranks import is_first, wait
 
 AHEAD = 64  # images that are read before their turn: a whole batch as configured, 20 MB
 
@@ -126,11 +127,13 @@ def fill_responses(
     aux: Clip | None,
     dataset: Dataset,
     store: ResponseStore,
-    blocks: Sequence[int],
+    blocks: Iterable[int],
     config: ResponsesConfig,
     advance: Callable[[int], None],
 ) -> None:
-    """Write the given blocks of the store; advance(n) is called with the number of sentences done.
+    """Write the given blocks of the store, then PRMS's choice; advance(n) is called with the number of sentences done.
+
+    Several processes write blocks of their own; the first chooses when all are there.
 
     aux: the frozen CLIP that scores each map for PRMS, None to leave that out. The memory in use does not
     grow with the data set: a block is written as soon as its last row is there.
@@ -153,7 +156,8 @@ def fill_responses(
             block_scores[first - rows.start : last - rows.start] = scores[inside]
             advance(last - first)
         store.write_block(block, block_grids, None if aux is None else block_scores)
-    if aux is not None:
+    wait()
+    if aux is not None and is_first():
         store.select_maps()
 
 

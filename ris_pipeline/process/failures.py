@@ -18,6 +18,7 @@ _SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
 _SHARED_WORDS = ("shared memory",)  # before _SPACE_WORDS, which its error holds as well
 _LOADER_WORDS = ("DataLoader worker",)
 _PEER_WORDS = ("/gloo/", "NCCL")
+_PEER_TYPES = ("DistNetworkError", "DistStoreError")  # of the store at which they meet
 
 
 @contextmanager
@@ -53,8 +54,8 @@ def explain_failure(error: Exception, folder: Path | None = None, lower: str = "
         )
     if isinstance(error, BrokenProcessPool) or _has(text, _LOADER_WORDS):
         return f"a worker process was killed, probably for lack of memory; lower --workers or free memory, {again}"
-    if _has(text, _PEER_WORDS):
-        return f"another process of this training ended; if nothing above says why, look for what killed it, {again}"
+    if _has(text, _PEER_WORDS) or type(error).__name__ in _PEER_TYPES:
+        return f"another process of torchrun ended; if nothing above says why, look for what killed it, {again}"
     if _has(text, _SPACE_WORDS) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
         return f"{_place(error, folder)}: the disk is full; free some space, {again}"
     if isinstance(error, OSError) and error.errno in _NO_ACCESS:

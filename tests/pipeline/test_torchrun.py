@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 ALONE = ["-m", "stages.cli"]
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *ALONE]
 STEP1 = ["train-step1", "--set", "batch_size=2", "--set", "refs_per_image=1", "--set"]
-KILLED = "ris: another process of this training ended; if nothing above says why, look for what killed it, then run"
+KILLED = "ris: another process of torchrun ended; if nothing above says why, look for what killed it, then run"
 GO_ON = "; to go on: the same torchrun command\n"
 
 

@@ -82,7 +82,7 @@ def test_a_full_disk(write):
         (OSError(errno.EIO, "Input/output error", "/a/b"), "/a/b: the disk reports an error"),
         (OSError(errno.EMFILE, "Too many open files"), r"too many open files; raise the limit \(ulimit -n\)"),
         (RuntimeError("[/x/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [::1]:2: Connection reset by "
-                      "peer. This is typically caused by a remote worker hanging"), "another process of this training"),
+                      "peer. This is typically caused by a remote worker hanging"), "another process of torchrun"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a worker process was killed"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "lower --workers or free memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
