@@ -85,7 +85,10 @@ class AtTestTime:
     """What is done to the answers of a network; never by default."""
 
     mirror: Annotated[bool, Option("--mirror", help="Mean with the mirror image, left and right swapped.")] = False
-    sizes: Annotated[bool, Option("--sizes", help="Mean over the image at 0.8, 1 and 1.2 of its size.")] = False
+    sizes: Annotated[bool, Option("--sizes", help="Mean over the image at 1, 1.2 and 1.4 of its size.")] = False
+    rivals: Annotated[
+        bool, Option("--rivals", help="64 sentences drawn from the split train compete for the pixels.")
+    ] = False
     compete: Annotated[
         bool, Option("--compete", help="The sentences of an image compete for its pixels: another protocol.")
     ] = False

@@ -32,6 +32,7 @@ class Options:
     workers: int = 2
     mirror: bool = False
     sizes: bool = False
+    rivals: bool = False
     compete: bool = False
     crf: bool = False
     force: bool = False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import replacing, write_json
 from ris_pipeline.artifacts.find import find_latest, load_artifact
-from ris_pipeline.artifacts.layout import MANIFEST, ROUNDS, flags_of_round
+from ris_pipeline.artifacts.layout import MANIFEST, ROUNDS, TRAIN_SPLIT, flags_of_round
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import Step1Config
@@ -261,16 +261,15 @@ def _predict(
     """Write the files; return a record of each image and sentence, and why images were left out."""
     from ris_pipeline.datasets.io.files import read_remark
     from ris_pipeline.datasets.io.images import load_image
-    from ris_pipeline.maps.mirror import Mirrored
-    from ris_pipeline.maps.sizes import AtSizes
+    from ris_pipeline.maps.compete import draw_sentences
+    from ris_pipeline.maps.looks import N_DRAWN, ask
     from ris_pipeline.process.device import autocast
 
     device = context.device
     segmenter = load_segmenter(context, checkpoint, method)
-    if "sizes" in test_time:
-        segmenter.responder = AtSizes(segmenter.responder)
-    if "mirror" in test_time:
-        segmenter.responder = Mirrored(segmenter.responder)
+    segmenter.responder = ask(
+        segmenter.responder, test_time, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0)
+    )
     sentences = list(dict.fromkeys(text for _, texts in requests for text in texts))
     for line in segmenter.describe_unread(sentences):
         context.say(line)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ris_pipeline.artifacts.files import write_json
 from ris_pipeline.artifacts.find import find, walk_behind
 from ris_pipeline.artifacts.identity import Artifact, Request
-from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, store_path
+from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, TRAIN_SPLIT, store_path
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import ScoreConfig
@@ -180,8 +180,8 @@ def _find_tier(context: Context, job: _Job) -> Tier:
 
 def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:
     """Yield the outcomes of a row."""
-    from ris_pipeline.maps.mirror import Mirrored
-    from ris_pipeline.maps.sizes import AtSizes
+    from ris_pipeline.maps.compete import draw_sentences
+    from ris_pipeline.maps.looks import N_DRAWN, ask
     from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.methods.load import load_network
     from ris_pipeline.process.device import autocast
@@ -196,8 +196,7 @@ def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome
         with autocast(context.device, context.precision):
             network = load_network(job.source, context.device)
             options = job.row.test_time
-            responder = AtSizes(network) if "sizes" in options else network
-            responder = Mirrored(responder) if "mirror" in options else responder
+            responder = ask(network, options, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0))
             clean = clean_masks if "crf" in options else None
             yield from evaluate.evaluate_network(dataset, responder, BATCH_SIZE, clean, compete="compete" in options)
     else:

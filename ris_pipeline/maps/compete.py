@@ -19,7 +19,6 @@ from ris_pipeline.maps.respond import Responder, load_pixels
 # two men" and one of them, a man and the hat that he wears.
 SAME_THING = 0.9
 SAME_THING_DRAWN = 0.5  # where the other sentence was drawn: more often than another ref, it means the object itself
-STRONGEST = 12  # drawn sentences that compete with a ref
 
 
 def find_rivals(maps: Maps, sentences: Sequence[Iterable[str]]) -> BoolMask:
@@ -34,16 +33,13 @@ def find_rivals(maps: Maps, sentences: Sequence[Iterable[str]]) -> BoolMask:
     return rivals
 
 
-def find_drawn_rivals(maps: Maps, drawn: Maps, strengths: NDArray[np.float32]) -> BoolMask:
-    """Return, bool (R, M), which of the maps of M drawn sentences may take pixels from each of the maps of R refs.
+def find_drawn_rivals(maps: Maps, drawn: Maps) -> BoolMask:
+    """Return, bool (R, M), which of the maps of M drawn sentences may take pixels from each of R maps of an image.
 
-    It is a rival where both maps are below SAME_THING_DRAWN of their maximum at the other's peak. Of those the
-    STRONGEST count: `strengths` float32 (M,) are the largest scores of their grids.
+    Those where both maps are below SAME_THING_DRAWN of their maximum at the other's peak.
     """
     rivals: BoolMask = np.maximum(_at_peaks(maps, drawn), _at_peaks(drawn, maps).T) < SAME_THING_DRAWN
-    order = np.argsort(-strengths, kind="stable")
-    ranks = rivals[:, order].cumsum(axis=1)[:, np.argsort(order)]
-    return rivals & (ranks <= STRONGEST)
+    return rivals
 
 
 def let_compete(maps: Maps, others: Maps, rivals: BoolMask) -> Maps:
@@ -68,14 +64,18 @@ def separate_masks(masks: NDArray[np.bool_], maps: Maps, sentences: Sequence[str
     return masks & (competing > 0)
 
 
+def draw_sentences(dataset: Dataset, n: int, seed: int) -> list[str]:
+    """Return n different sentences of a data set, fewer where it has no more, drawn by a seed."""
+    distinct = sorted({_simplify(e.sentence): e.sentence for ref in dataset.refs for e in ref.expressions}.values())
+    return [distinct[i] for i in np.random.default_rng(seed).permutation(len(distinct))[:n]]
+
+
 class DrawnSentences:
     """Sentences of a data set that are about other images, as further rivals: `n` of them, the same for all images."""
 
     def __init__(self, dataset: Dataset, responder: Responder, n: int, seed: int) -> None:
         self.dataset, self.responder = dataset, responder
-        distinct = sorted({_simplify(e.sentence): e.sentence for ref in dataset.refs for e in ref.expressions}.values())
-        chosen = np.random.default_rng(seed).permutation(len(distinct))[:n]
-        self.sentences = [distinct[i] for i in chosen]
+        self.sentences = draw_sentences(dataset, n, seed)
         with torch.no_grad():
             self._texts = responder.encode_texts(self.sentences)
 

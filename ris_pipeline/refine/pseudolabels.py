@@ -93,9 +93,8 @@ def combine_maps(
         maps = compute(store, group.refs, hw)
         maps = let_compete(maps, maps, find_rivals(maps, _sentences(group)))[[group.refs.index(ref) for ref in refs]]
     if drawn is not None:
-        grids = drawn.respond(group)
-        others = show_map(compute_map(grids, store.rule, store.input_size, hw), store.rule).numpy()
-        maps = let_compete(maps, others, find_drawn_rivals(maps, others, grids.amax(dim=(1, 2)).numpy()))
+        others = show_map(compute_map(drawn.respond(group), store.rule, store.input_size, hw), store.rule).numpy()
+        maps = let_compete(maps, others, find_drawn_rivals(maps, others))
     return maps
 
 

@@ -121,6 +121,7 @@ ROWS = {
 TEST_TIME = {
     "mirror": "mean with the mirror image",
     "sizes": "mean over three sizes",
+    "rivals": "sentences of the split train compete for its pixels",
     "compete": "all sentences of the image at once, competing for its pixels",
     "crf": "mask cleaned by the dense CRF",
 }

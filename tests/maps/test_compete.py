@@ -42,6 +42,17 @@ def test_a_whole_keeps_its_part_and_the_part_is_not_the_whole():
     assert compete(["the man", "his hat"], man, hat) == [man, [8, 0, 0, 0]]
 
 
+def test_of_things_within_each_other_each_keeps_what_is_within_it():
+    """The button's map is high at itself alone, the coat's at the button as well, the man's at all three."""
+    man, coat, button = [8, 7.5, 7.5, 1], [5, 8, 7.5, 0], [1, 4, 8, 0]
+    assert compete(["man", "his coat", "its button"], man, coat, button) == [man, [0, 8, 7.5, 0], [0, 0, 8, 0]]
+
+
+def test_a_part_takes_what_the_map_of_the_whole_is_low_at():
+    """What no map can tell: this hat is cut out of the man."""
+    assert compete(["the man", "his hat"], [4, 7, 8], [8, 4, 1]) == [[0, 7, 8], [8, 0, 0]]
+
+
 def test_a_plural_keeps_each_of_its_members_and_each_member_is_only_itself():
     both, left, right = [7.5, 2, 8, 0], [8, 1, 4, 0], [1, 0, 8, 1]
     kept = compete(["the two men", "left man", "right man"], both, left, right)
@@ -72,20 +83,19 @@ def test_drawn_sentences_take_what_is_elsewhere():
     own = np.array([[[8, 4, 3, 2]]], np.float32)
     elsewhere, synonym, nearly, silent = [0, 0, 1, 4], [6, 3, 0, 0], [3, 0, 0, 5], [0, 0, 0, 0]
     drawn = np.array([elsewhere, synonym, nearly, silent], np.float32)[:, None]
-    rivals = find_drawn_rivals(own, drawn, np.array([4, 6, 5, -1], np.float32))
+    rivals = find_drawn_rivals(own, drawn)
     # the third is high at both; where nothing responds, the first cell counts as the peak
     assert rivals.tolist() == [[True, False, False, False]]
     assert let_compete(own, drawn, rivals).tolist() == [[[8, 4, 3, 0]]]
 
 
-def test_of_the_drawn_sentences_the_twelve_with_the_highest_scores_compete():
-    """Each second of forty is a synonym, and those do not count."""
-    own = np.array([[[8, 0]]], np.float32)
-    drawn = np.array([[1, 0], [0, 1]] * 20, np.float32)[:, None]
-    strengths = np.array([50 + i for i in range(40)], np.float32)
-    strengths[1] = 99
-    (rivals,) = find_drawn_rivals(own, drawn, strengths)
-    assert np.flatnonzero(rivals).tolist() == [1, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39]
+def test_a_drawn_sentence_about_a_part_or_a_member_takes_nothing():
+    man, both_men = [6, 8, 6, 0], [8, 1, 7, 0]
+    hat, left_man = [8, 2, 0, 0], [0, 1, 8, 1]
+    own, drawn = (np.array(rows, np.float32)[:, None] for rows in ([man, both_men], [hat, left_man]))
+    rivals = find_drawn_rivals(own, drawn)
+    assert rivals.tolist() == [[False, False], [False, False]]
+    assert let_compete(own, drawn, rivals).tolist() == own.tolist()
 
 
 class Parrot:

@@ -28,13 +28,13 @@ class SideReader:
 def test_the_grids_are_the_mean_over_three_sizes_of_whole_cells():
     responder = AtSizes(SideReader())
     images = responder.encode_images(torch.zeros(2, 3, 160, 160))
-    assert [[look.shape[-1] for look in image] for image in images] == [[128, 160, 192]] * 2
+    assert [[look.shape[-1] for look in image] for image in images] == [[160, 192, 224]] * 2
     grids = responder.respond(images[0], responder.encode_texts(["1", "-2"]))
     assert grids.shape == (2, 160, 160)
-    torch.testing.assert_close(grids[:, 0, 0], torch.tensor([160.0, -320.0]))
+    torch.testing.assert_close(grids[:, 0, 0], torch.tensor([192.0, -384.0]))
 
 
 def test_its_own_size_is_seen_as_it_is():
     pixels = torch.rand(1, 3, 160, 160)
     (image,) = AtSizes(SideReader()).encode_images(pixels)
-    assert torch.equal(image[1], pixels[0])
+    assert torch.equal(image[0], pixels[0])

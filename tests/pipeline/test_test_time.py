@@ -36,6 +36,8 @@ def test_sentences_that_compete_are_another_row_with_smaller_masks(copy_of_proje
     (together,) = json.loads(capsys.readouterr().out)
     assert (alone["scored"], together["scored"], together["paper"]) == ("step2+sizes", "step2+sizes+compete", {})
     assert alone["metrics"]["pointit"] == together["metrics"]["pointit"]
+    ris(copy_of_project, "score", "--split", "val", "--rivals", "--json")
+    assert json.loads(capsys.readouterr().out)[0]["scored"] == "step2+rivals"
     photo = next((copy_of_project / "data").rglob("*.jpg"))
     masks = []
     for options in ((), ("--compete",)):

@@ -1,0 +1,57 @@
+"""What may be done at test time to the answers of a network, beside its masks: how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ris_pipeline.errors import RisError
+from ris_pipeline.maps.compete import find_drawn_rivals, let_compete
+from ris_pipeline.maps.mirror import Mirrored
+from ris_pipeline.maps.respond import Responder
+from ris_pipeline.maps.rule import compute_map, show_map
+from ris_pipeline.maps.sizes import AtSizes
+
+N_DRAWN = 64  # sentences of the train split
+
+
+def ask(responder: Responder, options: Collection[str], draw: Callable[[], list[str]]) -> Responder:
+    """Return the responder that is asked with some of `scoring.rows.TEST_TIME`; `draw` gives the drawn sentences."""
+    if "sizes" in options:
+        responder = AtSizes(responder)
+    if "mirror" in options:
+        responder = Mirrored(responder)
+    return AgainstDrawn(responder, draw()) if "rivals" in options else responder
+
+
+class AgainstDrawn:
+    """A responder whose score grids are at most 0 where a drawn sentence about something else responds more."""
+
+    def __init__(self, responder: Responder, sentences: list[str]) -> None:
+        """`sentences`: those that compete. Raises RisError for a responder of which a score of 0 is not nothing."""
+        if responder.rule.activation not in ("relu", "logit", "clamp"):
+            raise RisError("drawn sentences compete where a score of 0 means nothing, as Step-1's and Step-2's does")
+        self._responder = responder
+        self.input_size, self.grid_hw, self.rule = responder.input_size, responder.grid_hw, responder.rule
+        self.device, self.n_tokens, self.latin_only = responder.device, responder.n_tokens, responder.latin_only
+        self.encode_images, self.encode_texts = responder.encode_images, responder.encode_texts
+        self.find_cut = responder.find_cut
+        with torch.no_grad():
+            self._drawn = responder.encode_texts(sentences)
+
+    def respond(self, image: Any, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
+        """Return the score grids float32 (n, h, w) of n encoded sentences about one encoded image."""
+        grids = self._responder.respond(image, texts, ref_ids).float()
+        own, drawn = self._show(grids), self._show(self._responder.respond(image, self._drawn).float())
+        # A drawn sentence that is one of these takes nothing: its map is the same.
+        is_lost = (let_compete(own, drawn, find_drawn_rivals(own, drawn)) == 0) & (own > 0)
+        return torch.where(torch.from_numpy(is_lost).to(grids.device), grids.clamp(max=0), grids)
+
+    def _show(self, grids: Tensor) -> np.ndarray:
+        maps = compute_map(grids, self.rule, self.input_size, self.grid_hw)
+        shown: np.ndarray = show_map(maps, self.rule).cpu().numpy()
+        return shown
