@@ -64,7 +64,7 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 class Step1Config:
     """Step-1: from images and sentences to response maps."""
 
-    ADDED: ClassVar = ("n_tokens",)  # options of later versions; `record_settings`
+    ADDED: ClassVar = ("n_tokens", "weight_overlap")  # options of later versions; `record_settings`
 
     clip: str = "RN50-quickgelu"  # open_clip model name, or "shapes"; TRIS implementation details
     clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
@@ -84,6 +84,7 @@ class Step1Config:
     weight_cls: Weight = 5.0  # λ of the classification loss; TRIS
     weight_pos: Weight = 1.0  # of the calibration loss with the own sentence; TRIS
     weight_neg: Weight = 2.0  # of the calibration loss with the others' sentences; TRIS
+    weight_overlap: Weight = 0.0  # of the overlap of the maps of an image's refs, with refs_per_image > 1; TRIS: none
     n_negatives: Count = 3  # sentences of other refs of the image; TRIS
     refs_per_image: Count = 1  # refs of an image in a batch, which share its encoding; TRIS: 1
     frozen_levels: LevelCount = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
@@ -97,8 +98,11 @@ class Step1Config:
 class ResponsesConfig:
     """Response dump: the score grid of every sentence, and for each ref the grid that PRMS selects."""
 
+    ADDED: ClassVar = ("prms_contrast",)  # options of later versions; `record_settings`
+
     prms: Flag = True  # select one map per ref; TRIS, positive response map selection
     prms_mask: Literal["relu", "sigmoid", "normalised"] = "relu"  # of the image; TRIS released relu
+    prms_contrast: Weight = 0.0  # of a map's likeness to sentences of the image's other refs, taken off; TRIS: 0
     batch_size: Count = 48  # images encoded at once; changes only the speed
 
 
@@ -111,7 +115,9 @@ class PseudolabelConfig:
 
     refine: Flag = True  # IRNet's inter-pixel relations; False: threshold the map alone
     threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
-    combine: Literal["prms", "mean"] = "prms"  # of a ref's maps: the one that PRMS selects, or their mean; TRIS: prms
+    combine: Literal["prms", "mean", "weighted"] = (
+        "prms"  # of a ref's maps: PRMS's choice, or their mean, by PRMS; TRIS
+    )
     compete: Flag = False  # a pixel counts only for the ref of its image that responds most; TRIS: False
     rivals: Natural = 0  # sentences drawn from other images of the split, that compete as well; TRIS: 0
     crf: Flag = False  # clean the walked labels by IRNet's dense CRF; TRIS: False

@@ -119,7 +119,10 @@ def score_selection(
     sentences = [text for group in groups for text in group.sentences]
     texts = encode_each(lambda distinct: aux.encode_text(aux.tokenize(distinct).to(device)), sentences)
     ref_ids = torch.tensor([i for group in groups for i in group.ref_ids], device=device)
-    return score_maps(torch.cat(list(grids)), pixels[own], texts, ref_ids, aux, config.prms_mask).float()
+    scores = score_maps(
+        torch.cat(list(grids)), pixels[own], texts, ref_ids, aux, config.prms_mask, own, config.prms_contrast
+    )
+    return scores.float()
 
 
 def fill_responses(

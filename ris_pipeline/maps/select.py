@@ -22,18 +22,37 @@ def compute_prms(features: Tensor, texts: Tensor) -> Tensor:
     return (F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T).sum(dim=1)
 
 
-def score_maps(grids: Tensor, pixels: Tensor, texts: Tensor, ref_ids: Tensor, aux: Clip, mask: Mask) -> Tensor:
+def compute_contrast(features: Tensor, others: Tensor) -> Tensor:
+    """Return the mean cosine of each of K maps with M sentences about other refs of the image, float (K,); 0 for none.
+
+    `features` float (K, D) as of `compute_prms`, `others` float (M, D). Not in TRIS: PRMS asks what suits all sentences
+    of a ref, this what suits those that mean something else.
+    """
+    if not len(others):
+        return features.new_zeros(len(features))
+    return (F.normalize(features, dim=-1) @ F.normalize(others, dim=-1).T).mean(dim=1)
+
+
+def score_maps(
+    grids: Tensor, pixels: Tensor, texts: Tensor, ref_ids: Tensor, aux: Clip, mask: Mask,
+    image_of: Tensor | None = None, contrast: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Return the PRMS score of each map, float (n,), of n expressions of whole refs.
 
     `grids` float (n, h, w), Step-1's score grid of each expression; `pixels` float (n, 3, H, W) its image at
     Step-1's input size, or (1, 3, H, W) if all are of one image; `texts` float (n, D) its CLIP feature;
     `ref_ids` int64 (n,), where a ref must not be split between two calls. One pass of `aux`, the frozen CLIP.
+    `contrast`: so much of `compute_contrast` is taken off for each sentence of the ref; `image_of` int64 (n,), whole
+    images, says which refs are the others.
     """
     features = encode_masked(grids, pixels, aux, mask)
     scores = features.new_empty(len(features))
     for ref_id in torch.unique(ref_ids):
         rows = (ref_ids == ref_id).nonzero().squeeze(1)
         scores[rows] = compute_prms(features[rows], texts[rows])
+        if contrast and image_of is not None:
+            others = texts[(image_of == image_of[rows[0]]) & (ref_ids != ref_id)]
+            scores[rows] -= contrast * len(rows) * compute_contrast(features[rows], others)
     return scores
 
 

@@ -45,6 +45,7 @@ from ris_pipeline.refine.seeds import compute_seeds
 from ris_pipeline.refine.walk import walk_pieces
 
 Advance = Callable[[int], None]
+TEMPERATURE = 0.05  # of the softmax over PRMS's mean cosines that weights a ref's maps; chosen on shapes
 T = TypeVar("T")
 
 CPU = torch.device("cpu")
@@ -65,9 +66,31 @@ def compute_mean_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple
     return _mean_maps([_compute_maps(store, store.rows_of_ref(ref.ref_id), image_hw) for ref in refs])
 
 
-def _mean_maps(maps: Sequence[Maps]) -> Maps:
+def compute_weighted_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
+    """Return `compute_mean_maps` with each map weighted by the softmax of its PRMS score over TEMPERATURE.
+
+    Raises RisError where the store was filled without PRMS.
+    """
+    if not store.has_selection:
+        raise RisError(f"{store.path}: combine = weighted needs PRMS; dump the responses with prms=true")
+    scores = store.prms_score
+    maps, weights = [], []
+    for ref in refs:
+        rows = store.rows_of_ref(ref.ref_id)
+        cosines = scores[rows] / len(rows)
+        weights.append(np.exp((cosines - cosines.max()) / TEMPERATURE))
+        maps.append(_compute_maps(store, rows, image_hw))
+    return _mean_maps(maps, weights)
+
+
+def _mean_maps(maps: Sequence[Maps], weights: Sequence[Maps] | None = None) -> Maps:
     """Return the mean of each ref's maps, divided by its maximum."""
-    means = np.stack([own.mean(axis=0) for own in maps])
+    if weights is None:
+        means = np.stack([own.mean(axis=0) for own in maps])
+    else:
+        means = np.stack(
+            [np.average(own, axis=0, weights=w).astype(np.float32) for own, w in zip(maps, weights, strict=True)]
+        )
     relative: Maps = means / np.maximum(means.max(axis=(1, 2), keepdims=True), 1e-5)
     return relative
 
@@ -78,6 +101,9 @@ def _compute_maps(store: ResponseStore, rows: Sequence[int], image_hw: tuple[int
     return shown
 
 
+_COMBINE = {"prms": compute_selected_maps, "mean": compute_mean_maps, "weighted": compute_weighted_maps}
+
+
 def combine_maps(
     store: ResponseStore, group: ImageGroup, refs: Sequence[Ref], hw: tuple[int, int], config: PseudolabelConfig,
     drawn: DrawnSentences | None = None,
@@ -86,7 +112,7 @@ def combine_maps(
 
     `drawn`: sentences that compete beside the refs, or instead of them.
     """
-    compute = compute_selected_maps if config.combine == "prms" else compute_mean_maps
+    compute = _COMBINE[config.combine]
     if not config.compete:
         maps = compute(store, refs, hw)
     else:

@@ -58,6 +58,21 @@ def calibration_loss(
     return loss_positive, loss_negative
 
 
+def overlap_loss(S_diag: Tensor, image_of: Tensor) -> Tensor:
+    """Return how much the maps of different refs of one image overlap, a float scalar in [0, 1]; not in TRIS.
+
+    `S_diag` float (n, h, w) as of `calibration_loss`; `image_of` int64 (n,), the image of each. The mean over the pairs
+    of one image of Σ min(m_i, m_j) / Σ max(m_i, m_j), with m the positive part of S divided by its maximum; 0 without
+    pairs.
+    """
+    maps = F.relu(S_diag).flatten(1)
+    maps = maps / (maps.amax(dim=1, keepdim=True) + 1e-5)
+    i, j = torch.triu_indices(len(maps), len(maps), 1, device=maps.device)
+    i, j = i[image_of[i] == image_of[j]], j[image_of[i] == image_of[j]]
+    shared, covered = torch.minimum(maps[i], maps[j]).sum(1), torch.maximum(maps[i], maps[j]).sum(1)
+    return (shared / (covered + 1e-5)).sum() / max(len(i), 1)
+
+
 def step2_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Return the sum over the heads of the mean binary cross-entropy, a float scalar ≥ 0.
 

@@ -14,7 +14,7 @@ from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.loop import Task
-from ris_pipeline.training.losses import calibration_loss, classification_loss, step2_loss
+from ris_pipeline.training.losses import calibration_loss, classification_loss, overlap_loss, step2_loss
 
 
 class ReferringTask(Task[Batch]):
@@ -75,12 +75,11 @@ class Step1Task(ReferringTask):
         if not negatives:  # a data set of one ref: nothing to be unlike
             neg = torch.zeros_like(pos)
         c = self.config
-        return {
-            "loss": c.weight_pos * pos + c.weight_neg * neg + c.weight_cls * cls,
-            "cls": cls,
-            "pos": pos,
-            "neg": neg,
-        }
+        loss = c.weight_pos * pos + c.weight_neg * neg + c.weight_cls * cls
+        if not c.weight_overlap:
+            return {"loss": loss, "cls": cls, "pos": pos, "neg": neg}
+        overlap = overlap_loss(S_diag, batch.image_of)
+        return {"loss": loss + c.weight_overlap * overlap, "cls": cls, "pos": pos, "neg": neg, "overlap": overlap}
 
     def _encode(self, sentences: Sequence[str], device: torch.device) -> Tensor:
         """Return the frozen CLIP's features float32 (n, D)."""

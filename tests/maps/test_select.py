@@ -72,6 +72,18 @@ def test_each_ref_is_scored_by_its_own_sentences():
     torch.testing.assert_close(scores, torch.tensor([2.0, 1, 1, 0, 0]))
 
 
+def test_what_suits_the_sentences_of_others_in_the_image_is_taken_off():
+    """The left map shows red alone, the right one green. Three sentences are of two refs of one image."""
+    logits = torch.tensor([LEFT, RIGHT, RIGHT, LEFT])
+    texts = torch.tensor([RED, GREEN, RED, GREEN])
+    ref_ids, image_of = torch.tensor([7, 7, 2, 5]), torch.tensor([0, 0, 0, 1])
+    scores = score_maps(logits, PIXELS, texts, ref_ids, SumClip(), "relu", image_of, 0.5)
+    # ref 7: 1 and 1, of two sentences, without 2·½ of what is red; ref 2: 0 without ½ of the mean of red and green
+    torch.testing.assert_close(scores, torch.tensor([0.0, 1, -0.25, 0]))
+    plain = score_maps(logits, PIXELS, texts, ref_ids, SumClip(), "relu", image_of)
+    assert torch.equal(plain, score_maps(logits, PIXELS, texts, ref_ids, SumClip(), "relu"))
+
+
 def test_an_image_for_each_expression():
     pixels = torch.cat([PIXELS, PIXELS.flip(-1)])
     features = encode_masked(torch.tensor([LEFT, LEFT]), pixels, SumClip(), "relu")

@@ -8,13 +8,16 @@ from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
 from ris_pipeline.datasets.io.labels import load_label, save_label
 from ris_pipeline.datasets.records import group_by_image
+from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
 from ris_pipeline.refine.pseudolabels import (
+    TEMPERATURE,
     combine_maps,
     compute_mean_maps,
     compute_selected_maps,
+    compute_weighted_maps,
     save_refined,
     save_seeds,
     save_segmented,
@@ -128,6 +131,23 @@ def test_the_mean_over_a_refs_sentences(tmp_path):
     np.testing.assert_allclose(maps[0], mean / 0.5, atol=1e-5)
     np.testing.assert_allclose(maps[1], GRIDS[3] / 4, atol=1e-5)  # a single sentence
     assert not compute_mean_maps(store, group_by_image(dataset)[1].refs, (4, 4)).any()
+
+
+def test_the_mean_weighted_by_prms(tmp_path):
+    """Scores are sums over two sentences; their means differ by TEMPERATURE·ln 3, so that the second counts thrice."""
+    dataset = dataset_of(tmp_path, (4, 4))
+    store = store_of(tmp_path, dataset, GRIDS, scores=(0.1, 0.1 + 2 * TEMPERATURE * np.log(3), 0.5, 0.5))
+    maps = compute_weighted_maps(store, group_by_image(dataset)[0].refs, (4, 4))
+    mean = (np.maximum(GRIDS[0], 0) / 8 + 3 * GRIDS[1] / 10) / 4
+    np.testing.assert_allclose(maps[0], mean / mean.max(), atol=1e-5)
+    np.testing.assert_allclose(maps[1], GRIDS[3] / 4, atol=1e-5)
+
+
+def test_without_prms_nothing_is_weighted_by_it(tmp_path):
+    dataset = dataset_of(tmp_path, (4, 4))
+    store = store_of(tmp_path, dataset, GRIDS, scores=None)
+    with pytest.raises(RisError, match="prms=true"):
+        compute_weighted_maps(store, dataset.refs[:1], (4, 4))
 
 
 def test_refs_of_one_image_compete_also_with_those_that_have_their_label(tmp_path):

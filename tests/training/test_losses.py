@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from by_hand import resize_matrix
-from ris_pipeline.training.losses import calibration_loss, classification_loss, step2_loss
+from ris_pipeline.training.losses import calibration_loss, classification_loss, overlap_loss, step2_loss
 
 
 def finite_difference(f, x, step=1e-6):
@@ -161,3 +161,21 @@ def test_step2_loss_and_gradient():
     each = -np.log(np.where(target, p, 1 - p))
     assert loss.item() == pytest.approx(each[:, counted].sum() / counted.sum(), rel=1e-12)
     np.testing.assert_allclose(logits.grad, (p - target) * counted / counted.sum(), atol=1e-12)
+
+
+def test_overlap_is_that_of_pairs_of_one_image():
+    """Divided by their maxima: (1, ½, 0), (½, 1, 0), (0, 0, 1), and one of another image."""
+    S = torch.tensor([[8.0, 4, -2], [2, 4, -1], [-1, -3, 5], [8, 4, -2]]).view(4, 1, 3).requires_grad_()
+    loss = overlap_loss(S, torch.tensor([0, 0, 0, 1]))
+    # the first two share ½ + ½ of 1 + 1; the third overlaps with neither
+    assert loss.item() == pytest.approx(0.5 / 3, abs=1e-4)
+    loss.backward()
+    assert S.grad[2:].abs().max() < 1e-4
+    assert S.grad[0, 0, 1] > 0 > S.grad[0, 0, 0]
+
+
+def test_without_pairs_nothing_overlaps():
+    S = torch.ones(2, 2, 2, requires_grad=True)
+    loss = overlap_loss(S, torch.tensor([0, 1]))
+    loss.backward()
+    assert loss.item() == 0
