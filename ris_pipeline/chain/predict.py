@@ -267,9 +267,10 @@ def _predict(
 
     device = context.device
     segmenter = load_segmenter(context, checkpoint, method)
-    segmenter.responder = ask(
-        segmenter.responder, test_time, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0)
-    )
+    if test_time:
+        segmenter.responder = ask(
+            segmenter.responder, test_time, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0)
+        )
     sentences = list(dict.fromkeys(text for _, texts in requests for text in texts))
     for line in segmenter.describe_unread(sentences):
         context.say(line)
