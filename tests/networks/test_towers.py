@@ -16,6 +16,7 @@ from ris_pipeline.config import Step1Config, Step2Config, record_settings
 from ris_pipeline.datasets.io.images import renormalise
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.maps.select import encode_masked
+from ris_pipeline.networks.backbones import load_timm_encoder
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.load import build_step1
 from ris_pipeline.networks.step1 import Step1
@@ -96,6 +97,31 @@ def test_both_networks_learn_on_it(clip: Clip) -> None:
         clip.zero_grad()
         output.sum().backward()
         assert first.grad is not None
+        assert first.grad.abs().sum() > 0
+
+
+BACKBONES = (
+    "convnext_atto", "swin_tiny_patch4_window7_224", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3",
+    "hiera_tiny_224",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_both_networks_learn_on_a_backbone_of_timm(name: str) -> None:
+    torch.manual_seed(0)
+    text, encoder = Clip.from_config(FAMILIES["ViT-B/16"], 20), load_timm_encoder(name, None)
+    pixels, tokens = torch.randn(2, 3, 96, 96), text.tokenize(SENTENCES)
+    step1, step2 = Step1(text, encoder, hidden=8), Step2(text, encoder, widths=(4, 4, 4, 4))
+    side = step1.grid_side(96)
+    S, logits = step1(pixels, tokens), step2(pixels, tokens)
+    assert S.shape == (2, 2, side, side)
+    assert logits.shape == (2, 96, 96)
+    first = next(p for p in encoder.parameters() if p.ndim == 4)
+    for output in (S, logits):
+        encoder.zero_grad()
+        output.sum().backward()
+        assert first.grad is not None
+        assert torch.isfinite(first.grad).all()
         assert first.grad.abs().sum() > 0
 
 
