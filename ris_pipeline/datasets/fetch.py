@@ -133,16 +133,21 @@ def fetch(item: Download, data_root: Path, console: Console) -> None:
     make_folder(folder)
     target = (data_root if item.take else folder) / item.file
     with hold(target.with_name(f"{target.name}.lock")):
-        own = _find_archive(item, data_root, console) if item.take else None
-        if own is None:
+        # Hidden, so that a run that was killed while it unpacked leaves no archive that looks like somebody's own.
+        fetched = target.with_name(f".{item.file}")
+        is_fetched = bool(item.take) and fetched.is_file()
+        own = _find_archive(item, data_root, console) if item.take and not is_fetched else None
+        if own is None and not is_fetched:
             _check_space(item, data_root)
             download(item.sources, target, console, n_bytes=item.n_bytes, digest=item.digest)
+            if item.take:
+                target.replace(fetched)
         if item.take:
-            unpacked = unpack(own or target, item.take, folder, console)
+            unpacked = unpack(own or fetched, item.take, folder, console)
             # Several archives may fill one folder: this one need not come again when another of them broke off.
             write_json(_list_of(folder, item.file), unpacked)
             if own is None:
-                target.unlink()
+                fetched.unlink()
 
 
 def unpack(archive: Path, take: str, folder: Path, console: Console) -> dict[str, int]:

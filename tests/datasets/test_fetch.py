@@ -217,6 +217,21 @@ def test_an_archive_that_somebody_put_there_is_taken_and_kept(card, server, tmp_
     assert f"{archive} is there and right" in capsys.readouterr().err
 
 
+def test_what_a_run_that_was_killed_had_fetched_is_unpacked_and_removed(card, server, tmp_path, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "unpack", kill)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(card.fetch[0], tmp_path, QUIET)
+    n_asked = len(server.asked)
+    fetch(card.fetch[0], tmp_path, QUIET)
+    assert len(server.asked) == n_asked
+    assert is_there(card.fetch[0], card, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["refer"]
+
+
 def test_half_of_an_archive_that_somebody_put_there_is_named_and_not_taken(card, tmp_path, capsys):
     archive = tmp_path / "refer" / "toy.zip"
     archive.parent.mkdir()
