@@ -34,7 +34,12 @@ class Batch:
         """Return the batch with its tensors on `device`, the pixels with channels last."""
         pixels = self.pixels.to(device, non_blocking=True, memory_format=torch.channels_last)
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return replace(self, pixels=pixels, image_of=self.image_of.to(device), targets=targets)
+        return replace(self, pixels=pixels, image_of=self.image_of.to(device, non_blocking=True), targets=targets)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory from which `to` copies to a CUDA device without waiting; torch's loader asks."""
+        targets = None if self.targets is None else self.targets.pin_memory()
+        return replace(self, pixels=self.pixels.pin_memory(), image_of=self.image_of.pin_memory(), targets=targets)
 
 
 class Targets(Protocol):

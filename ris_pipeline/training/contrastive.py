@@ -151,7 +151,7 @@ class ContrastiveTask(Task[tuple[Tensor, list[str]]]):
         pixels, captions = batch
         tokens = self.network.tokenize(captions).to(self.device)
         tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]  # no time for padding
-        image = self.network.encode_image(pixels.to(self.device, memory_format=torch.channels_last))
+        image = self.network.encode_image(pixels.to(self.device, non_blocking=True, memory_format=torch.channels_last))
         text = self.network.encode_text(tokens)
         with torch.autocast(self.device.type, enabled=False):
             image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)

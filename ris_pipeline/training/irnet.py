@@ -117,7 +117,7 @@ class IRNetTask(Task[tuple[Tensor, Tensor]]):
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Return the four losses and their sum, of which each kind counts half."""
-        pixels, labels = (part.to(self.device) for part in batch)
+        pixels, labels = (part.to(self.device, non_blocking=True) for part in batch)
         boundary_logits, displacement = self.network(pixels)
         on_grid = labels_on_grid(labels, (boundary_logits.shape[2], boundary_logits.shape[3]))
         losses = compute_irnet_losses(boundary_logits, displacement, on_grid, self.index)

@@ -101,7 +101,7 @@ def train(
     if compiled:
         compile_parts(task)
     model = _distribute(task)
-    with closing(read_ahead(source, steps, workers)) as batches, stops.deferred():
+    with closing(read_ahead(source, steps, workers, pinned=device.type == "cuda")) as batches, stops.deferred():
         for step, batch in zip(steps, batches, strict=True):
             seed_step(seed, step, ranks.rank)
             rate = task.rate(step, n_steps)

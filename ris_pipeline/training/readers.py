@@ -37,9 +37,10 @@ class Source(Protocol[B]):
         """Return what a step reads and which setting to lower, for the error of a loss that is not finite."""
 
 
-def read_ahead(source: Source[B], steps: Iterable[int], workers: int) -> Generator[B]:
+def read_ahead(source: Source[B], steps: Iterable[int], workers: int, *, pinned: bool = False) -> Generator[B]:
     """Yield the batches of the steps in order, prepared by `workers` processes; 0: by this one.
 
+    `pinned`: in memory from which a CUDA device copies without waiting; a thread moves them there ahead.
     Close the generator (`contextlib.closing`): that ends the processes, whatever happened in between. Raises the
     RisError that a process met, and one for shared memory that is full.
     """
@@ -49,6 +50,7 @@ def read_ahead(source: Source[B], steps: Iterable[int], workers: int) -> Generat
         sampler=steps,
         collate_fn=_keep,
         num_workers=workers,
+        pin_memory=pinned,
         worker_init_fn=_prepare_process if workers else None,
         generator=torch.Generator(),  # or each run would take a number of the training's own
     )
