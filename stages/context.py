@@ -33,7 +33,8 @@ SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,
 }
-SHARED = ("train-step1", "train-step2", "dump-responses")  # the commands that several processes of torchrun share
+# The commands that several processes of torchrun share.
+SHARED = ("train-step1", "dump-responses", "make-pseudolabels", "train-step2", "score")
 METRIC_WORDS = (
     "pointit",
     "pointm",

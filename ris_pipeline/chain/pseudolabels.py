@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,6 +11,7 @@ from ris_pipeline.artifacts.find import find, find_behind, load_artifact
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import (
     CONTACT_SHEET,
+    IRNET_WEIGHTS,
     PROPOSALS,
     SEEDS,
     TRAIN_SPLIT,
@@ -17,7 +19,7 @@ from ris_pipeline.artifacts.layout import (
     label_path,
     store_path,
 )
-from ris_pipeline.artifacts.publish import Work, publish
+from ris_pipeline.artifacts.publish import Work
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import PseudolabelConfig
@@ -25,6 +27,7 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS, find_method
 from ris_pipeline.process.console import report_steps
+from ris_pipeline.process.ranks import agree, in_turn, is_first, joined, share
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets.records import Dataset, ImageGroup
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from ris_pipeline.networks.irnet import IRNet
 
 
+@joined()
 def make_pseudolabels(
     data: Context | Card | Path | str,
     config: PseudolabelConfig | Mapping[str, Any] | None = None,
@@ -68,15 +72,16 @@ def make_pseudolabels(
         from ris_pipeline.maps.proposals import digest_proposals
 
         flags = {PROPOSALS: True, **variant}
-        others = {PROPOSALS: digest_proposals(proposals, context.open_dataset(TRAIN_SPLIT).images.values())}
+        images = context.open_dataset(TRAIN_SPLIT).images.values()
+        others = {PROPOSALS: agree(lambda: digest_proposals(proposals, images))}
     request = context.request("pseudolabels", resolved, settings=config, inputs=[responses], others=others, flags=flags)
     if context.is_due(request):
         from ris_pipeline.maps.store import ResponseStore
 
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
         store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
-        drawn = _draw(context, resolved, dataset, responses)
-        with publish(request, force=context.force) as work:
+        drawn = in_turn(lambda: _draw(context, resolved, dataset, responses))
+        with context.publish(request) as work:
             _fill(context, work, dataset, store, resolved, drawn, proposals)
     return find(request)
 
@@ -98,10 +103,10 @@ def _make_round(
 
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
         groups = group_by_image(dataset)
-        with publish(request, force=context.force) as work:
-            with work.timed("segment"), context.console.progress("labels", len(dataset.refs)) as advance:
-                network = load_network(step2, context.device)
-                save_segmented(dataset, network, groups, work.path, resolved, context.workers, advance)
+        with context.publish(request) as work:
+            with work.timed("segment"), context.progress("labels", len(dataset.refs)) as advance:
+                network = in_turn(lambda: load_network(step2, context.device))
+                save_segmented(dataset, network, share(groups), work.path, resolved, context.workers, advance)
             work.host |= {"device": str(context.device)}
             earlier = find_behind(context.runs / request.dataset, request.inputs, "pseudolabels")
             _finish(context, work, dataset, groups, earlier)
@@ -158,17 +163,22 @@ def _fill(
     if config.refine:
         _refine(context, config, work, dataset, store, drawn, groups)
     else:
-        with context.console.progress("labels", len(dataset.refs)) as advance:
-            save_thresholded(dataset, store, groups, work.path, config, drawn, proposals, advance)
+        with context.progress("labels", len(dataset.refs)) as advance:
+            save_thresholded(dataset, store, share(groups), work.path, config, drawn, proposals, advance)
     _finish(context, work, dataset, groups)
 
 
 def _finish(
     context: Context, work: Work, dataset: Dataset, groups: Sequence[ImageGroup], earlier: Artifact | None = None
 ) -> None:
-    """Draw the contact sheet, count what the labels hold, and say it; `earlier`: the labels of the round before."""
+    """Draw the contact sheet, count what the labels hold, and say it; `earlier`: the labels of the round before.
+
+    One process does it for all.
+    """
     from ris_pipeline.refine.quality import count_labels
 
+    if not is_first():
+        return
     _save_sheet(work, dataset, groups)
     with context.console.progress("count", len(dataset.refs)) as advance:
         counts = count_labels(work.path, groups, earlier.path if earlier else None, advance)
@@ -192,11 +202,13 @@ def _refine(
     from ris_pipeline.refine.pseudolabels import save_refined
 
     torch.manual_seed(context.seed)
-    net = irnet_from_config(config)
+    net = in_turn(lambda: irnet_from_config(config))
     if config.irnet is None:
         _train_irnet(context, config, work, dataset, store, groups[: config.irn_images or None], net)
-    with work.timed("walk"), context.console.progress("labels", len(dataset.refs)) as advance:
-        save_refined(dataset, store, groups, work.path, net, config, drawn, context.device, context.workers, advance)
+    with work.timed("walk"), context.progress("labels", len(dataset.refs)) as advance:
+        save_refined(
+            dataset, store, share(groups), work.path, net, config, drawn, context.device, context.workers, advance
+        )
     work.host |= {"device": str(context.device)}
 
 
@@ -209,24 +221,32 @@ def _train_irnet(
     groups: Sequence[ImageGroup],
     net: IRNet,
 ) -> None:
-    """Make the seeds of the images, the pixels that are certain, then train IRNet on them."""
+    """Make the seeds of the images, the pixels that are certain, then train IRNet on them.
+
+    One process trains it for all: so the weights are the same for any number of them.
+    """
+    from safetensors.torch import load_file
+
     from ris_pipeline.refine.pseudolabels import save_seeds
     from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
 
     seeds = work.path / SEEDS
     seeds.mkdir(exist_ok=True)
-    with work.timed("seeds"), context.console.progress("seeds", sum(len(group.refs) for group in groups)) as advance:
-        save_seeds(dataset, store, groups, seeds, config, context.workers, advance, context.device)
+    with work.timed("seeds"), context.progress("seeds", sum(len(group.refs) for group in groups)) as advance:
+        save_seeds(dataset, store, share(groups), seeds, config, context.workers, advance, context.device)
     files = [
         SeedFile(dataset.images[group.image_id], label_path(seeds, ref.ref_id))
         for group in groups
         for ref in group.refs
     ]
     with work.timed("irnet"), context.console.progress("irnet", count_steps(len(files), config)) as advance:
-        train_irnet(
-            net, files, config, folder=work.path, seed=context.seed, device=context.device,
+        train = partial(
+            train_irnet, net, files, config, folder=work.path, seed=context.seed, device=context.device,
             workers=context.workers, report=report_steps(advance),
         )  # fmt: skip
+        agree(train)
+    if not is_first():
+        net.load_state_dict(load_file(work.path / IRNET_WEIGHTS))
 
 
 def _save_sheet(work: Work, dataset: Dataset, groups: Sequence[ImageGroup]) -> None:

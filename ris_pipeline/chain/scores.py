@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,11 +16,11 @@ from ris_pipeline.artifacts.files import write_json
 from ris_pipeline.artifacts.find import find, walk_behind
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, TRAIN_SPLIT, store_path
-from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import ScoreConfig
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError, RisError
+from ris_pipeline.process.ranks import agree, gather, in_turn, is_first, joined, share
 from ris_pipeline.scoring.metrics import Outcome, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
 from ris_pipeline.scoring.rows import Row, Tier, list_rows, mark_test_time
@@ -40,6 +42,7 @@ class _Job:
     request: Request
 
 
+@joined()
 def score(
     data: Context | Card | Path | str,
     config: ScoreConfig | Mapping[str, Any] | None = None,
@@ -60,9 +63,9 @@ def score(
     resolved = context.resolve(ScoreConfig, "scores", config)
     scores = []
     without_truth = set()
-    for job in _plan(context, resolved, config, splits, stage, row, test_time):
+    for job in agree(lambda: _plan(context, resolved, config, splits, stage, row, test_time)):
         try:
-            is_new = context.force or find(job.request) is None
+            is_new = agree(lambda: context.force or find(job.request) is None)  # noqa: B023 - called at once
             if is_new and not context.open_dataset(job.split).has_truth:
                 without_truth.add(job.split)
                 continue
@@ -139,19 +142,22 @@ def _plan(
 def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
     """Score every sentence, and publish the row."""
     from ris_pipeline.datasets.records import count_expressions
-    from ris_pipeline.scoring.evaluate import leave_out_small_boxes
+    from ris_pipeline.scoring.evaluate import in_order, leave_out_small_boxes
 
     everything = context.open_dataset(job.split)
     dataset = leave_out_small_boxes(everything, config.skip_small_boxes)
     n_all = count_expressions((*everything.refs, *everything.absent))
     expected = context.card.splits[job.split]
     label = f"score {job.row.name} {job.split}"
-    with publish(job.request, force=context.force) as work:
-        outcomes = []
-        with context.console.progress(label, dataset.n_expressions) as advance:
+    with context.publish(job.request) as work:
+        own = []
+        with context.progress(label, dataset.n_expressions) as advance:
             for outcome in _evaluate(context, job, dataset):
-                outcomes.append(outcome)
+                own.append(outcome)
                 advance(outcome.weight)
+        outcomes = in_order(dataset, chain.from_iterable(gather(own)))
+        if not is_first():
+            return
         save_outcomes(work.path / OUTCOMES, outcomes)
         n_empty = sum(outcome.weight for outcome in outcomes if outcome.is_empty)
         work.counts |= {"refs": len(dataset.refs), "sentences": dataset.n_expressions, "empty": n_empty}
@@ -179,7 +185,7 @@ def _find_tier(context: Context, job: _Job) -> Tier:
 
 
 def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:
-    """Yield the outcomes of a row."""
+    """Yield the outcomes of a row, of the images that fall to this process."""
     from ris_pipeline.maps.compete import draw_sentences
     from ris_pipeline.maps.looks import N_DRAWN, ask
     from ris_pipeline.maps.store import ResponseStore
@@ -189,17 +195,19 @@ def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome
     from ris_pipeline.scoring import evaluate
 
     if job.source is None:
-        yield from evaluate.evaluate_chance(dataset, context.seed)
+        yield from evaluate.evaluate_chance(dataset, context.seed, share)
     elif job.row.kind == "labels":
-        yield from evaluate.evaluate_pseudolabels(dataset, job.source.path)
+        yield from evaluate.evaluate_pseudolabels(dataset, job.source.path, share)
     elif job.row.kind == "network":
         with autocast(context.device, context.precision):
-            network = load_network(job.source, context.device)
+            network = in_turn(partial(load_network, job.source, context.device))
             options = job.row.test_time
             responder = ask(network, options, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0))
             clean = clean_masks if "crf" in options else None
-            yield from evaluate.evaluate_network(dataset, responder, BATCH_SIZE, clean, compete="compete" in options)
+            yield from evaluate.evaluate_network(
+                dataset, responder, BATCH_SIZE, clean, share, compete="compete" in options
+            )
     else:
         store = ResponseStore.open(store_path(job.source.path, job.split))
         of_maps = evaluate.evaluate_choice if job.row.kind == "choice" else evaluate.evaluate_maps
-        yield from of_maps(dataset, store)
+        yield from of_maps(dataset, store, share)

@@ -226,6 +226,8 @@ class _Team:
             pause = min(2 * pause, 0.1)
 
     def wait(self) -> None:
+        if self.is_deciding:
+            return
         key = self.next_key()
         if self.store.add(key, 1) < self.ranks.n_ranks:
             self.poll(lambda: self.store.add(key, 0) == self.ranks.n_ranks)

@@ -6,7 +6,7 @@ run resumes at the first missing one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,7 @@ def combine_maps(
 
 
 def save_thresholded(
-    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
+    dataset: Dataset, store: ResponseStore, groups: Iterable[ImageGroup], folder: Path,
     config: PseudolabelConfig, drawn: DrawnSentences | None, proposals: Path | None, advance: Advance,
 ) -> None:  # fmt: skip
     """Write the plain pseudo-label of each ref: 1 where its map exceeds the threshold.
@@ -146,7 +146,7 @@ def save_thresholded(
 
 
 def save_seeds(
-    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path,
+    dataset: Dataset, store: ResponseStore, groups: Iterable[ImageGroup], folder: Path,
     config: PseudolabelConfig, workers: int, advance: Advance, device: torch.device = CPU,
 ) -> None:  # fmt: skip
     """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes.
@@ -173,7 +173,7 @@ def save_seeds(
 
 
 def save_refined(
-    dataset: Dataset, store: ResponseStore, groups: Sequence[ImageGroup], folder: Path, net: IRNet,
+    dataset: Dataset, store: ResponseStore, groups: Iterable[ImageGroup], folder: Path, net: IRNet,
     config: PseudolabelConfig, drawn: DrawnSentences | None, device: torch.device, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
     """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs.
@@ -209,7 +209,7 @@ def save_refined(
 
 
 def save_segmented(
-    dataset: Dataset, network: Responder, groups: Sequence[ImageGroup], folder: Path,
+    dataset: Dataset, network: Responder, groups: Iterable[ImageGroup], folder: Path,
     config: PseudolabelConfig, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
     """Write the pseudo-label of each ref as a trained network sees it: the mean over its sentences and the mirror."""
@@ -238,7 +238,7 @@ def save_segmented(
 
 
 def _read_missing(
-    dataset: Dataset, groups: Sequence[ImageGroup], folder: Path, prepare: Callable[[Pixels], T],
+    dataset: Dataset, groups: Iterable[ImageGroup], folder: Path, prepare: Callable[[Pixels], T],
     label_hw: Callable[[tuple[int, int]], tuple[int, int]] = lambda hw: hw,
 ) -> Iterator[tuple[ImageGroup, list[Ref], T | None]]:  # fmt: skip
     """Yield all groups, the `_missing` refs of each, and where there are any what `prepare` makes of its image.
@@ -246,14 +246,13 @@ def _read_missing(
     The next images are read meanwhile. `label_hw`: the size of the labels of an image of a size.
     """
 
-    def read(group: ImageGroup) -> tuple[list[Ref], T | None]:
+    def read(group: ImageGroup) -> tuple[ImageGroup, list[Ref], T | None]:
         image = dataset.images[group.image_id]
         refs = _missing(group, folder, label_hw(size_of(image)))
-        return refs, prepare(load_image(image)) if refs else None
+        return group, refs, prepare(load_image(image)) if refs else None
 
     with closing(run_ahead(read, groups, AHEAD)) as found:
-        for group, (refs, prepared) in zip(groups, found, strict=True):
-            yield group, refs, prepared
+        yield from found
 
 
 def _run(write: Callable[..., None], calls: Iterator[tuple[Any, ...]], workers: int) -> None:

@@ -1,14 +1,16 @@
 """What the stages made, scored sentence by sentence; the maps in memory are those of one ref, image or batch.
 
 Each function is a generator over the refs of a data set, image by image. A ref without a box or without a mask
-gives outcomes of None for what that would have decided.
+gives outcomes of None for what that would have decided. `share` (`process.ranks.share`) leaves those images that fall
+to this process; without it all do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.scoring.metrics import Outcome, box_area, score_expression
 
+Share = Callable[[Sequence[Any]], Iterator[Any]]
+
 
 def leave_out_small_boxes(dataset: Dataset, share: float) -> Dataset:
     """Return the data set without the refs whose box covers at most `share` of its image; all of it for 0.
@@ -43,19 +47,19 @@ def leave_out_small_boxes(dataset: Dataset, share: float) -> Dataset:
     return replace(dataset, refs=kept)
 
 
-def evaluate_maps(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
+def evaluate_maps(dataset: Dataset, store: ResponseStore, share: Share = iter) -> Iterator[Outcome]:
     """Yield the outcome of every sentence's map and mask, by the store's rule."""
-    for ref in _refs_by_image(dataset):
+    for ref in _refs_by_image(dataset, share):
         maps = _compute_maps(store, ref, range(len(ref.expressions)))
         yield from _score_sentences(dataset, ref, maps.numpy(), compute_mask(maps, store.rule).numpy())
 
 
-def evaluate_choice(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]:
+def evaluate_choice(dataset: Dataset, store: ResponseStore, share: Share = iter) -> Iterator[Outcome]:
     """Yield one outcome per ref, of the map that PRMS selected, weighted with the ref's number of sentences.
 
     Raises RisError where the responses were dumped without PRMS.
     """
-    for ref in _refs_by_image(dataset):
+    for ref in _refs_by_image(dataset, share):
         selected = store.selected(ref.ref_id)
         maps = _compute_maps(store, ref, [selected])
         (response,), (prediction,) = maps.numpy(), compute_mask(maps, store.rule).numpy()
@@ -63,13 +67,13 @@ def evaluate_choice(dataset: Dataset, store: ResponseStore) -> Iterator[Outcome]
         yield replace(outcome, weight=len(ref.expressions))
 
 
-def evaluate_pseudolabels(dataset: Dataset, folder: Path) -> Iterator[Outcome]:
+def evaluate_pseudolabels(dataset: Dataset, folder: Path, share: Share = iter) -> Iterator[Outcome]:
     """Yield one outcome per ref, of its pseudo-label, weighted with its number of sentences.
 
     The mask is label == FOREGROUND: what is to be ignored counts as background. A mask has no largest value to point
     with, so PointIt and PointM are None. The sentence is the ref's first.
     """
-    for ref in _refs_by_image(dataset):
+    for ref in _refs_by_image(dataset, share):
         mask = load_label(label_path(folder, ref.ref_id)) == FOREGROUND
         outcome = score_sentence(ref, ref.expressions[0], mask.astype(np.float32), mask, *load_truth(dataset, ref))
         yield replace(outcome, weight=len(ref.expressions), point_it=None, point_m=None)
@@ -80,6 +84,7 @@ def evaluate_network(
     responder: Responder,
     batch_size: int,
     clean: Callable[[Pixels, NDArray[np.bool_]], NDArray[np.bool_]] | None = None,
+    share: Share = iter,
     *,
     compete: bool = False,
 ) -> Iterator[Outcome]:
@@ -89,7 +94,8 @@ def evaluate_network(
     better masks, bool (K, H, W), of an image uint8 (H, W, 3) and those of the rule. `compete`: the sentences of an
     image compete for its pixels before that.
     """
-    for groups, pixels in read_batches(dataset, split_batches(group_by_image(dataset), batch_size), responder):
+    batches = list(split_batches(group_by_image(dataset), batch_size))
+    for groups, pixels in read_batches(dataset, share(batches), responder):
         for group, grids in zip(groups, respond(responder, pixels, groups), strict=True):
             image_hw = size_of(dataset.images[group.image_id])
             maps = compute_map(grids, responder.rule, responder.input_size, image_hw)
@@ -103,12 +109,12 @@ def evaluate_network(
                 yield from _score_sentences(dataset, ref, *own)
 
 
-def evaluate_chance(dataset: Dataset, seed: int = 0) -> Iterator[Outcome]:
+def evaluate_chance(dataset: Dataset, seed: int = 0, share: Share = iter) -> Iterator[Outcome]:
     """Yield what knowing nothing scores on every sentence: a random point, and the whole image as the mask.
 
     The point is uniform over the pixels and drawn from `seed` and the sentence's id, in whatever order.
     """
-    for ref in _refs_by_image(dataset):
+    for ref in _refs_by_image(dataset, share):
         height, width = size_of(dataset.images[ref.image_id])
         responses = np.zeros((len(ref.expressions), height, width), np.float32)
         for response, expression in zip(responses, ref.expressions, strict=True):
@@ -116,9 +122,15 @@ def evaluate_chance(dataset: Dataset, seed: int = 0) -> Iterator[Outcome]:
         yield from _score_sentences(dataset, ref, responses, np.ones(responses.shape, dtype=bool))
 
 
-def _refs_by_image(dataset: Dataset) -> Iterator[Ref]:
+def in_order(dataset: Dataset, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes of several processes in the order in which one alone yields them."""
+    place = {ref.ref_id: k for k, ref in enumerate(_refs_by_image(dataset))}
+    return sorted(outcomes, key=lambda outcome: place[outcome.ref_id])  # stable: of a ref they are in order
+
+
+def _refs_by_image(dataset: Dataset, share: Share = iter) -> Iterator[Ref]:
     """Yield the refs in the row order of the responses, whose blocks are then read once each."""
-    for group in group_by_image(dataset):
+    for group in share(group_by_image(dataset)):
         yield from group.refs
 
 

@@ -17,12 +17,15 @@ CHECKOUT = Path(__file__).parents[2]
 # The stages one after the other, in blocks of responses that are small enough for each process to have some.
 CHAIN = """
 from pathlib import Path
-from ris_pipeline import dump_responses
+from ris_pipeline import dump_responses, make_pseudolabels, score
 from ris_pipeline.maps import store
 
 store.BLOCK_ROWS = 8
 places = {"data_root": "data", "runs": "RUNS", "device": "cpu", "workers": 0, "quiet": True}
 dump_responses("tiny.toml", **places)
+for refine in (False, True):
+    make_pseudolabels("tiny.toml", refine=refine, **places)
+score("tiny.toml", **places)
 """
 
 
@@ -63,7 +66,7 @@ def digest_files(runs):
 def test_any_number_of_processes_leaves_the_same_bytes(root, n):
     make_all(root, n)
     expected = digest_files(root / "runs-1")
-    assert {name.split("/")[1] for name in expected} >= {"responses"}
+    assert {name.split("/")[1] for name in expected} >= {"responses", "pseudolabels", "scores"}
     assert digest_files(root / f"runs-{n}") == expected
     links = {path.name for path in (root / f"runs-{n}").rglob("latest*")}
     assert links == {path.name for path in (root / "runs-1").rglob("latest*")}
