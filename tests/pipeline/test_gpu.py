@@ -116,8 +116,8 @@ def test_a_training_goes_on_on_another_device(project, copy_of_project, call_ris
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0)
         patch.setattr(checkpoints.TrainingState, "step_done", break_off)
-        assert call_ris(command, "--force", device=first, **options) == 130
-    assert call_ris(command, device=then, **options) == 0
+        assert call_ris(command, "--force", **options | {"device": first}) == 130
+    assert call_ris(command, **options | {"device": then}) == 0
     before = read_losses(project / "runs" / "tiny" / stage / label)
     assert read_losses(copy_of_project / "runs" / "tiny" / stage / label) == pytest.approx(before, rel=0.02)
 
@@ -125,7 +125,7 @@ def test_a_training_goes_on_on_another_device(project, copy_of_project, call_ris
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("command", ["train-step1", "dump-responses", "train-step2"])
 def test_out_of_memory_is_one_line(copy_of_project, call_ris, capsys, command):
-    assert call_ris(command, "--force", device=DEVICE, **places_in(copy_of_project)) == 1
+    assert call_ris(command, "--force", **places_in(copy_of_project) | {"device": DEVICE}) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ris: ")]
     assert "out of memory" in line
     assert "; lower " in line
