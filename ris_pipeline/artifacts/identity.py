@@ -14,6 +14,7 @@ from ris_pipeline.artifacts.layout import STAGES
 
 CHECKSUM = "checksum"  # of the manifest without it
 IDENTITY = ("dataset", "stage", "configuration", "flags", "inputs", "seed", "precision", "code_version", "n_ranks")
+# No stage asks for n_ranks any more; trainings of several processes that are older have it, and other batches.
 
 
 def digest(value: Any) -> str:
@@ -71,7 +72,6 @@ class Request:
     flags: Mapping[str, str | bool] = field(default_factory=dict)  # arguments of the command that make variants
     seed: int = 0
     precision: str = "fp32"
-    n_ranks: int = 1  # processes of a training: their batches differ from those of one
     chosen: Mapping[str, Any] = field(default_factory=dict)  # of the configuration, by --config and --set; no identity
     becomes_latest: bool = True  # `latest` is to lead to it; no identity
 
@@ -79,7 +79,7 @@ class Request:
     def identity(self) -> dict[str, Any]:
         """All that the digest covers, as plain JSON values."""
         stage = STAGES[self.stage]
-        identity: dict[str, Any] = {
+        identity = {
             "dataset": self.dataset,
             "stage": self.stage,
             "configuration": {key: value for key, value in self.configuration.items() if key not in stage.speed},
@@ -89,8 +89,6 @@ class Request:
             "precision": self.precision if stage.uses_precision else "fp32",
             "code_version": stage.code_version,
         }
-        if self.n_ranks > 1:
-            identity["n_ranks"] = self.n_ranks
         return json.loads(json.dumps(identity, allow_nan=False))  # type: ignore[no-any-return]
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -341,8 +340,6 @@ class Context:
             precision=self.precision,
             chosen=chosen,
             becomes_latest=self.supply is None,  # a row of an experiment is not what the next command is to read
-            # As torchrun tells it; asking torch would cost the seconds of its import.
-            n_ranks=int(os.environ.get("WORLD_SIZE", 1)) if STAGES[stage].is_distributed else 1,
         )
 
     @agreed

@@ -196,7 +196,7 @@ def _train(
 
     device = context.device
     with connected(device) as ranks:
-        plan = replace(plan, rank=ranks.rank, n_ranks=ranks.n_ranks)
+        plan = replace(plan, ranks=ranks)
         source = RefBatches(plan, config.epochs, config.input_size)
         task = in_turn(lambda: _build(build_task, context.seed))
         with context.publish(request) as work:

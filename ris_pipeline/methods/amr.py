@@ -23,6 +23,7 @@ from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import find_equal
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.sharing import gather_list, gather_rows, weight_of
 
 
 def build(config: AmrConfig, weights: Path | None) -> Amr:
@@ -96,21 +97,24 @@ class AmrTask(Task[Batch]):
         """Return the loss, and in the second part its terms cls1, cls2 and recalibration."""
         batch, network = batch.to(self.device), self.network
         sentences = [draw.sentence for draw in batch.draws]
-        T = encode_each(lambda texts: network.encode_text(network.clip.tokenize(texts).to(self.device)), sentences)
+        own = encode_each(lambda texts: network.encode_text(network.clip.tokenize(texts).to(self.device)), sentences)
+        T, first = gather_rows(own)  # of the whole batch
         # A sentence that another ref of the batch has as well is true of both images.
-        targets = find_equal(sentences).to(self.device, torch.float32)
+        targets = find_equal(gather_list(sentences)[0]).to(self.device, torch.float32)[first : first + len(own)]
+        weight = weight_of(len(own), self.device)
         if self.is_plain:
             V = network.encode_image(batch.pixels, "spotlight")
-            return {"loss": F.binary_cross_entropy_with_logits(classify(V, T).float(), targets)}
+            return {"loss": weight * F.binary_cross_entropy_with_logits(classify(V, T).float(), targets)}
         with torch.no_grad():
             features = network.spotlight.stages(batch.pixels)[-1]
-        T = T.detach()  # both branches' classifiers have it: what the second learns would undo what the first has
+        # Both branches' classifiers have it: what the second learns would undo what the first has.
+        T, own = T.detach(), own.detach()
         V1, V2 = network.spotlight_head(features), network.encode_image(batch.pixels, "compensation")
-        cls1 = F.binary_cross_entropy_with_logits(classify(V1, T).detach().float(), targets)
-        cls2 = F.binary_cross_entropy_with_logits(classify(V2, T).float(), targets)
+        cls1 = weight * F.binary_cross_entropy_with_logits(classify(V1, T).detach().float(), targets)
+        cls2 = weight * F.binary_cross_entropy_with_logits(classify(V2, T).float(), targets)
         # Differs from AMR: there the maps of a batch's first image and of its second one, mirrored, are added and
         # compared; the pair of an image and its mirror image, for which that is meant, exists only in its inference.
-        recalibration = (activate(V1, T) - activate(V2, T)).abs().float().mean()
+        recalibration = weight * (activate(V1, own) - activate(V2, own)).abs().float().mean()
         loss = 0.5 * cls1 + 0.5 * cls2 + self.config.weight_recalibration * recalibration
         return {"loss": loss, "cls1": cls1, "cls2": cls2, "recalibration": recalibration}
 

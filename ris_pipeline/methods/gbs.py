@@ -27,6 +27,7 @@ from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import matching_loss
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.sharing import gather_list, gather_rows, mean_over_ranks, weight_of
 
 
 def draw_alphas(n: int, size: int) -> tuple[Tensor, Tensor]:
@@ -101,10 +102,11 @@ def separation_losses(heat: HeatMaps, targets: Tensor, is_foreign: Tensor) -> di
     """
     first, second = F.interpolate(targets, heat.first.shape[-2:], mode="nearest").unbind(1)
     foreign = heat.foreign.square().mean(dim=(1, 2))
+    weight = weight_of(len(first), first.device)
     return {
-        "own": F.mse_loss(heat.first, first) + F.mse_loss(heat.second, second),
-        "free": (heat.free - 0.5).square().mean(),
-        "foreign": (foreign * is_foreign).sum() / is_foreign.sum().clamp(min=1),
+        "own": weight * (F.mse_loss(heat.first, first) + F.mse_loss(heat.second, second)),
+        "free": weight * (heat.free - 0.5).square().mean(),
+        "foreign": (foreign * is_foreign).sum() / mean_over_ranks(is_foreign.sum()).clamp(min=1),
     }
 
 
@@ -113,11 +115,11 @@ def matching_losses(
 ) -> Tensor:
     """Return the contrastive loss of words plus that of sentences, a float scalar ≥ 0.
 
-    `similarity` float (N, N, L, 1 + T) of N images with the N sentences and their words, of which the best level
-    counts; `is_word` bool (N, T). Words are pooled by log(Σ exp(power · s)) / power; the softmax over images and over
-    sentences is of scale · similarity.
+    `similarity` float (n, N, L, 1 + T) of this process's n of N images with the N sentences and their words, of which
+    the best level counts; `is_word` bool (N, T). Words are pooled by log(Σ exp(power · s)) / power; the softmax over
+    images and over sentences is of scale · similarity.
     """
-    best = similarity.amax(dim=2)
+    best, _ = gather_rows(similarity.amax(dim=2))
     # Differs from GbS: padding adds exp(0) to the sum there.
     words = (power * best[..., 1:]).masked_fill(~is_word[None], -torch.inf).logsumexp(dim=-1) / power
     return 2 * (matching_loss(scale * best[..., 0], sentences) + matching_loss(scale * words, sentences))
@@ -151,23 +153,31 @@ class GbSTask(Task[Batch]):
         sentences = [draw.sentence for draw in batch.draws][: 2 * n]
         pixels = batch.pixels[batch.image_of[: 2 * n]]
         with torch.no_grad():
-            texts = encode_each(self.network.text, sentences).float()
-        own, other = texts[:n, 0], texts[n:, 0]
+            # Also those of the other processes: each image meets all sentences of the whole batch.
+            everyone, first = gather_list(sentences)
+            texts = encode_each(self.network.text, everyone).float()
+        own, other = texts[first : first + n, 0], texts[first + n : first + 2 * n, 0]
+        foreign, foreign_sentences = _roll(other, sentences[n:])
         alphas, targets = (drawn.to(self.device) for drawn in draw_alphas(n, pixels.shape[-1]))
         blends = alphas[:, None] * pixels[:n] + (1 - alphas[:, None]) * pixels[n:]
         levels = self.network.levels(blends)
-        queries = (own, other, None, other.roll(1, dims=0))
+        queries = (own, other, None, foreign)
         heat = HeatMaps(*(self.network.separate(levels, query).float() for query in queries))
         # Differs from GbS: a sentence that is also one of the blend's own is no foreign one.
-        is_foreign = torch.tensor(
-            [sentences[n + (i - 1) % n] not in (sentences[i], sentences[n + i]) for i in range(n)]
-        )
+        is_foreign = torch.tensor([foreign_sentences[i] not in (sentences[i], sentences[n + i]) for i in range(n)])
         losses = separation_losses(heat, targets, is_foreign.to(self.device))
         places = self.network.project_levels(self.network.levels(pixels)).float()
         similarity, _ = compare_places(places, texts)
         c = self.config
-        losses["match"] = matching_losses(similarity, texts[:, 1:].any(dim=-1), sentences, c.match_scale, c.word_power)
+        losses["match"] = matching_losses(similarity, texts[:, 1:].any(dim=-1), everyone, c.match_scale, c.word_power)
         return {"loss": losses["own"] + losses["free"] + losses["foreign"] + c.weight_match * losses["match"], **losses}
+
+
+def _roll(texts: Tensor, sentences: list[str]) -> tuple[Tensor, list[str]]:
+    """Return of each of n blends the text float (n, D) and the sentence of the blend before it in the whole batch."""
+    (all_texts, first), (all_sentences, _) = gather_rows(texts), gather_list(sentences)
+    before = [(first + i - 1) % len(all_sentences) for i in range(len(sentences))]
+    return all_texts[before], [all_sentences[i] for i in before]
 
 
 class GbSResponder(NetworkResponder):

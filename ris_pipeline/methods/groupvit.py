@@ -22,6 +22,7 @@ from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import contrastive_loss
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.sharing import gather_list, gather_rows
 
 LARGEST_SCALE = math.log(100)  # GroupViT
 
@@ -88,8 +89,9 @@ class GroupVitTask(Task[Batch]):
         # The mean is taken before the projection, which is not linear.
         image = network.project(network.group(batch.pixels)[0].mean(dim=1))
         text = encode_each(lambda texts: network.encode_text(network.tokenize(texts).to(self.device)), sentences)
+        (image, _), (text, _) = gather_rows(image.float()), gather_rows(text.float())
         scale = network.model.logit_scale.exp()
-        return {"loss": contrastive_loss(image.float(), text.float(), scale, sentences)}
+        return {"loss": contrastive_loss(image, text, scale, gather_list(sentences)[0])}
 
     @torch.no_grad()
     def after_step(self, step: int, optimizer: Optimizer) -> None:

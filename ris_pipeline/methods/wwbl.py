@@ -22,6 +22,7 @@ from ris_pipeline.networks.wwbl import WWbL
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.sharing import weight_of
 
 
 def compute_targets(relevance: Tensor, clip_size: int, input_size: int) -> Tensor:
@@ -95,6 +96,8 @@ class WWbLTask(Task[Batch]):
             "relevance": F.mse_loss(masks, targets),
             **mask_losses(small, seen[batch.image_of], self.aux, texts),
         }
+        of_this_part = weight_of(len(sentences), self.device)
+        losses = {name: of_this_part * loss for name, loss in losses.items()}
         c = self.config
         weights = {"relevance": c.weight_relevance, "fg": c.weight_fg, "bg": c.weight_bg, "area": c.weight_area}
         return {"loss": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), **losses}

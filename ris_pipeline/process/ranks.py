@@ -63,6 +63,18 @@ class Ranks:
         torch.cuda.set_device(own)
         return own
 
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part of the items, which follow one another; the parts differ in length by one at most.
+
+        Raises RisError for fewer items than processes.
+        """
+        if len(items) < self.n_ranks:
+            raise RisError(
+                f"a batch of {len(items)} cannot be shared by {self.n_ranks} processes: start fewer, or raise its size"
+            )
+        start, stop = (rank * len(items) // self.n_ranks for rank in (self.rank, self.rank + 1))
+        return items[start:stop]
+
 
 ALONE = Ranks(0, 1, 0)
 

@@ -23,12 +23,13 @@ from ris_pipeline.training.draws import Draw, Plan
 
 @dataclass(frozen=True)
 class Batch:
-    """N refs on B ≤ N images."""
+    """N refs on B ≤ N images; of several processes each has its part of the whole batch."""
 
     pixels: Tensor  # float (B, 3, S, S)
     image_of: Tensor  # int64 (N,), each ref's row in pixels
     draws: list[Draw]  # N: the sentences
     targets: Tensor | None  # uint8 (N, S, S), 0, 1 or 255; in Step-2 only
+    image_ids: tuple[int, ...]  # B
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`, the pixels with channels last."""
@@ -110,7 +111,7 @@ class RefBatches:
             hw = (self.input_size, self.input_size)
             loaded = [self.targets.load(dataset, ref, draw.expression) for ref, draw in zip(refs, draws, strict=True)]
             targets = torch.from_numpy(np.concatenate([resize_labels(label[None], hw) for label in loaded]))
-        return Batch(pixels, torch.tensor([row[ref.image_id] for ref in refs]), draws, targets)
+        return Batch(pixels, torch.tensor([row[ref.image_id] for ref in refs]), draws, targets, tuple(row))
 
     def describe(self, step: int) -> str:
         """Return the refs of a step, and what to lower where their loss is not finite."""

@@ -65,15 +65,9 @@ class TrainingState:
     (`seed_step`, `Plan`).
     """
 
-    def __init__(
-        self, folder: Path, parts: Mapping[str, Stateful], *, is_writer: bool = True, n_ranks: int = 1
-    ) -> None:
-        """Keep the state of `parts`, by name.
-
-        `is_writer`: true on rank 0, which alone writes; all ranks load. `n_ranks`: a checkpoint of another number of
-        ranks is refused, because their batches differ.
-        """
-        self.folder, self.parts, self.is_writer, self.n_ranks = folder, parts, is_writer, n_ranks
+    def __init__(self, folder: Path, parts: Mapping[str, Stateful], *, is_writer: bool = True) -> None:
+        """Keep the state of `parts`, by name. `is_writer`: true on rank 0, which alone writes; all ranks load."""
+        self.folder, self.parts, self.is_writer = folder, parts, is_writer
         self.n_done = 0
         self.is_finished = False  # as `finish` left it
         self._saved_at = time.monotonic()
@@ -81,18 +75,13 @@ class TrainingState:
     def load(self) -> int:
         """Bring the parts to the last checkpoint, if there is one; return the number of steps done.
 
-        Raises RisError for a checkpoint that is damaged, of other networks or of another number of processes, and where
-        the processes of one training do not see the same one.
+        Raises RisError for a checkpoint that is damaged or of other networks, and where the processes of one training
+        do not see the same one.
         """
         path = self.folder / RESUME
         log = ""
         if path.exists():
             state = _read(path)
-            if state.get("n_ranks", self.n_ranks) != self.n_ranks:  # their batches are others
-                raise RisError(
-                    f"{path}: started with {state['n_ranks']} processes, not {self.n_ranks}; resume with as many, "
-                    "or start over with --force"
-                )
             try:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
@@ -137,7 +126,6 @@ class TrainingState:
         state = {
             **{name: part.state_dict() for name, part in self.parts.items()},
             "n_done": self.n_done,
-            "n_ranks": self.n_ranks,
             "is_finished": self.is_finished,
             "log": self._log.read_text(encoding="utf-8") if self._log.exists() else "",
         }

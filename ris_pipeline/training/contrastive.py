@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD
 from ris_pipeline.networks.clip import Clip
+from ris_pipeline.process.ranks import ALONE, Ranks
 from ris_pipeline.shapes.captions import generate_pairs
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.sharing import gather_list, gather_rows
 
 # A ModifiedResNet of 1+1+2+2 blocks, a quarter of RN50's width, and a 3-layer text transformer.
 MODEL_CONFIG = {
@@ -72,16 +74,16 @@ def build_small_clip() -> Clip:
 class PairBatches:
     """The batches of a curriculum, for `train`; steps are counted through all phases."""
 
-    def __init__(self, phases: Sequence[Phase], seed: int) -> None:
-        self.phases, self.seed = phases, seed
+    def __init__(self, phases: Sequence[Phase], seed: int, ranks: Ranks = ALONE) -> None:
+        self.phases, self.seed, self.ranks = phases, seed, ranks
         self.n_steps = self.steps_per_epoch = sum(phase.n_steps for phase in phases)
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
-        """Return float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions."""
+        """Return float32 pixels (B, 3, S, S), normalised by ImageNet's statistics, and B captions: this rank's part."""
         p, k = locate(self.phases, step)
         rng = np.random.default_rng([self.seed, p.side, p.stream, k])
         pairs = generate_pairs(rng, p.side, p.n_things, p.with_siblings, p.with_faded)
-        batch = list(islice(pairs, p.batch_size))
+        batch = self.ranks.share(list(islice(pairs, p.batch_size)))
         mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         pixels = (np.stack([pair.picture for pair in batch]) - mean) / std
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), [pair.caption for pair in batch]
@@ -154,7 +156,8 @@ class ContrastiveTask(Task[tuple[Tensor, list[str]]]):
         image = self.network.encode_image(pixels.to(self.device, non_blocking=True, memory_format=torch.channels_last))
         text = self.network.encode_text(tokens)
         with torch.autocast(self.device.type, enabled=False):
-            image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            (image, _), (text, _) = (gather_rows(F.normalize(x.float(), dim=-1)) for x in (image, text))
+            captions, _ = gather_list(captions)
             loss = contrastive_loss(image, text, self.network.model.logit_scale.exp(), captions)
             with torch.no_grad():
                 hits = (image @ text.T).argmax(1) == torch.arange(len(captions), device=self.device)

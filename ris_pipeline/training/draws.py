@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ris_pipeline.datasets.records import Dataset, Expression, Ref
+from ris_pipeline.process.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +30,27 @@ class Plan:
     """The batches of one data set: n_steps of them an epoch, an epoch visits each ref once (TRIS)."""
 
     dataset: Dataset
-    batch_size: int  # refs
+    batch_size: int  # refs, of all ranks together
     refs_per_image: int  # refs of one image that stand in one batch together, at most
     n_negatives: int
     seed: int
-    rank: int = 0
-    n_ranks: int = 1
-    distinct_images: bool = False  # no two refs of one image in one batch of all ranks; refs_per_image has to be 1
+    ranks: Ranks = ALONE
+    distinct_images: bool = False  # no two refs of one image in one batch; refs_per_image has to be 1
 
     @property
     def n_steps(self) -> int:
         """Steps of an epoch; what is left of the refs after the last whole batch waits for the next order."""
-        return max(len(self.dataset.refs) // (self.batch_size * self.n_ranks), 1)
+        return max(len(self.dataset.refs) // self.batch_size, 1)
 
     def order_epoch(self, epoch: int) -> list[list[int]]:
-        """Return the refs of the epoch's batches for this rank, batch_size each, as places in `Dataset.refs`.
+        """Return this rank's part of the epoch's batches, as places in `Dataset.refs`; alone, batch_size refs each.
 
-        With refs_per_image > 1 the refs of an image keep together, so that one encoding serves them all. With
-        distinct_images an image of more refs than there are batches leaves some out, and batches may be smaller.
+        The batches are the same for any number of ranks. With refs_per_image > 1 the refs of an image keep together, so
+        that one encoding serves them all. With distinct_images an image of more refs than there are batches leaves some
+        out, and batches may be smaller. Raises RisError for a batch of fewer refs than ranks.
         """
         rng = np.random.default_rng([self.seed, epoch])
-        size = self.batch_size * self.n_ranks
+        size = self.batch_size
         groups = _shuffle_groups(self.dataset, self.refs_per_image, rng)
         if self.distinct_images:
             batches = _deal(self.dataset, [ref for (ref,) in groups], self.n_steps, size, rng)
@@ -59,9 +60,14 @@ class Plan:
         return [self._share(batch) for batch in batches]
 
     def _share(self, batch: list[int]) -> list[int]:
-        """Return this rank's part of a batch, never empty; no ref is in two parts while there are as many as ranks."""
-        start, stop = (rank * len(batch) // self.n_ranks for rank in (self.rank, self.rank + 1))
-        return batch[start : max(stop, start + 1)]
+        """Return this rank's part of a batch: whole images, where there are as many as ranks."""
+        if self.ranks.n_ranks == 1:
+            return batch
+        of_image: dict[int, list[int]] = {}
+        for ref in batch:
+            of_image.setdefault(self.dataset.refs[ref].image_id, []).append(ref)
+        parts = list(of_image.values()) if len(of_image) >= self.ranks.n_ranks else [[ref] for ref in batch]
+        return [ref for part in self.ranks.share(parts) for ref in part]
 
     def draw(self, index: int, epoch: int) -> Draw:
         """Return what the epoch sees of the ref at that place: one of its sentences, and sentences of others."""

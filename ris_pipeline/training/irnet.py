@@ -21,11 +21,12 @@ from ris_pipeline.datasets.io.images import load_image, normalise, resize_image
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.datasets.records import Image
 from ris_pipeline.networks.irnet import IRNet
-from ris_pipeline.process.ranks import ALONE
+from ris_pipeline.process.ranks import ALONE, Ranks
 from ris_pipeline.refine.affinity import PathIndex
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 from ris_pipeline.training.loop import Report, Task, train
 from ris_pipeline.training.readers import Source, read_ahead
+from ris_pipeline.training.sharing import mean_over_ranks, weight_of
 
 SCALES = (0.5, 1.5)  # random rescaling of a training image; IRNet
 
@@ -65,14 +66,15 @@ def augment(
 class Cuts:
     """Batches of cuts, for `train`: the seeds in a new random order every epoch."""
 
-    def __init__(self, files: list[SeedFile], config: PseudolabelConfig, seed: int) -> None:
+    def __init__(self, files: list[SeedFile], config: PseudolabelConfig, seed: int, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.files, self.crop, self.batch_size, self.seed = files, config.irn_crop, config.irn_batch, seed
         self.n_steps = count_steps(len(files), config)
         self.steps_per_epoch = self.n_steps // config.irn_epochs
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return pixels float (B, 3, crop, crop) and labels uint8 (B, crop, crop) of a step."""
-        pixels, labels = zip(*(self._cut(k) for k in self._samples_of(step)), strict=True)
+        """Return pixels float (B, 3, crop, crop) and labels uint8 (B, crop, crop) of a step: this rank's part."""
+        pixels, labels = zip(*(self._cut(k) for k in self.ranks.share(self._samples_of(step))), strict=True)
         return torch.stack(pixels), torch.stack(labels)
 
     def describe(self, step: int) -> str:
@@ -127,11 +129,13 @@ class IRNetTask(Task[tuple[Tensor, Tensor]]):
     def complete(self, source: Source[tuple[Tensor, Tensor]], workers: int) -> None:
         """Store the mean displacement over cuts of the training images."""
         n_batches = min(source.n_steps, 64)  # a mean of two numbers needs no whole pass
-        total = torch.zeros(2, device=self.device)
+        device = self.device
+        total = torch.zeros(2, device=device)
         with closing(read_ahead(source, range(n_batches), workers)) as batches:
             for pixels, _ in batches:
-                total += self.network(pixels.to(self.device))[1].mean(dim=(0, 2, 3))
-        self.network.mean_shift.running_mean.copy_(total / n_batches)
+                shift = self.network(pixels.to(device))[1].mean(dim=(0, 2, 3))
+                total += weight_of(len(pixels), device) * shift
+        self.network.mean_shift.running_mean.copy_(mean_over_ranks(total) / n_batches)
 
 
 def train_irnet(
@@ -144,14 +148,15 @@ def train_irnet(
     device: torch.device,
     workers: int,
     report: Report,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train the heads in place and leave folder/WEIGHTS; where a finished training left them, load them."""
     if (folder / WEIGHTS).exists() and not (folder / RESUME).exists():  # labels that are made again, as after --repair
         net.to(device).load_state_dict(load_file(folder / WEIGHTS))
         return
     train(
-        IRNetTask(net, config), Cuts(files, config, seed), folder, device=device, precision="fp32",
-        workers=workers, ranks=ALONE, seed=seed, report=report, weights=WEIGHTS,
+        IRNetTask(net, config), Cuts(files, config, seed, ranks), folder, device=device, precision="fp32",
+        workers=workers, ranks=ranks, seed=seed, report=report, weights=WEIGHTS,
     )  # fmt: skip
 
 

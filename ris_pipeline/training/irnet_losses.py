@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ris_pipeline.arrays import BACKGROUND, FOREGROUND, IGNORE
 from ris_pipeline.refine.affinity import PathIndex
+from ris_pipeline.training.sharing import mean_over_ranks
 
 
 class IRNetLosses(NamedTuple):
@@ -64,8 +65,8 @@ def compute_irnet_losses(
 
 
 def _mean(loss: Tensor, weight: Tensor) -> Tensor:
-    """Return the mean of `loss` where `weight` is 1, 0 where it never is."""
-    return (loss * weight).sum() / (weight.sum() + 1e-5)
+    """Return the mean of `loss` where `weight` is 1 in the batch of all processes, 0 where it never is."""
+    return (loss * weight).sum() / (mean_over_ranks(weight.sum()) + 1e-5)
 
 
 def _partners(maps: Tensor, index: PathIndex, outside: float) -> Tensor:

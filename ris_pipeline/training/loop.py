@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from ris_pipeline.process.ranks import Ranks
 from ris_pipeline.training.checkpoints import Best, Stateful, TrainingState, seed_step
 from ris_pipeline.training.compiled import compile_parts
 from ris_pipeline.training.readers import Source, read_ahead
+from ris_pipeline.training.sharing import mean_over_ranks, share_batch_norm
 
 Report = Callable[[int, dict[str, float]], None]
 B = TypeVar("B")
@@ -38,7 +40,11 @@ class Task(nn.Module, Generic[B]):
         return next(self.network.parameters()).device
 
     def forward(self, batch: B) -> dict[str, Tensor]:
-        """Return the losses by name, scalars; "loss" is minimised, the others are logged."""
+        """Return the losses by name, scalars; "loss" is minimised, the others are logged.
+
+        Of several processes each has its part of the batch, and the mean of what they return is what one would return
+        for all of it (`training.sharing`).
+        """
         raise NotImplementedError
 
     def optimizer(self) -> Optimizer:
@@ -77,9 +83,10 @@ def train(
 ) -> int:
     """Train the task's network, leave its weights in folder/`weights`, and return the number of steps.
 
-    An interrupted run resumes at its last checkpoint and ends in the same weights. Every step is logged in
-    folder/metrics.jsonl: its losses, and the last group's learning rate as lr. `report(step, losses)` follows each
-    step. Under fp16 the loss is scaled so that small gradients do not vanish.
+    An interrupted run resumes at its last checkpoint and ends in the same weights. Several `ranks` share each batch
+    and make, but for rounding and random draws inside of a network, the weights that one makes of it. Every step is
+    logged in folder/metrics.jsonl: its losses, and the last group's learning rate as lr. `report(step, losses)` follows
+    each step. Under fp16 the loss is scaled so that small gradients do not vanish.
 
     `validate` scores the network in evaluation mode after every epoch, on rank 0 while the others wait; its values are
     logged with the epoch's last step, as val_<name>. The weights are those of the last step, or of the epoch with the
@@ -96,7 +103,7 @@ def train(
     best = Best()
     if select != "last":
         parts["best"] = best
-    state = TrainingState(folder, parts, is_writer=ranks.rank == 0, n_ranks=ranks.n_ranks)
+    state = TrainingState(folder, parts, is_writer=ranks.rank == 0)
     steps = range(state.load(), n_steps)
     if compiled:
         compile_parts(task)
@@ -110,7 +117,8 @@ def train(
             task.before_step(step, n_steps, optimizer)
             with autocast(device, precision):
                 losses = model(batch)
-            if not torch.isfinite(losses["loss"]):
+            values = {name: mean_over_ranks(value.detach()).item() for name, value in losses.items()}
+            if not math.isfinite(values["loss"]):
                 advice = ", or use --precision bf16" if precision == "fp16" else ""
                 raise RisError(f"step {step}: the loss is not finite; {source.describe(step)}{advice}")
             optimizer.zero_grad(set_to_none=True)
@@ -121,7 +129,6 @@ def train(
             scaler.step(optimizer)
             scaler.update()
             task.after_step(step, optimizer)
-            values = {name: value.item() for name, value in losses.items()}
             if validate is not None and ranks.rank == 0 and (step + 1) % source.steps_per_epoch == 0:
                 task.eval()
                 found = validate()
@@ -143,6 +150,7 @@ def train(
 def _distribute(task: Task[Any]) -> Any:
     if not torch.distributed.is_initialized():
         return task
+    share_batch_norm(task.network)
     # The attention pooling and CLIP's own scale take no part in the losses.
     ids = [task.device.index] if task.device.type == "cuda" else None
     return DistributedDataParallel(task, device_ids=ids, find_unused_parameters=True)

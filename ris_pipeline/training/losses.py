@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ris_pipeline.arrays import FOREGROUND, IGNORE
 from ris_pipeline.maps.select import encode_masked
 from ris_pipeline.networks.clip import Clip
+from ris_pipeline.training.sharing import mean_over_ranks, weight_of
 
 COSINE_MIN, COSINE_MAX = 1e-4, 0.9999  # the released code's limits of the cosine under the logarithm
 
@@ -70,17 +71,17 @@ def overlap_loss(S_diag: Tensor, image_of: Tensor) -> Tensor:
     i, j = torch.triu_indices(len(maps), len(maps), 1, device=maps.device)
     i, j = i[image_of[i] == image_of[j]], j[image_of[i] == image_of[j]]
     shared, covered = torch.minimum(maps[i], maps[j]).sum(1), torch.maximum(maps[i], maps[j]).sum(1)
-    return (shared / (covered + 1e-5)).sum() / max(len(i), 1)
+    return weight_of(len(i), maps.device) * (shared / (covered + 1e-5)).sum() / max(len(i), 1)
 
 
 def step2_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Return the sum over the heads of the mean binary cross-entropy, a float scalar ≥ 0.
 
     `logits` of each head float (B, H, W); `labels` uint8 (B, H, W): 0 background, 1 foreground, 255 ignored.
-    The means are over the pixels that are not ignored; 0 where all are.
+    The means are over the pixels that are not ignored, of the batch of all processes; 0 where all are.
     """
     counted = labels != IGNORE
-    n_counted = counted.sum().clamp(min=1)
+    n_counted = mean_over_ranks(counted.sum()).clamp(min=1)
     targets = (labels == FOREGROUND).to(logits[0].dtype)
     losses = [
         (F.binary_cross_entropy_with_logits(head, targets, reduction="none") * counted).sum() / n_counted

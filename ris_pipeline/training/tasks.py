@@ -15,6 +15,7 @@ from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.loop import Task
 from ris_pipeline.training.losses import calibration_loss, classification_loss, overlap_loss, step2_loss
+from ris_pipeline.training.sharing import gather_rows, weight_of
 
 
 class ReferringTask(Task[Batch]):
@@ -59,19 +60,24 @@ class Step1Task(ReferringTask):
         sentences = [draw.sentence for draw in batch.draws]
         n = len(sentences)
         tokens = self.network.clip.tokenize(sentences).to(device)
-        S = self.network(batch.pixels, tokens).float()  # (B, N, h, w)
-        own = batch.image_of[None, :] == torch.arange(len(S), device=device)[:, None]
-        S_diag = S[batch.image_of, torch.arange(n, device=device)]
+        V = self.network.encode_image(batch.pixels)
+        T, first = gather_rows(self.network.encode_text(tokens))  # the texts of the whole batch
+        S = self.network.respond(V, T).float()  # (B, ΣN, h, w)
+        image_ids = torch.tensor(batch.image_ids, device=device)
+        own = image_ids[:, None] == gather_rows(image_ids[batch.image_of])[0][None, :]
+        S_diag = S[batch.image_of, first + torch.arange(n, device=device)]
         with torch.no_grad():
             positive = self._encode(sentences, device)
-            n_negatives = min(len(draw.negatives) for draw in batch.draws)
+            n_each = torch.tensor([len(draw.negatives) for draw in batch.draws], device=device)
+            n_negatives = int(gather_rows(n_each)[0].min())
             negatives = [text for draw in batch.draws for text in draw.negatives[:n_negatives]]
             negative = (
                 self._encode(negatives, device).view(n, n_negatives, -1) if negatives else positive[:, None][:, :0]
             )
         pixels = batch.pixels if len(S) == n else batch.pixels[batch.image_of]
-        cls = classification_loss(S, own)
-        pos, neg = calibration_loss(S_diag, pixels, self.aux, positive, negative)
+        cls = weight_of(len(S), device) * classification_loss(S, own)
+        weight = weight_of(n, device)
+        pos, neg = (weight * loss for loss in calibration_loss(S_diag, pixels, self.aux, positive, negative))
         if not negatives:  # a data set of one ref: nothing to be unlike
             neg = torch.zeros_like(pos)
         c = self.config

@@ -66,7 +66,6 @@ def test_every_part_of_the_identity_changes_the_folder(tmp_path):
         request_in(tmp_path, flags={"split": "val"}),
         request_in(tmp_path, seed=1),
         request_in(tmp_path, precision="bf16"),
-        request_in(tmp_path, n_ranks=2),
     ]
     assert len({variant.path for variant in variants}) == len(variants)
     assert request_in(tmp_path).path == variants[0].path
@@ -78,7 +77,7 @@ def test_what_cannot_change_the_result_is_not_in_the_identity(tmp_path):
     assert request_in(tmp_path, "responses", configuration={"prms": True}, precision="bf16").path == dump.path
     assert request_in(tmp_path, "responses", configuration={"prms": False}).path != dump.path
     alone = request_in(tmp_path)
-    assert request_in(tmp_path, n_ranks=1, chosen={"lr": 1e-4}).path == alone.path
+    assert request_in(tmp_path, chosen={"lr": 1e-4}).path == alone.path
 
 
 def test_a_published_artifact_is_found_with_its_manifest(tmp_path):

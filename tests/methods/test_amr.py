@@ -32,7 +32,7 @@ def task(config):
 def batch():
     draws = [Draw(i, Expression(i, sentence), ()) for i, sentence in enumerate(SENTENCES)]
     pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return Batch(pixels, torch.arange(3), draws, None)
+    return Batch(pixels, torch.arange(3), draws, None, (0, 1, 2))
 
 
 def logistic(logits, targets):

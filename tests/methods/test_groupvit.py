@@ -36,7 +36,7 @@ def network():
 def batch():
     draws = [Draw(i, Expression(i, sentence), ()) for i, sentence in enumerate(SENTENCES)]
     pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return Batch(pixels, torch.arange(3), draws, None)
+    return Batch(pixels, torch.arange(3), draws, None, (0, 1, 2))
 
 
 def test_the_loss_by_hand(network, batch):

@@ -29,7 +29,9 @@ def test_the_loss_is_the_cross_entropy_of_each_sentences_own_score(config):
     targets = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 255], (3, 64, 64)).astype(np.uint8))
     sentences = ["red star", "left circle", "ring"]
     draws = [Draw(k, Expression(k, sentence), ()) for k, sentence in enumerate(sentences)]
-    found = supervised.build_task(network, config)(Batch(pixels, torch.tensor([0, 1, 0]), draws, targets))["loss"]
+    found = supervised.build_task(network, config)(Batch(pixels, torch.tensor([0, 1, 0]), draws, targets, (5, 9)))[
+        "loss"
+    ]
 
     responder = supervised.wrap(network, config)
     images = responder.encode_images(pixels)
@@ -47,7 +49,7 @@ def test_a_batch_of_ignored_pixels_teaches_nothing(config):
     network = supervised.build(config, None)
     batch = Batch(
         torch.randn(1, 3, 64, 64), torch.tensor([0]), [Draw(0, Expression(0, "ring"), ())],
-        torch.full((1, 64, 64), 255, dtype=torch.uint8),
+        torch.full((1, 64, 64), 255, dtype=torch.uint8), (5,),
     )  # fmt: skip
     assert supervised.build_task(network, config)(batch)["loss"].item() == 0
 

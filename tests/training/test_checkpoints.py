@@ -123,13 +123,6 @@ def test_a_checkpoint_of_another_network_is_an_error(tmp_path):
         TrainingState(tmp_path, {"network": nn.Linear(3, 2)}).load()
 
 
-def test_a_checkpoint_of_another_number_of_processes_is_an_error(tmp_path):
-    state_in(tmp_path, n_ranks=2).save()
-    with pytest.raises(RisError, match=r"resume\.pt: started with 2 processes, not 1; resume with as many"):
-        state_in(tmp_path).load()
-    assert state_in(tmp_path, n_ranks=2).load() == 0
-
-
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     state = state_in(tmp_path)
     state.step_done(loss=3.0)

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.errors import RisError
+from ris_pipeline.process.ranks import Ranks
 from ris_pipeline.training.draws import Plan
 from tiny import draw_epoch
 
@@ -131,30 +133,47 @@ def test_refs_alone_are_spread():
     assert sum(a == b for a, b in pairwise(images)) < 12  # 3 by chance
 
 
+def ranks_of(n_ranks):
+    return [Ranks(rank, n_ranks, rank) for rank in range(n_ranks)]
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
 @pytest.mark.parametrize("refs_per_image", [1, 2])
-def test_ranks_share_an_epoch(refs_per_image):
-    """Two ranks of 3 refs draw what one of 6 does, each its half of every batch."""
+def test_ranks_share_an_epoch(refs_per_image, n_ranks):
+    """What one process draws, each image in the part of one of the ranks."""
     dataset = dataset_of(2, 2, 2, 2, 2, 2, 2)
-    whole = draw_epoch(plan_of(dataset, batch_size=6, refs_per_image=refs_per_image), 1)
-    first, second = (
-        draw_epoch(plan_of(dataset, batch_size=3, refs_per_image=refs_per_image, rank=rank, n_ranks=2), 1)
-        for rank in (0, 1)
-    )
-    assert len(first) == len(second) == len(whole) == 2
-    assert [a + b for a, b in zip(first, second, strict=True)] == whole
+    whole = draw_epoch(plan_of(dataset, batch_size=7, refs_per_image=refs_per_image), 1)
+    shares = [
+        draw_epoch(plan_of(dataset, batch_size=7, refs_per_image=refs_per_image, ranks=ranks), 1)
+        for ranks in ranks_of(n_ranks)
+    ]
+    assert len(whole) == 2
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert all(parts)
+        assert sorted(refs_of(parts)) == sorted(refs_of([batch]))
+        images = [{dataset.refs[draw.ref].image_id for draw in part} for part in parts]
+        assert sum(map(len, images)) == len(set().union(*images))
 
 
 @pytest.mark.parametrize("n_refs", [2, 3, 5, 7])
 def test_ranks_share_a_small_data_set(n_refs):
     dataset = dataset_of(*[1] * n_refs)
-    shares = [refs_of(draw_epoch(plan_of(dataset, rank=rank, n_ranks=2), 0)) for rank in (0, 1)]
+    shares = [refs_of(draw_epoch(plan_of(dataset, batch_size=8, ranks=ranks), 0)) for ranks in ranks_of(2)]
     assert all(shares)
     assert sorted(shares[0] + shares[1]) == list(range(n_refs))
 
 
-def test_no_rank_is_without_a_ref():
-    dataset = dataset_of(1)
-    assert [refs_of(draw_epoch(plan_of(dataset, rank=rank, n_ranks=2), 0)) for rank in (0, 1)] == [[0], [0]]
+def test_one_image_for_two_ranks_is_in_both_parts():
+    dataset = dataset_of(3)
+    shares = [refs_of(draw_epoch(plan_of(dataset, batch_size=3, ranks=ranks), 0)) for ranks in ranks_of(2)]
+    assert [len(share) for share in shares] == [1, 2]
+    assert sorted(shares[0] + shares[1]) == [0, 1, 2]
+
+
+def test_fewer_refs_than_ranks_are_refused():
+    for ranks in ranks_of(2):
+        with pytest.raises(RisError, match=r"^a batch of 1 cannot be shared by 2 processes: start fewer, or raise"):
+            draw_epoch(plan_of(dataset_of(1), ranks=ranks), 0)
 
 
 def replace_sentences(dataset, *sentences):
@@ -191,25 +210,22 @@ def test_where_all_say_the_same_there_are_no_negatives():
 )
 def test_batches_of_distinct_images(n_refs, batch_size, n_ranks, seed):
     dataset = dataset_of(*n_refs)
-    plans = [
-        plan_of(dataset, batch_size, seed=seed, distinct_images=True, rank=rank, n_ranks=n_ranks)
-        for rank in range(n_ranks)
-    ]
-    size = batch_size * n_ranks
-    n_steps = plans[0].n_steps
-    assert n_steps == max(sum(n_refs) // size, 1)
-    shares = [draw_epoch(plan, 3) for plan in plans]
-    assert shares == [draw_epoch(plan, 3) for plan in plans]  # whatever was drawn before
-    batches = [[draw for part in parts for draw in part] for parts in zip(*shares, strict=True)]
+    alone = plan_of(dataset, batch_size, seed=seed, distinct_images=True)
+    n_steps = alone.n_steps
+    assert n_steps == max(sum(n_refs) // batch_size, 1)
+    batches = draw_epoch(alone, 3)
+    assert batches == draw_epoch(alone, 3)  # whatever was drawn before
+    if min(map(len, batches)) >= n_ranks:
+        shares = [draw_epoch(replace(alone, ranks=ranks), 3) for ranks in ranks_of(n_ranks)]
+        assert [[draw for part in parts for draw in part] for parts in zip(*shares, strict=True)] == batches
     assert len(batches) == n_steps
-    n_placed = min(sum(min(n, n_steps) for n in n_refs), n_steps * size)
+    n_placed = min(sum(min(n, n_steps) for n in n_refs), n_steps * batch_size)
     for batch in batches:
-        # A batch of fewer refs than ranks gives some of them to two ranks.
         refs = {draw.ref for draw in batch}
         images = [dataset.refs[ref].image_id for ref in refs]
         assert len(set(images)) == len(images)
         assert n_placed // n_steps <= len(refs) <= -(-n_placed // n_steps)
-        assert len(batch) == max(len(refs), n_ranks) <= size
+        assert len(batch) == len(refs) <= batch_size
     visited = [ref for batch in batches for ref in {draw.ref for draw in batch}]
     assert len(visited) == len(set(visited)) == n_placed
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ris_pipeline.networks.parts.instance_norm import InstanceNorm2d
+
 PROMPT_WEIGHT = 0.1  # of both updates, in the paper and the released code
 
 
@@ -24,7 +26,7 @@ class BilateralPrompt(nn.Module):
         self.t_proj1 = _text_projection(channels)
         self.t_proj2 = _text_projection(channels)
         self.t_proj3 = _text_projection(channels)
-        self.v_output = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.InstanceNorm2d(channels, affine=True))
+        self.v_output = nn.Sequential(nn.Conv2d(channels, channels, 1), InstanceNorm2d(channels, affine=True))
         self.t_output = nn.Sequential(nn.Linear(channels, channels))
 
     def forward(self, V: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,9 +64,7 @@ class BilateralPrompt(nn.Module):
 
 
 def _position_projection(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 1), nn.InstanceNorm2d(channels, affine=True), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(nn.Conv2d(channels, channels, 1), InstanceNorm2d(channels, affine=True), nn.ReLU(inplace=True))
 
 
 def _text_projection(channels: int) -> nn.Sequential:

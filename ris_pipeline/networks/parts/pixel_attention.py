@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ris_pipeline.networks.parts.instance_norm import InstanceNorm2d
+
 
 class PixelAttention(nn.Module):
     """Attention from positions of `channels` values to words of `word_width` values.
@@ -23,8 +25,8 @@ class PixelAttention(nn.Module):
         self.Wm = nn.Conv2d(channels, channels, 1)
         self.Ww = nn.Conv2d(channels, channels, 1)
         self.Wo = nn.Conv2d(channels, channels, 1)
-        self.ins_q = nn.InstanceNorm2d(channels, affine=True)
-        self.ins_w = nn.InstanceNorm2d(channels, affine=True)
+        self.ins_q = InstanceNorm2d(channels, affine=True)
+        self.ins_w = InstanceNorm2d(channels, affine=True)
 
     def forward(self, V: Tensor, words: Tensor, image_of: Tensor | None = None) -> Tensor:
         """Return float (N, C, h, w) ≥ 0, what the words add to each position.
