@@ -13,6 +13,7 @@ No reader here executes what a file contains.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+import huggingface_hub
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer
@@ -35,10 +37,13 @@ from ris_pipeline.datasets.io.files import find_kind
 from ris_pipeline.errors import DownloadError, RisError, did_you_mean
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip
 from ris_pipeline.networks.weights.extra import import_transformers
+from ris_pipeline.process.console import Console
+from ris_pipeline.process.units import format_size
 
 SHAPES_CLIP = Path(__file__).parents[2] / "weights" / "shapes-clip"
 
 _HUB_WEIGHTS = "open_clip_model.safetensors"  # as open_clip calls them on the hub
+_OLD_HUB_WEIGHTS = "open_clip_pytorch_model.bin"
 _EMBEDDING = "token_embedding.weight"
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of all entries: of DataParallel, torch.compile, Lightning
 _ROWS, _VALUES = "token_embedding.rows", "token_embedding.values"
@@ -90,7 +95,7 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int | None = N_TO
         return Clip.from_config(config, n_tokens, tokenizer=tokenizer, **statistics)
     tag = open_clip.get_pretrained_cfg(name, weights)
     if tag:
-        file = _download(name, weights, tag)
+        file = _download(name, weights, tag, config)
         config["quick_gelu"] = bool(tag.get("quick_gelu"))
         return _build(config, read_weights(file), file, n_tokens, tokenizer=tokenizer, **_find_statistics(tag))
     file = Path(weights)
@@ -241,11 +246,31 @@ def _find_config(name: str) -> dict[str, Any]:
     return dict(open_clip.get_model_config(name))
 
 
-def _download(name: str, tag_name: str, tag: dict[str, Any]) -> Path:
+def _download(name: str, tag_name: str, tag: dict[str, Any], config: Mapping[str, Any]) -> Path:
+    """Return the file of a tag; what it is, how large and from where is said before it is fetched."""
+    source, kept, is_here = _find_source(tag)
+    if not (is_here or huggingface_hub.constants.HF_HUB_OFFLINE):
+        with torch.device("meta"):
+            n_bytes = sum(4 * parameter.numel() for parameter in Clip.from_config(config).parameters())
+        size = format_size(n_bytes)
+        Console().say(f"fetching weights {tag_name} of {name}, up to {size}, from {source}; they are kept in {kept}")
     try:
         return Path(open_clip.download_pretrained(tag))
     except Exception as error:  # whatever the network, the hub or the disk may raise
-        raise DownloadError(f"weights {tag_name} of {name} did not download ({error}): give a local file") from error
+        raise DownloadError(
+            f"weights {tag_name} of {name} did not download from {source} ({error}): give a local file"
+        ) from error
+
+
+def _find_source(tag: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """Return where open_clip fetches the file of a tag, the folder where it is kept, and whether it is there."""
+    repository, file = os.path.split(tag.get("hf_hub", ""))
+    if repository:
+        names = [file] if file else [_HUB_WEIGHTS, _OLD_HUB_WEIGHTS]
+        is_here = any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names)
+        return f"https://huggingface.co/{repository}", huggingface_hub.constants.HF_HUB_CACHE, is_here
+    url, folder = tag.get("url", ""), Path.home() / ".cache" / "clip"
+    return url, str(folder), "file" in tag or (folder / url.rpartition("/")[2]).is_file()
 
 
 def _build(config: dict[str, Any], weights: Weights, file: Path, n_tokens: int | None, **settings: Any) -> Clip:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -123,6 +124,46 @@ def test_local_files_get_the_activation_of_the_name(clip: Clip, tmp_path: Path) 
     with pytest.raises(RisError, match="need tiny-quickgelu"):
         load_clip("tiny", str(path))
     load_clip("tiny-quickgelu", str(path))
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("is_on_hub", [True, False])
+def test_size_and_place_of_a_download_are_said_before(is_on_hub, tmp_path, monkeypatch, capsys):
+    """The tiny CLIP's parameters in float32; not again where the file is in the hub's cache, or in open_clip's."""
+    tag = {"url": "https://example.org/models/tiny.pt", "quick_gelu": True}
+    folder = tmp_path / ".cache" / "clip"
+    if is_on_hub:
+        tag["hf_hub"] = "someone/tiny/"
+        folder = tmp_path / "hub"
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"openai": tag})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in {"HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": False}.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    said = []
+
+    def fail(_: object) -> str:
+        said.append(capsys.readouterr().err)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    source = "https://huggingface.co/someone/tiny" if is_on_hub else tag["url"]
+    with pytest.raises(RisError, match=rf"did not download from {source} \(no route to host\): give a local file"):
+        load_clip("tiny", "openai")
+    n_bytes = 4 * sum(parameter.numel() for parameter in Clip.from_config(TINY).parameters())
+    size = f"up to {n_bytes / 1e6:.1f} MB"
+    assert said == [f"fetching weights openai of tiny, {size}, from {source}; they are kept in {folder}\n"]
+    if is_on_hub:
+        here = folder / "models--someone--tiny"
+        (here / "refs").mkdir(parents=True)
+        (here / "refs" / "main").write_text("abc")
+        file = here / "snapshots" / "abc" / "open_clip_model.safetensors"
+    else:
+        file = folder / "tiny.pt"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(RisError):
+        load_clip("tiny", "openai")
+    assert said[1] == ""
 
 
 @pytest.mark.usefixtures("names")
