@@ -134,8 +134,10 @@ def _same_words(name: str, options: dict[str, Any]) -> list[str]:
 
 
 def _check(output: Output, experiment: Experiment, points: list[Point]) -> None:
+    """Make the points again in a scratch folder, and compare. RisError where a figure is outside of its interval."""
     from dataclasses import replace
 
+    from ris_pipeline.errors import RisError
     from ris_pipeline.experiments.run import make_points
     from ris_pipeline.experiments.table import build_table, compare
 
@@ -153,3 +155,5 @@ def _check(output: Output, experiment: Experiment, points: list[Point]) -> None:
     ]
     values = [dict(zip(("row", "column", "before", "again", "band"), line, strict=True)) for line in found]
     emit(output, "\n".join(lines) or "nothing made yet to compare with", values)
+    if n_outside := sum("OUTSIDE" in line for line in lines):
+        raise RisError(f"{n_outside} of {len(lines)} figures came out outside of their interval, as said above")

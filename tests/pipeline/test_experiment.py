@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import platform
 import random
 import re
 import shutil
@@ -205,13 +206,8 @@ def test_jobs_and_a_slurm_array_make_the_same_table(own, call, tmp_path):
 
 
 def run_array(script: Path) -> None:
-    """What sbatch does: each task of the array with its number, two of them at a time."""
+    """What sbatch does: each task of the array with its number, all of them at once."""
     last = int(re.search(r"--array=0-(\d+)", script.read_text())[1])
-    folder = script.parent / "bin"
-    folder.mkdir(exist_ok=True)
-    python = folder / "python"
-    if not python.exists():
-        python.symlink_to(sys.executable)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     tasks = [
         subprocess.Popen(["bash", str(script)], cwd=ROOT, env={**environment, "SLURM_ARRAY_TASK_ID": str(k)})
@@ -262,12 +258,60 @@ def test_killed_and_two_at_once(own, call, tmp_path):
         assert list_artifacts(own, stage) == list_artifacts(whole, stage)
 
 
-def test_check_makes_it_again(own, call):
+def test_check_makes_it_again(own, call, capsys):
     call("experiment")
     lines = call("experiment", "--check")
     assert len(lines) == 7  # two rows of three columns and one of one
     assert all("within" in line for line in lines)
     assert not list((own / "runs").glob("check-*"))
+    for folder in (own / "runs" / "tiny" / "scores").glob("[0-9a-f]" * 12):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["flags"] == {"scored": "step1", "split": "val"}:  # a stored result that cannot be made again
+            path = folder / "scores.json"
+            scores = json.loads(path.read_text())
+            scores["metrics"]["miou"] |= {"value": 99.0, "ci_low": 98.0, "ci_high": 100.0}
+            path.write_text(json.dumps(scores))
+    lines = call("experiment", "--check", code=1)
+    outside = [line for line in lines if "OUTSIDE" in line]
+    assert len(lines) == 7
+    assert {line.split(": ")[0] for line in outside} == {f"{row}, tiny/val miou" for row in ("as it is", "ten times")}
+    assert all(": 99.00 → " in line for line in outside)
+
+
+def test_a_result_tells_what_it_was_made_by(own, call):
+    call("experiment")
+    (line,) = call("table", "--json")
+    (made_by,) = json.loads(line)["made_by"]  # one machine and one environment for all rows
+    assert made_by["libraries"]["numpy"] == np.__version__
+    assert made_by["host"]["name"] == platform.node()
+    assert made_by["host"]["python"] == platform.python_version()
+    stored = next((own / "runs" / "tiny" / "scores").glob("[0-9a-f]*/manifest.json"))
+    assert {key: json.loads(stored.read_text())[key] for key in made_by} == made_by
+
+
+def test_a_new_users_table_by_readmes_text_alone(copy_of_project, call_ris, capsys):
+    """The file that README shows, on the tiny data set in place of shapes, and the two commands of its first line."""
+    (text,) = re.findall(
+        r"```toml\n(# rates\.toml:.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    commands = re.findall(r"ris (\w+) rates\.toml", text.splitlines()[0])
+    assert commands == ["experiment", "table"]
+    path = copy_of_project / "rates.toml"
+    path.write_text(text.replace("shapes/", "tiny/"))
+    for command in commands:
+        capsys.readouterr()
+        assert call_ris(command, path, **places_in(copy_of_project)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = re.findall(r'^name = "(.*)"$', text, re.MULTILINE)
+    assert names == ["as it is", "ten times"]
+    rows = {name: next(line for line in lines if line.startswith((f" {name}", name))) for name in names}
+    assert all(row.count("±") == 2 for row in rows.values())
+    assert any("standard deviation over 2 seeds" in line for line in lines)
+    rates = {
+        json.loads(manifest.read_text())["configuration"]["lr"]
+        for manifest in (copy_of_project / "runs" / "tiny" / "step1").glob("[0-9a-f]*/manifest.json")
+    }
+    assert 3e-3 in rates
 
 
 def test_the_curve_of_a_setting(own, call, call_ris, capsys, tmp_path):
