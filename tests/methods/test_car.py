@@ -1,13 +1,18 @@
 """CaR: marks by eye, the rounds by hand, and the map as a CRF of what CLIP-ES gives."""
 
+import json
+
 import numpy as np
+import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import car
 from ris_pipeline.methods.configs import CarConfig
 from ris_pipeline.refine.crf import CLIP_ES, DenseCrf, odds_of_scores
+from tiny import build_random
 
 CPU = torch.device("cpu")
 
@@ -118,3 +123,34 @@ def test_settings_that_do_not_fit(tiny_clip):
         car.load(CarConfig(clip=str(tiny_clip), input_size=66), CPU)
     with pytest.raises(RisError, match="no ViT"):
         car.load(CarConfig(clip=str(tiny_clip), input_size=64, skip_last_block=True), CPU)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("method", ["car", "clip-es", "maskclip"])
+def test_a_photograph_and_a_file_of_openais_are_all_it_needs(method, call_ris, tmp_path, monkeypatch):
+    vision = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small-quickgelu", config)
+    model = build_random(config).model
+    for name, value in {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}.items():
+        if hasattr(model, name):
+            delattr(model, name)
+        model.register_buffer(name, torch.tensor(value))  # as OpenAI's files have them
+    inputs = torch.rand(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.int64)
+    torch.jit.trace(model, inputs, check_trace=False).half().save(str(tmp_path / "ViT-B-16.pt"))
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.jpg")
+    values = {"clip": "small-quickgelu", "clip_weights": str(tmp_path / "ViT-B-16.pt"), "input_size": 64}
+    settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    (tmp_path / "own.toml").write_text(f"[{method}]\n{settings}")
+    out = tmp_path / "out"
+    assert call_ris(
+        "predict", tmp_path / "photo.jpg", "the man in grey", "--method", method, "--dataset", "refcoco",
+        "--config", tmp_path / "own.toml", "--out", out, runs=tmp_path / "runs", data_root=tmp_path, quiet=True,
+    ) == 0  # fmt: skip
+    with Image.open(out / "photo-1-mask.png") as mask:
+        assert mask.size == (80, 60)
+    (found,) = json.loads((out / "predictions.json").read_text())
+    assert found["segmentation"]["size"] == [60, 80]
+    assert method in found["network"]

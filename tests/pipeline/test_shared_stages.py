@@ -62,7 +62,9 @@ def digest_files(runs):
     }
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "n", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.endurance)]
+)
 def test_any_number_of_processes_leaves_the_same_bytes(root, n):
     make_all(root, n)
     expected = digest_files(root / "runs-1")
