@@ -63,7 +63,7 @@ class Ranks:
         torch.cuda.set_device(own)
         return own
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def part_of(self, items: Sequence[T]) -> Sequence[T]:
         """Return this process's part of the items, which follow one another; the parts differ in length by one at most.
 
         Raises RisError for fewer items than processes.

@@ -83,7 +83,7 @@ class PairBatches:
         p, k = locate(self.phases, step)
         rng = np.random.default_rng([self.seed, p.side, p.stream, k])
         pairs = generate_pairs(rng, p.side, p.n_things, p.with_siblings, p.with_faded)
-        batch = self.ranks.share(list(islice(pairs, p.batch_size)))
+        batch = self.ranks.part_of(list(islice(pairs, p.batch_size)))
         mean, std = (np.array(v, np.float32) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
         pixels = (np.stack([pair.picture for pair in batch]) - mean) / std
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), [pair.caption for pair in batch]

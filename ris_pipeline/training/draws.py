@@ -67,7 +67,7 @@ class Plan:
         for ref in batch:
             of_image.setdefault(self.dataset.refs[ref].image_id, []).append(ref)
         parts = list(of_image.values()) if len(of_image) >= self.ranks.n_ranks else [[ref] for ref in batch]
-        return [ref for part in self.ranks.share(parts) for ref in part]
+        return [ref for part in self.ranks.part_of(parts) for ref in part]
 
     def draw(self, index: int, epoch: int) -> Draw:
         """Return what the epoch sees of the ref at that place: one of its sentences, and sentences of others."""

@@ -74,7 +74,7 @@ class Cuts:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return pixels float (B, 3, crop, crop) and labels uint8 (B, crop, crop) of a step: this rank's part."""
-        pixels, labels = zip(*(self._cut(k) for k in self.ranks.share(self._samples_of(step))), strict=True)
+        pixels, labels = zip(*(self._cut(k) for k in self.ranks.part_of(self._samples_of(step))), strict=True)
         return torch.stack(pixels), torch.stack(labels)
 
     def describe(self, step: int) -> str:
