@@ -24,6 +24,7 @@ def run_jobs(words: Sequence[str], n_groups: int, n_jobs: int, logs: Path) -> in
     they, and what they leave is resumed by the next run.
     """
     logs.parent.mkdir(parents=True, exist_ok=True)
+    n_jobs = min(n_jobs, n_groups)  # a single group has all cores
     waiting, running = deque(range(n_groups)), dict[int, subprocess.Popen[str]]()
     free = deque(range(n_jobs))
     gpus = _list_gpus()
