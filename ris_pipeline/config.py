@@ -146,7 +146,7 @@ class PseudolabelConfig:
 class Step2Config:
     """Step-2: the segmentation network that learns from the pseudo-labels."""
 
-    ADDED: ClassVar = ("n_tokens",)  # options of later versions; `record_settings`
+    ADDED: ClassVar = ("n_tokens", "mirror")  # options of later versions; `record_settings`
 
     clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
     clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
@@ -163,6 +163,7 @@ class Step2Config:
     weight_decay: Weight = 0.01  # AdamW; TRIS
     poly_power: Weight = 0.9  # lr · (1 − iteration/total)^power; TRIS
     refs_per_image: Count = 1  # refs of an image in a batch, which share its encoding; TRIS: 1
+    mirror: Flag = False  # show half of the images mirrored, left and right swapped in the words; TRIS: False
     frozen_levels: LevelCount = 0  # lowest image-encoder levels that are not trained; TRIS trains all: 0
     validate: str = ""  # as Step1Config.validate
     validate_refs: Natural = 0  # as Step1Config.validate_refs

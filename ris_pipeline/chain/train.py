@@ -153,7 +153,8 @@ def train_step2(
         if labels is not None:
             context.say(describe_labels(labels.manifest["counts"]))
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True).first_refs(limit or 0)
-        plan = Plan(dataset, resolved.batch_size, resolved.refs_per_image, 0, context.seed)
+        sizes = resolved.batch_size, resolved.refs_per_image
+        plan = Plan(dataset, *sizes, n_negatives=0, seed=context.seed, mirror=resolved.mirror)
         targets = RefLabels(labels.path) if labels else TrueMasks()
         encoders = step1.path / WEIGHTS if step1 else None
         _train(

@@ -104,13 +104,15 @@ class RefBatches:
         draws = self._draws_of(step)
         dataset = self.plan.dataset
         refs = [dataset.refs[draw.ref] for draw in draws]
-        row = {image_id: k for k, image_id in enumerate(dict.fromkeys(ref.image_id for ref in refs))}
-        pixels = torch.stack([self._read(image_id) for image_id in row])
+        is_mirrored = {ref.image_id: draw.is_mirrored for ref, draw in zip(refs, draws, strict=True)}
+        row = {image_id: k for k, image_id in enumerate(is_mirrored)}
+        pixels = torch.stack([self._read(image_id, mirrored) for image_id, mirrored in is_mirrored.items()])
         targets = None
         if self.targets is not None:
             hw = (self.input_size, self.input_size)
             loaded = [self.targets.load(dataset, ref, draw.expression) for ref, draw in zip(refs, draws, strict=True)]
-            targets = torch.from_numpy(np.concatenate([resize_labels(label[None], hw) for label in loaded]))
+            shown = [label[:, ::-1] if draw.is_mirrored else label for label, draw in zip(loaded, draws, strict=True)]
+            targets = torch.from_numpy(np.concatenate([resize_labels(label[None], hw) for label in shown]))
         return Batch(pixels, torch.tensor([row[ref.image_id] for ref in refs]), draws, targets, tuple(row))
 
     def describe(self, step: int) -> str:
@@ -118,10 +120,12 @@ class RefBatches:
         ref_ids = [self.plan.dataset.refs[draw.ref].ref_id for draw in self._draws_of(step)]
         return f"refs of the batch: {ref_ids}; lower lr"
 
-    def _read(self, image_id: int) -> Tensor:
+    def _read(self, image_id: int, mirrored: bool) -> Tensor:
         if self.cache is not None:
-            return self.cache.read(image_id)
-        return to_pixels(load_image(self.plan.dataset.images[image_id]), self.input_size)
+            pixels = self.cache.read(image_id)
+        else:
+            pixels = to_pixels(load_image(self.plan.dataset.images[image_id]), self.input_size)
+        return pixels.flip(-1) if mirrored else pixels
 
     def _draws_of(self, step: int) -> list[Draw]:
         epoch, i = divmod(step, self.plan.n_steps)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ris_pipeline.datasets.records import Dataset, Expression, Ref
+from ris_pipeline.maps.mirror import swap_sides
 from ris_pipeline.process.ranks import ALONE, Ranks
 
 
@@ -18,11 +19,12 @@ class Draw:
     ref: int
     expression: Expression
     negatives: tuple[str, ...]
+    is_mirrored: bool = False  # its image, in which left is right
 
     @property
     def sentence(self) -> str:
-        """The drawn sentence."""
-        return self.expression.sentence
+        """The drawn sentence, as it is said of the image that is shown."""
+        return swap_sides(self.expression.sentence) if self.is_mirrored else self.expression.sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Plan:
     seed: int
     ranks: Ranks = ALONE
     distinct_images: bool = False  # no two refs of one image in one batch; refs_per_image has to be 1
+    mirror: bool = False  # show half of an epoch's images mirrored; for plans without negatives
 
     @property
     def n_steps(self) -> int:
@@ -79,7 +82,11 @@ class Plan:
         if expression.sentence in negatives:
             # Differs from TRIS: also of siblings; there only strangers' sentences are drawn again.
             negatives = self._without(expression.sentence, negatives, [*others, *self._strangers(ref, rng)])
-        return Draw(index, expression, negatives)
+        return Draw(index, expression, negatives, self.mirror and self._is_mirrored(ref.image_id, epoch))
+
+    def _is_mirrored(self, image_id: int, epoch: int) -> bool:
+        """Return whether an epoch shows the image mirrored: the same for all its refs, which share its encoding."""
+        return bool(np.random.default_rng([self.seed, epoch, image_id, 0]).random() < 0.5)
 
     def _without(self, sentence: str, negatives: tuple[str, ...], refs: Sequence[Ref]) -> tuple[str, ...]:
         """Return the negatives with another sentence of `refs` in place of the own; without it where there is none."""

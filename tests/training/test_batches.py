@@ -121,6 +121,28 @@ def test_each_sentence_may_have_a_target_of_its_own(dataset, tmp_path):
     assert seen == {("one", 1), ("two", 0)}
 
 
+def test_mirrored_images_have_mirrored_targets_and_swapped_sentences(dataset):
+    """Each image black on its left half, where the object is; in the mirror both are on the right."""
+    for image in dataset.images.values():
+        halves = np.zeros((2, 4, 3), np.uint8)
+        halves[:, 2:] = 200
+        Picture.fromarray(halves).save(image.path)
+    said = replace(
+        dataset, refs=tuple(replace(r, expressions=(Expression(r.ref_id, "left one"),)) for r in dataset.refs)
+    )
+    seen = set()
+    source = RefBatches(replace(plan_of(said), n_negatives=0, mirror=True), 8, 4, TrueMasks())
+    for step in range(source.n_steps):
+        batch = source[step]
+        for draw, row, target in zip(batch.draws, batch.image_of, batch.targets, strict=True):
+            is_dark = batch.pixels[row, 0] < 0
+            assert torch.equal(target.bool(), is_dark)
+            is_left = bool(is_dark[0, 0])
+            assert draw.sentence == ("left one" if is_left else "right one")
+            seen.add((said.refs[draw.ref].image_id, is_left))
+    assert len(seen) == 8  # each image both ways
+
+
 def test_a_missing_label_is_an_error_that_names_the_file(dataset, tmp_path):
     with pytest.raises(RisError, match=r"10\d\.png: not a pseudo-label"):
         next(read_ahead(RefBatches(plan_of(dataset), 1, 6, RefLabels(tmp_path)), range(1), workers=0))

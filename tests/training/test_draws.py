@@ -67,6 +67,22 @@ def test_a_draw_is_a_function_of_seed_and_epoch():
     assert draw_epoch(plan_of(dataset, seed=1), 2) != third
 
 
+def test_half_of_the_images_of_an_epoch_are_mirrored_for_all_their_refs():
+    dataset = dataset_of(*[2] * 100)
+    plan = plan_of(dataset, refs_per_image=2, n_negatives=0, mirror=True)
+    mirrored = []
+    for epoch in range(4):
+        of_image = {}
+        for draw in [draw for batch in draw_epoch(plan, epoch) for draw in batch]:
+            of_image.setdefault(dataset.refs[draw.ref].image_id, set()).add(draw.is_mirrored)
+        assert all(len(ways) == 1 for ways in of_image.values())
+        mirrored.append([min(of_image[i]) for i in range(100)])
+        assert 30 < sum(mirrored[-1]) < 70
+    assert len(set(map(tuple, mirrored))) == 4  # not the same ones in each epoch
+    unmirrored = draw_epoch(plan_of(dataset, refs_per_image=2, n_negatives=0), 0)
+    assert [[replace(d, is_mirrored=False) for d in batch] for batch in draw_epoch(plan, 0)] == unmirrored
+
+
 def test_sentences_are_the_refs_own_and_all_come_up():
     dataset = dataset_of(2, 2)
     plan = plan_of(dataset)
