@@ -26,6 +26,8 @@ from ris_pipeline.methods import TRIS, Method, find_method, method_of
 from ris_pipeline.networks.weights.checkpoints import CHECKPOINTS, find_checkpoint
 
 if TYPE_CHECKING:
+    import torch
+
     from ris_pipeline.arrays import Pixels
     from ris_pipeline.predict import Prediction, Segmenter
 
@@ -298,7 +300,7 @@ def _predict(
         for texts, group in itertools.groupby(requests, key=lambda request: request[1]):
             for predictions in segmenter.segment_images(read(path for path, _ in group), texts):
                 path, pixels = waiting.popleft()
-                found = _improve(predictions, texts, pixels, test_time)
+                found = _improve(predictions, texts, pixels, test_time, device)
                 for text, prediction in zip(texts, found, strict=True):
                     if not prediction.mask.any():
                         context.say(f'{path}, "{text}": nothing found, the mask is empty')
@@ -313,19 +315,21 @@ def _predict(
 
 
 def _improve(
-    predictions: Sequence[Prediction], sentences: Sequence[str], pixels: Pixels, test_time: Sequence[str]
-) -> list[Prediction]:
+    predictions: Sequence[Prediction], sentences: Sequence[str], pixels: Pixels, test_time: Sequence[str],
+    device: torch.device,
+) -> list[Prediction]:  # fmt: skip
     """Return the predictions about an image with what their masks are after the competition and the dense CRF."""
     import numpy as np
 
     from ris_pipeline.maps.compete import separate_masks
     from ris_pipeline.refine.masks import clean_masks
+    from ris_pipeline.refine.mean_field import refine_on
 
     masks = np.stack([prediction.mask for prediction in predictions])
     if "compete" in test_time:
         masks = separate_masks(masks, np.stack([prediction.map for prediction in predictions]), sentences)
     if "crf" in test_time:
-        masks = clean_masks(pixels, masks)
+        masks = clean_masks(pixels, masks, refine_on(device))
     return [replace(prediction, mask=mask) for prediction, mask in zip(predictions, masks, strict=True)]
 
 

@@ -192,6 +192,7 @@ def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome
     from ris_pipeline.methods.load import load_network
     from ris_pipeline.process.device import autocast
     from ris_pipeline.refine.masks import clean_masks
+    from ris_pipeline.refine.mean_field import refine_on
     from ris_pipeline.scoring import evaluate
 
     if job.source is None:
@@ -203,7 +204,7 @@ def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome
             network = in_turn(partial(load_network, job.source, context.device))
             options = job.row.test_time
             responder = ask(network, options, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0))
-            clean = clean_masks if "crf" in options else None
+            clean = partial(clean_masks, refine=refine_on(context.device)) if "crf" in options else None
             yield from evaluate.evaluate_network(
                 dataset, responder, BATCH_SIZE, clean, share, compete="compete" in options
             )

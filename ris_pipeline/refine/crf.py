@@ -7,6 +7,7 @@ number of label problems of one image are the columns of one product.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,8 @@ MIN_PROB = 1e-5  # lower limit of a score; CLIP-ES
 N_ITERATIONS = 10  # of all three
 MIN_PIXELS = 20  # of a label: the CRF takes small objects for noise
 PROBLEMS_AT_ONCE = 16  # bounds the memory: an image of 480×640 takes 30 MB for two of them
+
+Refine = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]]  # `refine_labels`, on whatever device
 
 
 class DenseCrf:
@@ -95,9 +98,11 @@ def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8]) -> N
     return (DenseCrf(image, IRNET).log_odds(odds_of_labels(hard_labels)) > 0).astype(np.uint8)
 
 
-def clean_labels(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the labels of `refine_labels`, but those given where fewer than MIN_PIXELS of foreground would be left."""
-    cleaned = refine_labels(image, labels)
+def clean_labels(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], refine: Refine = refine_labels
+) -> NDArray[np.uint8]:
+    """Return the labels of `refine`, but those given where fewer than MIN_PIXELS of foreground would be left."""
+    cleaned = refine(image, labels)
     is_lost = cleaned.sum(axis=(1, 2), keepdims=True) < MIN_PIXELS
     return np.where(is_lost, labels, cleaned)
 

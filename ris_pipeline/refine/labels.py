@@ -80,16 +80,12 @@ def write_walked(
     hw: tuple[int, int],
     image_hw: tuple[int, int],
     threshold: float,
-    image: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write folder/<ref_id>.png as `write_refined`, of what the pieces of all maps (H, W) are after the walk.
 
     `walked` is float32 (ΣI, h, w); `counts`: how many of them are each ref's.
     """
-    labels = label_walked(walked, counts, hw, threshold)
-    if image is not None:
-        labels = clean_labels(image, labels)
-    write_labels(folder, ref_ids, resize_labels(labels, image_hw))
+    write_labels(folder, ref_ids, resize_labels(label_walked(walked, counts, hw, threshold), image_hw))
 
 
 def write_segmented(

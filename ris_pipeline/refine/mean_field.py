@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ris_pipeline.refine.crf import IRNET, N_ITERATIONS, PROBLEMS_AT_ONCE, CrfSettings, odds_of_labels
+from ris_pipeline.refine import crf
+from ris_pipeline.refine.crf import IRNET, N_ITERATIONS, PROBLEMS_AT_ONCE, CrfSettings, Refine, odds_of_labels
 
 
 def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
@@ -16,6 +19,11 @@ def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8], devi
     odds = log_odds(torch.from_numpy(image).to(device), unary, IRNET)
     labels: NDArray[np.uint8] = (odds > 0).to(torch.uint8).cpu().numpy()
     return labels
+
+
+def refine_on(device: torch.device) -> Refine:
+    """Return the dense CRF of hard labels for a device: this one on CUDA, else the processor's."""
+    return partial(refine_labels, device=device) if device.type == "cuda" else crf.refine_labels
 
 
 def log_odds(image: Tensor, unary: Tensor, settings: CrfSettings) -> Tensor:

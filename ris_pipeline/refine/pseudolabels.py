@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ris_pipeline.arrays import FOREGROUND, Maps, Pixels
 from ris_pipeline.artifacts.layout import label_path
@@ -27,7 +29,7 @@ from ris_pipeline.datasets.io.images import (
     size_of,
     to_batch,
 )
-from ris_pipeline.datasets.io.labels import has_right_checksums, load_label
+from ris_pipeline.datasets.io.labels import has_right_checksums, load_label, resize_labels
 from ris_pipeline.datasets.records import Dataset, ImageGroup, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.compete import DrawnSentences, find_drawn_rivals, find_rivals, let_compete
@@ -39,8 +41,10 @@ from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.ahead import run_ahead
 from ris_pipeline.process.workers import map_processes
+from ris_pipeline.refine.crf import clean_labels
+from ris_pipeline.refine.instances import label_walked
 from ris_pipeline.refine.labels import write_labels, write_refined, write_seeds, write_segmented, write_walked
-from ris_pipeline.refine.mean_field import refine_labels
+from ris_pipeline.refine.mean_field import refine_on
 from ris_pipeline.refine.seeds import compute_seeds
 from ris_pipeline.refine.walk import walk_pieces
 
@@ -50,6 +54,7 @@ T = TypeVar("T")
 
 CPU = torch.device("cpu")
 AHEAD = 2  # images that are read before their turn: a photograph may take 200 MB until it is resized
+AT_ONCE = 8  # images that IRNet sees together on CUDA: of 640×640 pixels about 3 GB of its memory
 
 
 def compute_selected_maps(store: ResponseStore, refs: Sequence[Ref], image_hw: tuple[int, int]) -> Maps:
@@ -154,7 +159,7 @@ def save_seeds(
     On CUDA the dense CRF is the device's, elsewhere that of the worker processes. Of the maps that PRMS selected,
     whatever is configured: where maps compete, they end at no edge of the image.
     """
-    on_device, clean = device.type == "cuda", partial(refine_labels, device=device)
+    on_device, refine = device.type == "cuda", refine_on(device)
     label_hw = partial(limit_size, longest=config.max_side)
     prepare = partial(limit_image, longest=config.max_side)
 
@@ -164,7 +169,7 @@ def save_seeds(
                 maps = compute_selected_maps(store, refs, image.shape[:2])
                 limits = config.fg_threshold, config.bg_threshold
                 if on_device:
-                    yield folder, _ids(refs), compute_seeds(maps, image, *limits, clean)
+                    yield folder, _ids(refs), compute_seeds(maps, image, *limits, refine)
                 else:
                     yield folder, _ids(refs), maps, image, *limits
             advance(len(group.refs))
@@ -178,42 +183,47 @@ def save_refined(
 ) -> None:  # fmt: skip
     """Write the refined pseudo-label of each ref: boundaries once per image, one walk for all its refs.
 
-    On CUDA the walk is the device's, elsewhere that of the worker processes.
+    On CUDA walk and dense CRF are the device's, elsewhere those of the worker processes, and IRNet sees several images
+    of one size at once.
     """
     net.to(device).eval()
     beta, n_steps, radius = config.beta, 2**config.log2_steps, config.walk_radius
-    on_device = device.type == "cuda"
+    on_device, refine = device.type == "cuda", refine_on(device)
+    write = (write_labels if config.crf else write_walked) if on_device else write_refined
     prepare = partial(limit_image, longest=config.max_side)
 
     def calls() -> Iterator[tuple[Any, ...]]:
-        for group, refs, image in _read_missing(dataset, groups, folder, prepare):
-            if image is not None:
+        read = _read_missing(dataset, groups, folder, prepare)
+        for group, refs, image, fields in _find_boundaries(net, read, AT_ONCE if on_device else 1):
+            if image is not None and fields is not None:
                 image_hw, hw = size_of(dataset.images[group.image_id]), image.shape[:2]
-                boundary, displacement = net.boundary_displacement(normalise(image)[None].to(device))
                 maps = combine_maps(store, group, refs, hw, config, drawn)
-                kept = image if config.crf else None
                 if on_device:
-                    walked, counts = walk_pieces(
-                        maps, boundary[0, 0], displacement[0], beta=beta, n_steps=n_steps, radius=radius
-                    )
-                    yield folder, _ids(refs), walked, counts, hw, image_hw, config.background, kept
+                    walked, counts = walk_pieces(maps, *fields, beta=beta, n_steps=n_steps, radius=radius)
+                    if config.crf:
+                        labels = clean_labels(image, label_walked(walked, counts, hw, config.background), refine)
+                        yield folder, _ids(refs), resize_labels(labels, image_hw)
+                    else:
+                        yield folder, _ids(refs), walked, counts, hw, image_hw, config.background
                 else:
-                    field = displacement[0].cpu().numpy()
-                    yield (
-                        folder, _ids(refs), maps, boundary[0, 0].cpu().numpy(), field, image_hw, config.background,
-                        beta, n_steps, radius, kept,
-                    )  # fmt: skip
+                    own = (field.cpu().numpy() for field in fields)
+                    kept = image if config.crf else None
+                    yield folder, _ids(refs), maps, *own, image_hw, config.background, beta, n_steps, radius, kept
             advance(len(group.refs))
 
-    _run(write_walked if on_device else write_refined, calls(), workers)
+    _run(write, calls(), workers)
 
 
 def save_segmented(
     dataset: Dataset, network: Responder, groups: Iterable[ImageGroup], folder: Path,
     config: PseudolabelConfig, workers: int, advance: Advance,
 ) -> None:  # fmt: skip
-    """Write the pseudo-label of each ref as a trained network sees it: the mean over its sentences and the mirror."""
+    """Write the pseudo-label of each ref as a trained network sees it: the mean over its sentences and the mirror.
+
+    On CUDA the dense CRF is the device's, elsewhere that of the worker processes.
+    """
     both = Mirrored(network)
+    cleans_here, refine = config.crf and network.device.type == "cuda", refine_on(network.device)
 
     def prepare(image: Pixels) -> tuple[Pixels, Pixels | None]:
         return resize_square(image, network.input_size), limit_image(image, config.max_side) if config.crf else None
@@ -231,10 +241,14 @@ def save_segmented(
                 if config.compete:
                     maps = let_compete(maps, maps, find_rivals(maps, _sentences(group)))
                 kept = maps[[group.refs.index(ref) for ref in refs]]
-                yield folder, _ids(refs), kept, image_hw, config.round_threshold, image
+                if cleans_here and image is not None:
+                    labels = clean_labels(image, FOREGROUND * (kept > config.round_threshold).astype(np.uint8), refine)
+                    yield folder, _ids(refs), resize_labels(labels, image_hw)
+                else:
+                    yield folder, _ids(refs), kept, image_hw, config.round_threshold, image
             advance(len(group.refs))
 
-    _run(write_segmented, calls(), workers)
+    _run(write_labels if cleans_here else write_segmented, calls(), workers)
 
 
 def _read_missing(
@@ -253,6 +267,28 @@ def _read_missing(
 
     with closing(run_ahead(read, groups, AHEAD)) as found:
         yield from found
+
+
+def _find_boundaries(
+    net: IRNet, read: Iterator[tuple[ImageGroup, list[Ref], Pixels | None]], n: int
+) -> Iterator[tuple[ImageGroup, list[Ref], Pixels | None, tuple[Tensor, Tensor] | None]]:
+    """Yield what is read, and where there is an image IRNet's boundary (h, w) and displacement (2, h, w) of it.
+
+    `n` images are looked at together, those of one size at once; so their order changes.
+    """
+    device = next(net.parameters()).device
+    while waiting := list(islice(read, n)):
+        of_size: dict[tuple[int, ...], list[tuple[ImageGroup, list[Ref], Pixels]]] = {}
+        for group, refs, image in waiting:
+            if image is None:
+                yield group, refs, None, None
+            else:
+                of_size.setdefault(image.shape, []).append((group, refs, image))
+        for same in of_size.values():
+            pixels = torch.stack([normalise(image) for _, _, image in same]).to(device)
+            boundaries, displacements = net.boundary_displacement(pixels)
+            for (group, refs, image), boundary, displacement in zip(same, boundaries, displacements, strict=True):
+                yield group, refs, image, (boundary[0], displacement)
 
 
 def _run(write: Callable[..., None], calls: Iterator[tuple[Any, ...]], workers: int) -> None:

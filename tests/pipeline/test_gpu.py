@@ -179,6 +179,46 @@ def test_pseudo_labels_are_nearly_the_same(project, run, flag):
     assert np.mean([(old == new).mean() for old, new in labels]) > (0.999 if flag == "no-refine" else 0.95)
 
 
+@pytest.mark.parametrize("crf", ["false", "true"])
+def test_labels_of_a_given_irnet_are_the_same(project, copy_of_project, call_ris, crf):
+    """Of one IRNet the labels are the same but for pixels at a threshold, the dense CRF behind the walk included."""
+    given = project / "runs" / "tiny" / "pseudolabels" / "latest-refine"
+    folder = copy_of_project / "runs" / "tiny" / "pseudolabels" / "latest-refine"
+    words = ("make-pseudolabels", "--refine", "--force", "--set", f"irnet={given}", "--set", f"crf={crf}")
+    found = []
+    for device in ("cpu", DEVICE):
+        assert call_ris(*words, **places_in(copy_of_project) | {"device": device, "debug": True}) == 0
+        found.append({path.name: load_label(path) for path in folder.glob("[0-9]*.png")})
+    before, after = found
+    assert before.keys() == after.keys()
+    assert len(before) > 10
+    assert np.mean([(before[name] == after[name]).mean() for name in before]) > 0.999
+
+
+def test_boundaries_of_several_images_are_those_of_each():
+    from ris_pipeline.config import PseudolabelConfig
+    from ris_pipeline.networks.load import irnet_from_config
+
+    torch.manual_seed(0)
+    net = irnet_from_config(PseudolabelConfig(irn_weights=None)).eval()
+    pixels = torch.randn(3, 3, 96, 128)
+    expected = [net.boundary_displacement(image[None]) for image in pixels]
+    boundary, displacement = (found.cpu() for found in net.to(DEVICE).boundary_displacement(pixels.to(DEVICE)))
+    torch.testing.assert_close(boundary, torch.cat([one for one, _ in expected]), rtol=1e-4, atol=1e-4)
+    scale = displacement.abs().max().item()
+    torch.testing.assert_close(displacement, torch.cat([one for _, one in expected]), rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_cleaned_masks_score_nearly_the_same(copy_of_project, call_ris, capsys):
+    found = []
+    for device in ("cpu", DEVICE):
+        capsys.readouterr()
+        words = ("score", "--split", "val", "--crf", "--force", "--json")
+        assert call_ris(*words, **places_in(copy_of_project) | {"device": device, "debug": True}) == 0
+        found.append(json.loads(capsys.readouterr().out)[0]["metrics"]["miou"]["value"])
+    assert found[1] == pytest.approx(found[0], abs=0.5)
+
+
 @pytest.mark.parametrize(("precision", "points"), [("fp32", 1), ("bf16", 3), ("fp16", 3)])
 def test_scores_of_step2_are_nearly_the_same(scored, run, precision, points):
     folder = "scores/latest-step2-val"

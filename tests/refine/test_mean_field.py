@@ -35,6 +35,13 @@ def test_the_labels_are_the_processors():
     assert (found != labels).any()
 
 
+def test_the_device_has_its_own():
+    assert mean_field.refine_on(torch.device("cpu")) is crf.refine_labels
+    on_cuda = mean_field.refine_on(torch.device("cuda"))
+    assert on_cuda.func is mean_field.refine_labels
+    assert on_cuda.keywords == {"device": torch.device("cuda")}
+
+
 @pytest.mark.parametrize("d", [2, 5])
 def test_a_kernel_is_the_processors(d):
     rng = np.random.default_rng(d)

@@ -6,6 +6,7 @@ from torch import nn
 
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets import Dataset, Expression, Image, Ref
+from ris_pipeline.datasets.io.images import normalise
 from ris_pipeline.datasets.io.labels import load_label, save_label
 from ris_pipeline.datasets.records import group_by_image
 from ris_pipeline.errors import RisError
@@ -14,6 +15,7 @@ from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet, StageBackbone
 from ris_pipeline.refine.pseudolabels import (
     TEMPERATURE,
+    _find_boundaries,
     combine_maps,
     compute_mean_maps,
     compute_selected_maps,
@@ -104,6 +106,29 @@ def test_selected_maps_of_logits_are_probabilities(tmp_path):
     maps = compute_selected_maps(store, dataset.refs[:1], (4, 4))
     np.testing.assert_allclose(maps[0, :2], 0.75, atol=1e-6)
     np.testing.assert_allclose(maps[0, 2:], 1 / (1 + np.e**2), atol=1e-6)
+
+
+def test_boundaries_of_images_of_one_size_are_found_together(tmp_path):
+    """What comes back is each image's own, whatever it was seen with; refs that are done have no image."""
+    torch.manual_seed(0)
+    net = IRNet(TinyStages()).eval()
+    rng = np.random.default_rng(0)
+    sizes = [(16, 24), (24, 16), (16, 24), None, (16, 24), (24, 16)]
+    read = [(k, [k], None if hw is None else rng.integers(0, 256, (*hw, 3), np.uint8)) for k, hw in enumerate(sizes)]
+    together = []
+    see = net.boundary_displacement
+    net.boundary_displacement = lambda pixels: (together.append(tuple(pixels.shape)), see(pixels))[1]
+    found = {k: (refs, image, fields) for k, refs, image, fields in _find_boundaries(net, iter(read), 4)}
+    # Four at once, done ones among them: two of one size and one of the other, then one and one.
+    assert sorted(together) == [(1, 3, 16, 24), (1, 3, 24, 16), (1, 3, 24, 16), (2, 3, 16, 24)]
+    assert found.keys() == set(range(6))
+    assert found[3] == ([3], None, None)
+    for k, refs, image in read:
+        if image is not None:
+            boundary, displacement = see(normalise(image)[None])
+            assert found[k][0] == refs
+            assert found[k][1] is image
+            torch.testing.assert_close(found[k][2], (boundary[0, 0], displacement[0]))
 
 
 def test_selected_maps(tmp_path):

@@ -1,32 +1,29 @@
 import numpy as np
-import pytest
 
 from ris_pipeline.refine import seeds
 
 
-@pytest.fixture
-def no_crf(monkeypatch):
-    monkeypatch.setattr(seeds, "refine_labels", lambda image, hard: hard)
-
-
-@pytest.mark.usefixtures("no_crf")
 def test_thresholds():
     maps = np.array([[[0.0, 0.10, 0.101], [0.29, 0.301, 1.0]]])
     image = np.zeros((2, 3, 3), np.uint8)
-    labels = seeds.compute_seeds(maps, image, 0.3, 0.1)
+
+    def leave(image, hard):
+        return hard
+
+    labels = seeds.compute_seeds(maps, image, 0.3, 0.1, leave)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, [[[0, 0, 255], [255, 1, 1]]])
     np.testing.assert_array_equal(
-        seeds.compute_seeds(maps, image, 0.5, 0.3),
+        seeds.compute_seeds(maps, image, 0.5, 0.3, leave),
         [[[0, 0, 0], [0, 255, 1]]],
     )
 
 
-def test_background_needs_both_cleaned_masks(monkeypatch):
+def test_background_needs_both_cleaned_masks():
     # cleaned foreground of refs 0 and 1, then cleaned "possible" masks of refs 0 and 1
     cleaned = np.array([[[1, 1, 0, 0]], [[0, 0, 0, 1]], [[1, 0, 1, 0]], [[0, 1, 0, 1]]], np.uint8)
-    monkeypatch.setattr(seeds, "refine_labels", lambda image, hard: cleaned)
-    labels = seeds.compute_seeds(np.zeros((2, 1, 4)), np.zeros((1, 4, 3), np.uint8), 0.3, 0.1)
+    image = np.zeros((1, 4, 3), np.uint8)
+    labels = seeds.compute_seeds(np.zeros((2, 1, 4)), image, 0.3, 0.1, lambda image, hard: cleaned)
     np.testing.assert_array_equal(labels, [[[1, 1, 255, 0]], [[0, 255, 0, 1]]])
 
 
