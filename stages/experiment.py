@@ -59,7 +59,7 @@ def run(
     """
     from ris_pipeline.errors import RisError
     from ris_pipeline.experiments.jobs import run_jobs, write_slurm
-    from ris_pipeline.experiments.run import group_points, make_points, read
+    from ris_pipeline.experiments.run import explain, group_points, make_points, read
 
     places = {"data_root": data_root, "runs": runs, "config": config, "set": set}
     options: dict[str, Any] = {"device": device, "precision": precision, "workers": workers}
@@ -82,10 +82,13 @@ def run(
         )
         emit(output, text, {"groups": missing})
     elif dry_run:
+        if experiment.cost:
+            print(f"{experiment.name} has taken {experiment.cost}", file=sys.stderr)
         for group in chosen:
             for point in group:
-                n = len(read(point))
-                emit(output, f"{point.title}: {n} of {len(point.splits)} splits scored", {"point": point.title, "n": n})
+                n, why = len(read(point)), explain(point)
+                text = f"{point.title}: {n} of {len(point.splits)} splits scored"
+                emit(output, f"{text}; {why}" if why else text, {"point": point.title, "n": n, "why": why})
     elif jobs > 1 and only is None:
         failed = run_jobs(words, len(groups), jobs, runs / "experiments" / experiment.name)
         if failed:

@@ -64,6 +64,7 @@ class Experiment:
     source: str = ""  # where the figures of `paper` stand
     seeds: list[int] = field(default_factory=lambda: [0])
     axis: str = ""  # what the rows' names count, where they are the points of a curve
+    cost: str = ""  # what making it all took: hours, device, date
     name: str = ""  # of the file
 
     @property

@@ -117,9 +117,28 @@ def measure(point: Point) -> dict[str, Score]:
     }
 
 
-def looking(point: Point) -> Point:
-    """Return the point with a context that makes nothing and says nothing."""
-    return replace(point, context=point.context.vary(dry_run=True, console=Console(quiet=True), supply=_Supply()))
+def looking(point: Point, console: Console = Console(quiet=True)) -> Point:
+    """Return the point with a context that makes nothing, and says what it would make on `console`."""
+    return replace(point, context=point.context.vary(dry_run=True, console=console, supply=_Supply()))
+
+
+class _Remarks(Console):
+    """Keeps the remarks instead of printing them."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def explain(point: Point) -> str:
+    """Return a line on the first stage that would run for the point, with the reason; "" where all is there."""
+    remarks = _Remarks()
+    with suppress(RisError):  # what follows the first that is missing has no source
+        measure(looking(point, remarks))
+    return next((line for line in remarks.lines if "would run" in line), "")
 
 
 def read(point: Point) -> dict[str, Score]:

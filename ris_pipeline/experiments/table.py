@@ -12,8 +12,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from ris_pipeline.artifacts.find import load_artifact
-from ris_pipeline.artifacts.layout import NO_ARTIFACTS
+from ris_pipeline.artifacts.find import load_artifact, walk_behind
+from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.experiments.file import COSTS, Entry, Experiment, where_of
 from ris_pipeline.experiments.run import Point, read
 from ris_pipeline.scoring.scores import Score
@@ -45,6 +45,8 @@ class Table:
     columns: list[str]
     cells: dict[str, list[Cell | None]]  # by the row's name
     made_by: tuple[dict[str, Any], ...] = ()  # host and libraries of the scores, each combination once
+    hours: float = 0.0  # of all stages behind it, each artifact once
+    devices: tuple[str, ...] = ()  # that computed them
 
     @property
     def n_missing(self) -> int:
@@ -65,6 +67,7 @@ def build_table(experiment: Experiment, points: Sequence[Point]) -> Table:
     Its columns are those of the data sets that the points are of, and the costs.
     """
     measured = [(point, read(point)) for point in points]
+    behind = {path: artifact for point, scores in measured for path, artifact in _find_behind(point, scores).items()}
     datasets = {point.dataset for point in points}
     columns = [name for name in experiment.columns if name in COSTS or where_of(name)[0] in datasets]
     cells = {}
@@ -74,7 +77,9 @@ def build_table(experiment: Experiment, points: Sequence[Point]) -> Table:
         cells[entry.name] = [sizes.get(column) or _measure_cell(column, own) for column in columns]
     made_by = [_read_environment(score) for _, scores in measured for score in scores.values()]
     distinct = {json.dumps(single, sort_keys=True): single for single in made_by}
-    return Table(experiment, columns, cells, tuple(distinct.values()))
+    hours = sum(map(_hours_of, behind.values()))
+    devices = {artifact.manifest["host"].get("device") for artifact in behind.values()} - {None}
+    return Table(experiment, columns, cells, tuple(distinct.values()), hours, tuple(sorted(devices)))
 
 
 def _measure_size(point: Point) -> dict[str, Cell]:
@@ -91,7 +96,7 @@ def _measure_size(point: Point) -> dict[str, Cell]:
 
 def _measure_cell(column: str, own: Sequence[tuple[Point, Mapping[str, Score]]]) -> Cell | None:
     if column == "hours":
-        hours = [_count_hours(point, scores) for point, scores in own if scores]
+        hours = [sum(map(_hours_of, _find_behind(point, scores).values())) for point, scores in own if scores]
         return Cell(statistics.fmean(hours), None, len(hours), partial=False) if hours else None
     if column in COSTS:  # of a row without a network
         return None
@@ -114,20 +119,16 @@ def _read_environment(score: Score) -> dict[str, Any]:
     return {} if artifact is None else {key: artifact.manifest[key] for key in ("host", "libraries")}
 
 
-def _count_hours(point: Point, scores: Mapping[str, Score]) -> float:
-    """Return the hours of all stages behind the scores of a point, each artifact counted once."""
+def _find_behind(point: Point, scores: Mapping[str, Score]) -> dict[Path, Artifact]:
+    """Return the scores of a point and all that they are made from, as far as it is there, by folder."""
+    own = [artifact for score in scores.values() if (artifact := load_artifact(Path(score.path)))]
     folder = point.context.runs / point.dataset
-    seconds: dict[str, float] = {}
-    to_see = [("scores", str(score.path).rpartition("/")[2]) for score in scores.values()]
-    while to_see:
-        stage, digest = to_see.pop()
-        artifact = None if digest in seconds else load_artifact(folder / stage / digest)
-        if artifact is None:
-            continue
-        seconds[digest] = float(artifact.manifest["timings"]["total"])
-        inputs = artifact.manifest["inputs"].items()
-        to_see += [(name.partition("/")[0], value) for name, value in inputs if name not in NO_ARTIFACTS]
-    return sum(seconds.values()) / HOUR
+    behind = (found for artifact in own for found in walk_behind(folder, artifact.manifest["inputs"]))
+    return {artifact.path: artifact for artifact in (*own, *behind)}
+
+
+def _hours_of(artifact: Artifact) -> float:
+    return float(artifact.manifest["timings"]["total"]) / HOUR
 
 
 def render(table: Table, form: Format, align: Callable[[list[list[str]]], str]) -> str:
@@ -169,6 +170,8 @@ def to_json(table: Table) -> dict[str, Any]:
         "experiment": table.experiment.name,
         "title": table.experiment.title,
         "rows": rows,
+        "hours": table.hours,
+        "devices": table.devices,
         "made_by": table.made_by,
     }
 
@@ -211,6 +214,9 @@ def _notes(table: Table) -> list[str]:
         notes.append("* partial: of a part of the split only, not to be held against the paper's figure")
     if table.experiment.source:
         notes.append(f"paper: {table.experiment.source}")
+    if table.hours:
+        on = f" on {', '.join(table.devices)}" if table.devices else ""
+        notes.append(f"{table.hours:.2f} hours{on}: all stages behind it, each artifact once")
     return notes
 
 
@@ -228,7 +234,8 @@ def _as_csv(table: Table) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$").replace("†", r"$^\dagger$")
+    marks = {**{mark: f"\\{mark}" for mark in "%_&#"}, "±": r"$\pm$", "†": r"$^\dagger$"}
+    return "".join(marks.get(letter, letter) for letter in text)
 
 
 def compare(first: Table, second: Table) -> list[tuple[str, str, float, float, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from math import nan
 
 import pytest
@@ -52,6 +53,14 @@ def test_text():
     ]
 
 
+def test_what_it_has_taken_is_told():
+    told = replace(WHOLE, hours=1.2345, devices=("cpu", "cuda"))
+    line = "1.23 hours on cpu, cuda: all stages behind it, each artifact once"
+    assert render(told, "text", align).splitlines()[-1] == line
+    assert render(told, "latex", align).splitlines()[-1] == f"% {line}"
+    assert (to_json(told)["hours"], to_json(told)["devices"]) == (1.2345, ("cpu", "cuda"))
+
+
 def test_the_best_is_bold_the_dearest_is_not():
     rows = render(WHOLE, "markdown", align).splitlines()[2:]
     assert rows[0] == "|  | refcoco/val miou | paper | gmac | supervision | sentences |"
@@ -74,6 +83,9 @@ def test_latex_escapes_what_latex_would_read():
     assert lines[0] == r"\begin{tabular}{lrrrll}"
     assert r"50\_\% & 40.0 $\pm$1.3 & 30.25 & \textbf{12.50} & text & one \\" in lines
     assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+    named = replace(EXPERIMENT, rows=[replace(EXPERIMENT.rows[2], name="R&D #1")])
+    table = replace(WHOLE, experiment=named, cells={"R&D #1": WHOLE.cells["c"]})
+    assert r"R\&D \#1 & – & 30.00 & text & one \\" in render(table, "latex", align).splitlines()
 
 
 def test_csv_has_full_numbers():

@@ -131,6 +131,33 @@ def test_the_table_has_the_scores_of_each_rows_own_artifacts(own, call):
     assert any("over 2 seeds" in text for text in call("table", "--seeds", "0,1"))
 
 
+def test_a_dry_run_says_what_would_run_first_and_why(own, call):
+    def look() -> dict[str, str]:
+        lines = map(json.loads, call("experiment", "--dry-run", "--json"))
+        return {line["point"].split(",")[0]: line["why"] for line in lines}
+
+    why = look()
+    assert why["as it is"].startswith("scores step1 train: would run (nothing made yet")
+    assert why["ten times"] == "step1: would run (configuration.lr: 5e-05 → 0.0005)"
+    folder = own / "runs" / "tiny" / "step1"
+    before = list_artifacts(own, "step1")
+    call("experiment", "--only", "1")
+    (new,) = list_artifacts(own, "step1") - before
+    (folder / new).rename(folder / f"{new}.partial")
+    shutil.rmtree(own / "runs" / "tiny" / "scores")
+    assert look()["ten times"] == f"step1: would run (an earlier run broke off: resuming {new}.partial)"
+    (folder / f"{new}.partial").rename(folder / new)
+    call("experiment")
+    assert look() == dict.fromkeys(ROWS, "")
+    assert call("experiment", "--dry-run")[0] == "as it is, tiny, seed 0: 2 of 2 splits scored"
+
+
+def test_a_dry_run_says_what_it_has_cost(own, call_ris, capsys):
+    (own / "own.toml").write_text(f'cost = "0.2 hours on a CPU"{TWO_RATES}')
+    assert call_ris("experiment", own / "own.toml", "--dry-run", **places_in(own)) == 0
+    assert "own has taken 0.2 hours on a CPU" in capsys.readouterr().err.splitlines()
+
+
 def test_what_the_next_command_reads_stays_what_it_was(own, call):
     links = {path: path.readlink() for path in (own / "runs" / "tiny").glob("*/latest*")}
     assert {path.parent.name for path in links} >= {"step1", "responses", "pseudolabels"}
@@ -234,28 +261,40 @@ def read_table_of(project: Path) -> dict[str, dict[str, float]]:
 
 @pytest.mark.endurance
 def test_killed_and_two_at_once(own, call, tmp_path):
-    """Twenty kills at random moments, then two processes at once: the same table, and nothing made twice."""
-    whole = tmp_path / "whole"
+    """Twenty kills at random moments, from the beginning again after each end: the same table, and nothing made twice.
+
+    Two processes at once make the last one.
+    """
+    fresh, whole = tmp_path / "fresh", tmp_path / "whole"
+    shutil.copytree(own, fresh, symlinks=True)
     shutil.copytree(own, whole, symlinks=True)
-    process = start(whole)
     began = time.monotonic()
-    process.communicate(timeout=300)
+    start(whole).communicate(timeout=600)
     seconds = time.monotonic() - began
+
+    def check_end() -> None:
+        assert read_table_of(own) == read_table_of(whole)
+        for stage in ("step1", "responses", "pseudolabels", "scores"):
+            assert list_artifacts(own, stage) == list_artifacts(whole, stage)
+
     numbers = random.Random(0)
+    n_ends = 0
     for _ in range(20):
         process = start(own)
         time.sleep(numbers.uniform(0.2, 1) * seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        if all("there already" in line for line in call("experiment", "--dry-run")):
-            break
+        if not any(json.loads(line)["why"] for line in call("experiment", "--dry-run", "--json")):
+            n_ends += 1
+            check_end()
+            shutil.rmtree(own)
+            shutil.copytree(fresh, own, symlinks=True)
+    print(f"20 kills, {n_ends} ends; a whole run takes {seconds:.1f} s")
     both = [start(own), start(own)]
-    lines = [process.communicate(timeout=300)[0].splitlines() for process in both]
+    lines = [process.communicate(timeout=600)[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert [len(made) for made in lines] == [3, 3]
-    assert read_table_of(own) == read_table_of(whole)
-    for stage in ("step1", "responses", "pseudolabels", "scores"):
-        assert list_artifacts(own, stage) == list_artifacts(whole, stage)
+    check_end()
 
 
 def test_check_makes_it_again(own, call, capsys):
@@ -287,6 +326,15 @@ def test_a_result_tells_what_it_was_made_by(own, call):
     assert made_by["host"]["python"] == platform.python_version()
     stored = next((own / "runs" / "tiny" / "scores").glob("[0-9a-f]*/manifest.json"))
     assert {key: json.loads(stored.read_text())[key] for key in made_by} == made_by
+    seconds = 0.0
+    for path in (own / "runs" / "tiny").rglob("manifest.json"):
+        manifest = json.loads(path.read_text())
+        if manifest["stage"] in ("step1", "scores") or manifest["flags"] in (
+            {"split": "train"}, {"split": "val"}, {"refine": False},
+        ):  # fmt: skip
+            seconds += manifest["timings"]["total"]
+    assert json.loads(line)["hours"] == pytest.approx(seconds / 3600)
+    assert json.loads(line)["devices"] == ["cpu"]
 
 
 def test_a_new_users_table_by_readmes_text_alone(copy_of_project, call_ris, capsys):
