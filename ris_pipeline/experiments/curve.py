@@ -13,6 +13,8 @@ from ris_pipeline.report.charts import INK, MUTED
 def draw_sweep(table: Table) -> Figure:
     """Draw a panel for each column that scores: the measured values with their spread, and the paper's, dashed.
 
+    A value of a part of the split is a hollow point.
+
     Raises RisError for an experiment without an axis, and where nothing of it has been made.
     """
     experiment = table.experiment
@@ -30,10 +32,17 @@ def draw_sweep(table: Table) -> Figure:
             list(made), [cell.value for cell in made.values()], [cell.spread or 0.0 for cell in made.values()],
             color=INK, marker="o", markersize=3, linewidth=1.2, capsize=2, label="here",
         )  # fmt: skip
+        partial = {place: cell.value for place, cell in made.items() if cell.partial}
+        if partial:
+            axes.plot(
+                list(partial), list(partial.values()), color=INK, marker="o", markersize=4, markerfacecolor="white",
+                linestyle="none", label="of a part of the split", zorder=3,
+            )  # fmt: skip
         paper = {place: experiment.expected(entry, column) for place, entry in enumerate(experiment.rows)}
         known = {place: figure for place, figure in paper.items() if figure is not None}
         if known:
             axes.plot(list(known), list(known.values()), color=MUTED, linestyle="--", linewidth=1.2, label="paper")
+        if known or partial:
             axes.legend(frameon=False, fontsize=8)
         axes.set_xticks(list(places), [entry.name for entry in experiment.rows])
         axes.set_xlabel(experiment.axis, fontsize=8)

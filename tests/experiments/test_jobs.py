@@ -22,3 +22,10 @@ def test_each_process_has_its_share_of_the_cores(n_groups, n_jobs, share, tmp_pa
 def test_what_ends_with_an_error_is_counted(tmp_path):
     odd_fails = "import sys; sys.exit(int(sys.argv[-1]) % 2)"
     assert jobs.run_jobs([sys.executable, "-c", odd_fails], 3, 2, tmp_path / "own") == 1
+
+
+def test_each_process_has_a_gpu_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    show = "import os, time; time.sleep(1); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    assert jobs.run_jobs([sys.executable, "-c", show], 2, 2, tmp_path / "own") == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == ["3", "5"]

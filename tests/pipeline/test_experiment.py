@@ -260,6 +260,7 @@ def read_table_of(project: Path) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.endurance
+@pytest.mark.timeout(3600)
 def test_killed_and_two_at_once(own, call, tmp_path):
     """Twenty kills at random moments, from the beginning again after each end: the same table, and nothing made twice.
 
