@@ -14,7 +14,7 @@ OPTIONS   = --dataset "$(DATASET)" --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $
 RIS       = .venv/bin/ris
 READY     = .venv/ready
 
-.PHONY: all best install docs data compare tables oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
+.PHONY: all best install docs data sets compare tables oracle clip status check lint test test-slow test-endurance test-gpu test-browser clean
 
 # The whole chain, its scores and the report on it; what is up to date is skipped, with the reason.
 all: data
@@ -48,17 +48,30 @@ compare: $(READY)
 	$(RIS) table 1 $(TABLES)
 	$(RIS) report $(OPTIONS)
 
-# The paper's tables and the curves of Tables 4 and 5: on the embedded data sets, or with DATASET=refcocog-umd on that.
+# The paper's tables, figures and the curves of Tables 4 and 5: on the embedded data sets, or with DATASET=refcocog-umd on
+# that. The pictures are in runs/figures/.
 TABLES = $(if $(filter-out shapes,$(DATASET)),--dataset "$(DATASET)") --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $(if $(CONFIG),--config "$(CONFIG)")
 
-tables: table-1 table-2 table-3 table-4 table-5 table-6 table-7
+tables: table-1 table-2 table-3 table-4 table-5 table-6 table-7 figure-1 figure-2 curve-4 curve-5
 
-table-%: $(READY)
+table-%: sets
+	$(RIS) experiment $* --jobs $(JOBS) $(TABLES)
+	$(RIS) table $* $(TABLES) --format markdown
+
+figure-%: sets
+	@mkdir -p "$(RUNS)/figures"
+	$(RIS) experiment figure$* --jobs $(JOBS) $(TABLES)
+	$(RIS) figure qualitative --experiment figure$* --out "$(RUNS)/figures/figure$*.png" $(TABLES)
+
+curve-%: table-%
+	@mkdir -p "$(RUNS)/figures"
+	$(RIS) figure sweep --experiment $* --out "$(RUNS)/figures/curve$*.png" $(TABLES)
+
+# The embedded data sets, where it is one of them.
+sets: $(READY)
 ifneq ($(filter shapes%,$(DATASET)),)
 	for name in shapes shapes+ shapesg; do $(RIS) data make-shapes --dataset $$name --data-root "$(DATA_ROOT)" || exit; done
 endif
-	$(RIS) experiment $* --jobs $(JOBS) $(TABLES)
-	$(RIS) table $* $(TABLES) --format markdown
 
 # The upper bound: Step-2 on true masks, and its scores.
 oracle: data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from ris_pipeline.experiments.file import COSTS, FOLDERS, list_experiments, load
 from ris_pipeline.methods import METHODS
 from ris_pipeline.scoring.paper import load_paper_tables
 
+ROOT = Path(__file__).parents[2]
 TABLES = [f"table{n}" for n in range(1, 8)]
 FIGURES = ["figure1", "figure2"]
 METRIC = {"miou": "mIoU", "pointit": "PointIt", "pointm": "PointM"}
@@ -71,6 +74,15 @@ def test_there_is_a_file_for_each_table_and_figure_and_kind_of_data():
         rows = [[entry.scored for entry in load_experiment(name, folder).rows] for folder in FOLDERS]
         assert rows[0] == rows[1]
     assert load_experiment("5", "refcocog-umd") == load_experiment("table5", "paper")
+
+
+def test_make_tables_makes_and_shows_each_of_them():
+    out = subprocess.run(["make", "-n", "tables"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for number in range(1, 8):
+        assert re.search(rf"ris experiment {number} .*\n\S*ris table {number} ", out), number
+    for name in FIGURES:
+        assert re.search(rf"ris experiment {name} .*\n\S*ris figure qualitative --experiment {name} --out", out), name
+    assert re.findall(r"ris figure sweep --experiment (\d) ", out) == ["4", "5"]
 
 
 @pytest.mark.parametrize("name", [*TABLES, *FIGURES])
