@@ -55,7 +55,9 @@ def run(
     with TemporaryDirectory(prefix="ris-bench-") as folder, context.console.progress("bench", len(chosen)) as advance:
         bench = Bench(context, Path(folder), shape, steps, batch)
         for name in chosen:
-            results += bench.measure(name)
+            for result in bench.measure(name):
+                results.append(result)
+                context.say(_describe_rate(result))
             advance()
     on_cuda = context.device.type == "cuda"
     machine = torch.cuda.get_device_name(context.device) if on_cuda else platform.machine()
@@ -70,6 +72,11 @@ def run(
     if other:
         lines.append(f"against {against}: {_describe(other)}")
     emit(output, "\n".join(lines), value)
+
+
+def _describe_rate(row: Throughput) -> str:
+    share = "" if row.share is None else f", {row.share:.0%} of the peak"
+    return f"{row.stage}: {row.per_second:.3g} {row.unit} a second in {row.precision}{share}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from paper_macs import attend_as_released
 from ris_pipeline.arrays import FOREGROUND
-from ris_pipeline.bench import Shape, make_dataset
+from ris_pipeline.bench import Shape, make_dataset, measure_peak
 from ris_pipeline.chain.scores import BATCH_SIZE
 from ris_pipeline.config import ResponsesConfig, Step1Config, Step2Config
 from ris_pipeline.datasets.io.images import load_image, size_of, to_pixels
@@ -201,10 +201,10 @@ class StepTwo:
 def learn(compute_loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Take one training step, and wait for its loss, as both ways do to log it."""
     loss = compute_loss()
-    loss.item()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
+    loss.item()
 
 
 # --- dump, score and walk, as released
@@ -378,6 +378,12 @@ class Table:
         print(f"{name}, torch {torch.__version__}, batch {batch}; milliseconds, median of {repeats}", flush=True)
         print(f"{'':44}{'released':>10}{'ours':>10}{'times':>8}", flush=True)
 
+    def measure_peaks(self, precisions: Sequence[str]) -> None:
+        """Print and keep the operations a second of a large matrix product."""
+        peaks = {precision: measure_peak(self.device, precision) / 1e12 for precision in precisions}
+        self.value["peak_tflops"] = peaks
+        print(f"TFLOP/s of a large matrix product: {peaks}", flush=True)
+
     def time(self, run: Run, *, warm: int = 1) -> tuple[float, float]:
         """Return the median of the calls and the first one, in milliseconds; calls that warm up come before."""
         found = []
@@ -445,6 +451,7 @@ def measure_dump(table: Table, config: Step1Config, n_images: int, folder: Path)
     """Add the rows of a PRMS dump, per sentence, with one and with three refs of three sentences an image."""
     device = table.device
     network = step1_from_config(config).to(device).eval().requires_grad_(False)
+    aux = aux_from_config(config).to(device)
     for n_refs in (1, 3):
         place = folder / f"dump-{n_refs}"
         place.mkdir()
@@ -452,10 +459,10 @@ def measure_dump(table: Table, config: Step1Config, n_images: int, folder: Path)
         dataset = make_dataset(place, shape, n_images)
         few = make_dataset(place, shape, max(1, min(n_images, 4 // n_refs)))
         network.to(memory_format=torch.contiguous_format)
-        aux = halve(aux_from_config(config).to(device), device)
+        aux = halve(aux, device)
         released, _ = table.time(partial(dump_as_released, network, aux, config.input_size, few, place))
         network.to(memory_format=torch.channels_last)
-        aux.float().to(memory_format=torch.channels_last)
+        aux = aux.float().to(memory_format=torch.channels_last)
         ours, _ = table.time(partial(dump_anew, network, aux, config, dataset, place / "responses.zarr"))
         name = f"dump with PRMS, a sentence, {n_refs} refs an image"
         table.add(name, released / few.n_expressions, ours / dataset.n_expressions)
@@ -517,6 +524,7 @@ def main() -> None:
     torch.manual_seed(0)
     table = Table(device, batch_size, given.repeats, given.json)
     batch = make_batch(batch_size, step1.input_size, device)
+    table.measure_peaks(sorted({precision.partition("+")[0] for precision in precisions} & {"fp32", "bf16"}))
     with TemporaryDirectory(prefix="as-released-") as folder:
         for name in given.only:
             if name == "step1":

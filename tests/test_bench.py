@@ -1,12 +1,13 @@
 """The throughput of the stages, on networks and images that are small; sizes and rates against sums done by hand."""
 
 import json
+import re
 import statistics
 
 import pytest
 import torch
 
-from ris_pipeline.bench import TRAIN_SIZES, Bench, Clock, Shape, find_shape, make_dataset
+from ris_pipeline.bench import N_PICTURES, TRAIN_SIZES, Bench, Clock, Shape, find_shape, make_dataset
 from ris_pipeline.chain.context import open_context
 from ris_pipeline.cost import count_macs
 from ris_pipeline.datasets.io.files import load_picture
@@ -56,6 +57,8 @@ def test_made_up_data_have_the_shapes_means(tmp_path):
     assert [len(dataset.refs_of_image[i]) for i in range(10)] == [2, 3] * 5
     assert (len(dataset.refs), dataset.n_expressions) == (25, 70)
     assert dataset.load_mask(dataset.refs[0]).sum() == 24 * 32
+    pictures = {image.path.read_bytes() for image in dataset.images.values()}
+    assert len(pictures) == N_PICTURES < len(dataset.images)
     half = make_dataset(tmp_path, Shape(10, 25, 70, 0, (48, 64)), n_images=4)
     assert half.refs == dataset.refs[: len(half.refs)]
 
@@ -81,8 +84,9 @@ def test_the_command(places, call_ris, capsys, tmp_path):
         row["per_second"] /= 1e6
     (tmp_path / "before.json").write_text(json.dumps(found))
     words = ("bench", "--steps", 1, "--batch", 4, "--stage", "scores", "--against", tmp_path / "before.json")
-    assert call_ris(*words, **options) == 0
-    table = capsys.readouterr().out
+    assert call_ris(*words, **{name: value for name, value in options.items() if name != "quiet"}) == 0
+    table, said = capsys.readouterr()
+    assert re.search(r"^scores: [\d.e+]+ sentences a second in fp32, \d+% of the peak$", said, re.MULTILINE)
     assert "step1" not in table.split("against")[0]
     (line,) = [line for line in table.splitlines() if line.startswith("scores")]
     assert float(line.split()[-1]) > 1000

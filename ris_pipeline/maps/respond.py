@@ -117,7 +117,7 @@ def score_selection(
     counts = torch.tensor([len(grid) for grid in grids], device=device)
     own = torch.repeat_interleave(torch.arange(len(grids), device=device), counts)
     sentences = [text for group in groups for text in group.sentences]
-    texts = encode_each(lambda distinct: aux.encode_text(aux.tokenize(distinct).to(device)), sentences)
+    texts = encode_each(lambda distinct: aux.encode_text(aux.tokenize(distinct)), sentences)
     ref_ids = torch.tensor([i for group in groups for i in group.ref_ids], device=device)
     scores = score_maps(
         torch.cat(list(grids)), pixels[own], texts, ref_ids, aux, config.prms_mask, own, config.prms_contrast

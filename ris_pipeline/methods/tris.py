@@ -51,7 +51,7 @@ class Step1Responder(NetworkResponder):
 
     def encode_texts(self, sentences: list[str]) -> Tensor:
         """Return T float (N, C)."""
-        return self.network.encode_text(self.network.clip.tokenize(sentences).to(self.device))
+        return self.network.encode_text(self.network.clip.tokenize(sentences))
 
     def respond(self, image: Tensor, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
         """Return S float32 (n, h, w) of one image's V and n rows of T."""

@@ -193,11 +193,14 @@ class Clip(nn.Module):
         return cast(Tensor, self.model.encode_image(pixels))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return the sentence feature float (N, embed_dim), not normalised, of `tokens` int64 (N, T)."""
-        if self.reads_padding:
-            return self.words(tokens)[1]
-        # The text transformer is causal: what follows the last end token changes nothing.
-        return self.words(tokens[:, : int(tokens.argmax(dim=-1).max()) + 1])[1]
+        """Return the sentence feature float (N, embed_dim), not normalised, of `tokens` int64 (N, T).
+
+        The tokens may lie on a processor while the network is on a device: to look at them there is to wait for it.
+        """
+        if not self.reads_padding:
+            # The text transformer is causal: what follows the last end token changes nothing.
+            tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+        return self.words(tokens.to(_text_of(self.model).positional_embedding.device))[1]
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Return int64 (N, n_tokens): start, pieces, end token (which a cut keeps), padding, as the model has them."""

@@ -117,10 +117,6 @@ def train(
             task.before_step(step, n_steps, optimizer)
             with autocast(device, precision):
                 losses = model(batch)
-            values = {name: mean_over_ranks(value.detach()).item() for name, value in losses.items()}
-            if not math.isfinite(values["loss"]):
-                advice = ", or use --precision bf16" if precision == "fp16" else ""
-                raise RisError(f"step {step}: the loss is not finite; {source.describe(step)}{advice}")
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(losses["loss"]).backward()
             if task.clip_grad is not None:
@@ -128,14 +124,20 @@ def train(
                 nn.utils.clip_grad_norm_(task.network.parameters(), task.clip_grad)
             scaler.step(optimizer)
             scaler.update()
+            # Not before: reading a value waits for the device, which then has no backward pass to go on with.
+            found = torch.stack([mean_over_ranks(value.detach()) for value in losses.values()]).tolist()
+            values = dict(zip(losses, found, strict=True))
+            if not math.isfinite(values["loss"]):
+                advice = ", or use --precision bf16" if precision == "fp16" else ""
+                raise RisError(f"step {step}: the loss is not finite; {source.describe(step)}{advice}")
             task.after_step(step, optimizer)
             if validate is not None and ranks.rank == 0 and (step + 1) % source.steps_per_epoch == 0:
                 task.eval()
-                found = validate()
+                scores = validate()
                 task.train()
-                values |= {f"val_{name}": value for name, value in found.items()}
+                values |= {f"val_{name}": value for name, value in scores.items()}
                 if select != "last":
-                    best.offer(found[select], task.network)
+                    best.offer(scores[select], task.network)
             report(step, values)
             state.step_done(**values, lr=optimizer.param_groups[-1]["lr"])
     task.eval()

@@ -54,26 +54,24 @@ class Step1Task(ReferringTask):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses cls, pos, neg and their weighted sum."""
-        device, batch = self.device, batch.to(self.device)
+        device = self.device
         if torch.is_autocast_enabled(device.type):  # in float32 another order of sums could move the last digit
             self.aux.put_positions_first()
         sentences = [draw.sentence for draw in batch.draws]
         n = len(sentences)
-        tokens = self.network.clip.tokenize(sentences).to(device)
-        V = self.network.encode_image(batch.pixels)
-        T, first = gather_rows(self.network.encode_text(tokens))  # the texts of the whole batch
-        S = self.network.respond(V, T).float()  # (B, ΣN, h, w)
-        image_ids = torch.tensor(batch.image_ids, device=device)
-        own = image_ids[:, None] == gather_rows(image_ids[batch.image_of])[0][None, :]
-        S_diag = S[batch.image_of, first + torch.arange(n, device=device)]
+        # Texts and numbers first: each way to the device waits for what it is doing, and the images take long.
+        T, first = gather_rows(self.network.encode_text(self.network.clip.tokenize(sentences)))  # of the whole batch
         with torch.no_grad():
-            positive = self._encode(sentences, device)
+            positive = self._encode(sentences)
             n_each = torch.tensor([len(draw.negatives) for draw in batch.draws], device=device)
             n_negatives = int(gather_rows(n_each)[0].min())
             negatives = [text for draw in batch.draws for text in draw.negatives[:n_negatives]]
-            negative = (
-                self._encode(negatives, device).view(n, n_negatives, -1) if negatives else positive[:, None][:, :0]
-            )
+            negative = self._encode(negatives).view(n, n_negatives, -1) if negatives else positive[:, None][:, :0]
+        image_ids = torch.tensor(batch.image_ids, device=device)
+        batch = batch.to(device)
+        own = image_ids[:, None] == gather_rows(image_ids[batch.image_of])[0][None, :]
+        S = self.network.respond(self.network.encode_image(batch.pixels), T).float()  # (B, ΣN, h, w)
+        S_diag = S[batch.image_of, first + torch.arange(n, device=device)]
         pixels = batch.pixels if len(S) == n else batch.pixels[batch.image_of]
         cls = weight_of(len(S), device) * classification_loss(S, own)
         weight = weight_of(n, device)
@@ -87,9 +85,9 @@ class Step1Task(ReferringTask):
         overlap = overlap_loss(S_diag, batch.image_of)
         return {"loss": loss + c.weight_overlap * overlap, "cls": cls, "pos": pos, "neg": neg, "overlap": overlap}
 
-    def _encode(self, sentences: Sequence[str], device: torch.device) -> Tensor:
+    def _encode(self, sentences: Sequence[str]) -> Tensor:
         """Return the frozen CLIP's features float32 (n, D)."""
-        return encode_each(lambda texts: self.aux.encode_text(self.aux.tokenize(texts).to(device)).float(), sentences)
+        return encode_each(lambda texts: self.aux.encode_text(self.aux.tokenize(texts)).float(), sentences)
 
 
 class Step2Task(ReferringTask):
@@ -99,9 +97,10 @@ class Step2Task(ReferringTask):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of a batch that has targets."""
+        # The tokens first: their way to the device waits for what it is doing.
+        tokens = self.network.clip.tokenize([draw.sentence for draw in batch.draws]).to(self.device)
         batch = batch.to(self.device)
         assert batch.targets is not None
-        tokens = self.network.clip.tokenize([draw.sentence for draw in batch.draws]).to(self.device)
         levels, words = self.network.encode_image(batch.pixels), self.network.encode_text(tokens)
         shares_images = len(batch.pixels) != len(tokens)
         heads = self.network.segment_heads(levels, words, batch.image_of if shares_images else None)
