@@ -7,23 +7,29 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import PIL.Image
 
 N_IMAGES, N_REFS, N_SENTENCES, N_PER_IMAGE = 20_000, 50_000, 142_000, 10  # objects; RefCOCO: 197,000 on 19,994 images
 N_POLYGONS = 1_000  # that differ: drawing each anew would take most of a test's time, and reading takes as long
 WORDS = ["man", "woman", "dog", "left", "right", "red", "shirt", "front", "second", "table", "near", "the", "in", "hat"]
 
 
-def write_refcoco(root: Path, shares: Mapping[str, float] = MappingProxyType({"train": 1})) -> None:
-    """Write files of RefCOCO's size: random polygons of 8 to 60 corners; `shares`: of the refs, by split."""
+def write_refcoco(
+    root: Path, shares: Mapping[str, float] = MappingProxyType({"train": 1}), hw: tuple[int, int] = (480, 640)
+) -> None:
+    """Write files of RefCOCO's size: random polygons of 8 to 60 corners; `shares`: of the refs, by split.
+
+    `hw`: of the images, which `write_pictures` makes.
+    """
     rng = np.random.default_rng(0)
     folder = root / "refer" / "refcoco"
     folder.mkdir(parents=True)
     (root / "train2014").mkdir()
     images = [
-        {"id": k, "file_name": f"COCO_train2014_{k:012}.jpg", "height": 480, "width": 640, "license": 1}
+        {"id": k, "file_name": f"COCO_train2014_{k:012}.jpg", "height": hw[0], "width": hw[1], "license": 1}
         for k in range(1, N_IMAGES + 1)
     ]
-    objects = [draw_object(rng) for _ in range(N_POLYGONS)]
+    objects = [draw_object(rng, hw) for _ in range(N_POLYGONS)]
     n_objects = N_IMAGES * N_PER_IMAGE
     annotations = (
         f'{{"id": {N_PER_IMAGE + k}, "image_id": {k // N_PER_IMAGE + 1}, {objects[k % N_POLYGONS]}}}'
@@ -51,11 +57,20 @@ def write_refcoco(root: Path, shares: Mapping[str, float] = MappingProxyType({"t
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, 2))
 
 
-def draw_object(rng: np.random.Generator) -> str:
-    """The end of an annotation in JSON, with a box and a polygon of its own."""
+def write_pictures(folder: Path, side: int) -> None:
+    """Write the images of `write_refcoco`, each of coloured squares of its own."""
+    rng = np.random.default_rng(0)
+    for k in range(1, N_IMAGES + 1):
+        squares = PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        squares.resize((side, side), PIL.Image.Resampling.NEAREST).save(folder / f"COCO_train2014_{k:012}.jpg")
+
+
+def draw_object(rng: np.random.Generator, hw: tuple[int, int]) -> str:
+    """The end of an annotation in JSON, with a box and a polygon of its own, at least a few pixels large."""
     angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(8, 61)))
-    radius = rng.uniform(0.5, 1, len(angles)) * rng.uniform(10, 110)
-    x, y = rng.uniform(120, 520) + radius * np.cos(angles), rng.uniform(120, 360) + radius * np.sin(angles)
+    radius = rng.uniform(0.5, 1, len(angles)) * max(rng.uniform(10, 110) * min(hw[0] / 480, hw[1] / 640), 8)
+    x = rng.uniform(120, 520) * hw[1] / 640 + radius * np.cos(angles)
+    y = rng.uniform(120, 360) * hw[0] / 480 + radius * np.sin(angles)
     polygon = np.stack([x, y], axis=1).round(2)
     left_top, right_bottom = polygon.min(axis=0), polygon.max(axis=0)
     annotation = {

@@ -83,4 +83,4 @@ def test_annotations_of_refcocos_size(tmp_path):
     write_refcoco(tmp_path)
     found = measure("refcoco", tmp_path, "train")
     assert (found["images"], found["refs"], found["sentences"]) == (N_IMAGES, N_REFS, N_SENTENCES)
-    assert found["peak_mb"] < 1500
+    assert found["peak_mb"] < 700  # more with polygons as lists, or the file kept while it is parsed

@@ -16,7 +16,7 @@ from ris_pipeline.arrays import Box
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json, resolve_inside
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
-from ris_pipeline.datasets.io.segmentations import is_coordinate
+from ris_pipeline.datasets.io.segmentations import is_coordinate, pack_polygons
 from ris_pipeline.datasets.records import (
     ABSENT,
     Annotation,
@@ -58,7 +58,7 @@ class Instances:
 
 def load_instances(path: Path) -> Instances:
     """Return the records of an instances.json. Raises RisError where it cannot be read or is none."""
-    loaded = load_json(path)
+    loaded = load_json(path, pack_polygons)
     try:
         images = {int(record["id"]): record for record in loaded["images"]}
         return Instances(path, images, {int(record["id"]): record for record in loaded["annotations"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -37,15 +37,20 @@ _OTHER_KINDS = {
 _BRANDS = {b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIF", b"ftypavif": "AVIF"}
 
 
-def load_json(path: Path) -> Any:
-    """Return what the JSON file holds. Raises RisError where it is no JSON, nested too deeply or above MAX_BYTES."""
+def load_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return what the JSON file holds. Raises RisError where it is no JSON, nested too deeply or above MAX_BYTES.
+
+    `object_hook`: as of json.loads.
+    """
     try:
         data = read_limited(path)
     except OSError as error:
         raise RisError(f"{path} cannot be read: {error.strerror}") from error
     check_kind(path, data)
     try:
-        return json.loads(data)
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        del data  # of a large file it is much, and the parsed records come on top
+        return json.loads(text, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
         raise RisError(f"{path} is not valid JSON ({error}); fetch or write it again") from error
 

@@ -1,4 +1,5 @@
 import json
+from array import array
 
 import numpy as np
 import PIL.Image
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
-from ris_pipeline.datasets.io.segmentations import encode_rle, load_segmentation
+from ris_pipeline.datasets.io.segmentations import encode_rle, load_segmentation, pack_polygons
 from ris_pipeline.errors import RisError
 
 SQUARE = [0, 0, 2, 0, 2, 2, 0, 2]
@@ -23,6 +24,20 @@ def test_polygon():
 def test_polygons_are_united_where_they_overlap():
     mask = load_segmentation([SQUARE, [1, 0, 3, 0, 3, 2, 1, 2]], (3, 4))
     assert mask.astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_polygons_are_packed_and_what_is_none_is_left():
+    runs = {"size": [3, 4], "counts": [12]}
+    record = {"id": 7, "segmentation": [SQUARE, [0, True, 2, 0, 2, 2], ["a", 1], [10**400] * 6, runs]}
+    packed = pack_polygons(record)
+    assert packed["id"] == 7
+    assert packed["segmentation"] == [array("d", SQUARE), [0, True, 2, 0, 2, 2], ["a", 1], [10**400] * 6, runs]
+    assert isinstance(packed["segmentation"][0], array)
+    assert pack_polygons({"segmentation": runs}) == {"segmentation": runs}
+    assert (load_segmentation(packed["segmentation"][:1], (3, 4)) == load_segmentation([SQUARE], (3, 4))).all()
+    for part in packed["segmentation"][1:]:
+        with pytest.raises(ValueError, match="x, y pairs"):
+            load_segmentation([SQUARE, part], (3, 4))
 
 
 def test_polygons_without_area_are_passed_over():
