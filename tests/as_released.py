@@ -418,9 +418,11 @@ class Table:
         return time.perf_counter()
 
 
-def choose_deterministically(device: torch.device) -> Any:
-    """Return a context in which cuDNN chooses as the released trainings tell it to."""
-    return torch.backends.cudnn.flags(deterministic=True, allow_tf32=True) if device.type == "cuda" else nullcontext()
+def choose_as_released(device: torch.device, stage: str) -> Any:
+    """Return a context in which cuDNN chooses as the released training of the stage tells it to."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(benchmark=stage == "step2", deterministic=stage == "step1", allow_tf32=True)
 
 
 def measure_training(table: Table, name: str, task: ReferringTask, batch: Batch, precisions: Sequence[str]) -> None:
@@ -436,7 +438,7 @@ def measure_training(table: Table, name: str, task: ReferringTask, batch: Batch,
         loss = StepTwo(task, batch)
     config = task._rates
     optimizer = torch.optim.AdamW(task.network.parameter_groups(*config))
-    with choose_deterministically(device):
+    with choose_as_released(device, name):
         released, _ = table.time(partial(learn, loss, optimizer))
     del optimizer
     task.to(memory_format=torch.channels_last)
