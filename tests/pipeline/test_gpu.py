@@ -83,6 +83,7 @@ def test_mixed_precision_stays_near(project, run, artifact, command, precision):
 @pytest.mark.parametrize(
     ("artifact", "command"), [("step1/latest", "train-step1"), ("step2/latest-pseudo", "train-step2")]
 )
+@pytest.mark.timeout(1200)  # the compiler takes minutes
 @pytest.mark.filterwarnings("ignore")  # the compiler looks at what warns when it is looked at
 def test_a_compiled_training_takes_the_same_steps(project, run, artifact, command):
     before = read_losses(project / "runs" / "tiny" / artifact)
