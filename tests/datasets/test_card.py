@@ -195,3 +195,12 @@ def test_the_papers_data_can_be_fetched_to_where_the_card_looks(name):
         annotations.into.parent,
     )  # ReferIt's pickles lie in a folder of their own
     assert images.into == card.images
+
+
+def test_the_embedded_data_sets_have_one_recipe_and_an_upper_bound_each():
+    cards = [load_card(name) for name in ("shapes", "shapes+", "shapesg")]
+    assert cards[0].config == cards[1].config == cards[2].config
+    for card in cards:
+        assert set(card.oracle) == set(card.splits) - {"train"}
+        for metrics in card.oracle.values():
+            assert all(low < value < high for value, low, high in metrics.values())
