@@ -192,10 +192,17 @@ class Segmenter:
         Up to `batch_size` images are encoded together and held in memory, however many there are. Images and errors
         are as in a call.
         """
-        texts = self._encode_texts(sentences)
         remaining = iter(images)
-        while arrays := [to_array(image) for image in islice(remaining, batch_size)]:
-            for encoded, array in zip(self._encode(arrays), arrays, strict=True):
+        return self.segment_batches(iter(lambda: list(islice(remaining, batch_size)), []), sentences)
+
+    def segment_batches(
+        self, batches: Iterable[Sequence[ImageLike]], sentences: Sequence[str]
+    ) -> Iterator[list[Prediction]]:
+        """Yield as `segment_images`, of images in batches that are encoded together; one may be empty."""
+        texts = self._encode_texts(sentences)
+        for batch in batches:
+            arrays = [to_array(image) for image in batch]
+            for encoded, array in zip(self._encode(arrays) if arrays else (), arrays, strict=True):
                 yield self._predict(encoded, (array.shape[0], array.shape[1]), texts)
 
     @torch.no_grad()

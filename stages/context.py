@@ -34,7 +34,15 @@ SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,
 }
 # The commands that several processes of torchrun share.
-SHARED = ("train-step1", "dump-responses", "make-pseudolabels", "train-step2", "score")
+SHARED = (
+    "pretrain-clip",
+    "train-step1",
+    "dump-responses",
+    "make-pseudolabels",
+    "train-step2",
+    "score",
+    "predict",
+)
 METRIC_WORDS = (
     "pointit",
     "pointm",

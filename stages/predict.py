@@ -10,6 +10,7 @@ import typer
 from ris_pipeline.artifacts.layout import ROUNDS
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS
+from ris_pipeline.process.ranks import agree
 from stages.console import emit
 from stages.context import (
     AtTestTime,
@@ -65,7 +66,7 @@ def run(
     """
     from ris_pipeline.chain.predict import parse_arguments, predict_files
 
-    wanted = parse_arguments(arguments, more or ())
+    wanted = agree(lambda: parse_arguments(arguments, more or ()))  # the standard input can be read once
     context = open_context(places, Making(dry_run=dry_run), output, device=device, precision=precision)
     written = predict_files(
         context, wanted, out,

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from ris_pipeline.datasets.own import SUFFIXES, TABLES, read_table
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.methods import TRIS, Method, find_method, method_of
 from ris_pipeline.networks.weights.checkpoints import CHECKPOINTS, find_checkpoint
+from ris_pipeline.process.ranks import agree, gather, in_turn, joined, share
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ris_pipeline.predict import Prediction, Segmenter
 
 PREDICTIONS = "predictions.json"
+BATCH_SIZE = 8  # images that are encoded together
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,25 @@ class Predictions:
     failures: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An image, its sentences, and for each of them the beginning of the names of its files."""
+
+    image: Path
+    sentences: tuple[str, ...]
+    stems: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What has been found of a job; `failure` says why its image cannot be read."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    failure: str | None = None
+
+
+@joined()
 def predict_files(
     context: Context,
     wanted: Sequence[tuple[Path, Sequence[str]]],
@@ -62,21 +83,29 @@ def predict_files(
     `scoring.rows.TEST_TIME`, which the records name. Raises RisError where an image or a checkpoint is missing; an
     image that cannot be read is one of the failures.
     """
-    requests = [(path, tuple(texts)) for image, texts in wanted for path in _find_images(context, [image])]
-    requests = list(dict.fromkeys(requests))
-    checkpoint = choose_checkpoint(context, checkpoint, method, round)
+    requests, checkpoint = agree(
+        lambda: (_list_requests(context, wanted), choose_checkpoint(context, checkpoint, method, round))
+    )
     untrained = "the CLIP" if method == TRIS else method
     name = checkpoint or f"{untrained} of {context.card.name} alone, untrained"
     context.say(f"by {name}{' (--dry-run: nothing is written)' if context.dry_run else ''}")
     if context.dry_run:
         return Predictions((), (), ())
-    written = _Written(out)
-    found, failures = _predict(context, checkpoint, method, requests, written, save_map, test_time, upright=upright)
+    written = agree(lambda: _Written(out))
+    jobs = [_Job(path, texts, tuple(written.name(path, text) for text in texts)) for path, texts in requests]
+    own = _predict(context, checkpoint, method, jobs, out, save_map, test_time, upright=upright)
+    by_job = {job: found for part in gather(own) for job, found in part.items()}
+    ordered = [by_job[job] for job in jobs if job in by_job]
+    for remark in (remark for found in ordered for remark in found.remarks):
+        context.say(remark)
+    failures = [found.failure for found in ordered if found.failure is not None]
     origin = {"network": str(name), **({"test_time": list(test_time)} if test_time else {})}
-    records = [{**record, **origin} for record in found]
+    records = [{**record, **origin} for found in ordered for record in found.records]
+    files = [record[kind] for record in records for kind in ("mask", "overlay", "map", "npy") if kind in record]
+    if lost := next((file for file in files if not Path(file).exists()), None):
+        raise RisError(f"{lost}: not on this machine; on several machines --out has to be one shared folder")
     if records:
         written.add(records)
-    files = [record[kind] for record in records for kind in ("mask", "overlay", "map", "npy") if kind in record]
     summary = f"{len(failures)} of {len(requests)} images could not be read: {'; '.join(failures)}"
     return Predictions(records, [*files, str(written.path)] if records else (), [summary] if failures else ())
 
@@ -190,6 +219,14 @@ def load_segmenter(context: Context, checkpoint: Path | None, method: str = TRIS
     return Segmenter.untrained(_step1_config(context), device)
 
 
+def _list_requests(
+    context: Context, wanted: Sequence[tuple[Path, Sequence[str]]]
+) -> list[tuple[Path, tuple[str, ...]]]:
+    """Return each image with its sentences, once."""
+    requests = [(path, tuple(texts)) for image, texts in wanted for path in _find_images(context, [image])]
+    return list(dict.fromkeys(requests))
+
+
 def _find_images(context: Context, paths: Sequence[Path]) -> list[Path]:
     """Return the files, and the images of the folders sorted by name. Raises RisError where one is missing."""
     found = []
@@ -225,14 +262,15 @@ class _Written:
             Path(str(record.get("mask"))).name.removesuffix("-mask.png"): (record.get("image"), record.get("sentence"))
             for record in self.records
         }
+        self.images = {stem.rpartition("-")[0]: owner[0] for stem, owner in self.owner.items()}
 
     def name(self, image: Path, sentence: str) -> str:
         """Return the beginning of the file names of an image and sentence, different from that of any other."""
         own = (str(image), sentence)
-        images = {stem.rpartition("-")[0]: owner[0] for stem, owner in self.owner.items()}
-        prefix = next(name for name in _names_of(image) if images.get(name, own[0]) == own[0])
+        prefix = next(name for name in _names_of(image) if self.images.get(name, own[0]) == own[0])
         k = next(k for k in itertools.count(1) if self.owner.get(f"{prefix}-{k}", own) == own)
         self.owner[f"{prefix}-{k}"] = own
+        self.images[prefix] = own[0]
         return f"{prefix}-{k}"
 
     def add(self, results: Sequence[Mapping[str, Any]]) -> None:
@@ -253,65 +291,73 @@ def _predict(
     context: Context,
     checkpoint: Path | None,
     method: str,
-    requests: Sequence[tuple[Path, tuple[str, ...]]],
-    written: _Written,
+    jobs: Sequence[_Job],
+    out: Path,
     save_map: Path | None,
     test_time: Sequence[str],
     *,
     upright: bool,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Write the files; return a record of each image and sentence, and why images were left out."""
+) -> dict[_Job, _Found]:
+    """Write the files of the jobs that fall to this process, and return what has been found of each."""
     from ris_pipeline.datasets.io.files import read_remark
     from ris_pipeline.datasets.io.images import load_image
     from ris_pipeline.maps.compete import draw_sentences
     from ris_pipeline.maps.looks import N_DRAWN, ask
     from ris_pipeline.process.device import autocast
 
-    device = context.device
-    segmenter = load_segmenter(context, checkpoint, method)
+    segmenter = in_turn(lambda: load_segmenter(context, checkpoint, method))
     if test_time:
         segmenter.responder = ask(
             segmenter.responder, test_time, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0)
         )
-    sentences = list(dict.fromkeys(text for _, texts in requests for text in texts))
-    for line in segmenter.describe_unread(sentences):
+    for line in segmenter.describe_unread(list(dict.fromkeys(text for job in jobs for text in job.sentences))):
         context.say(line)
-    only_one = sum(len(texts) for _, texts in requests) == 1
-    failures: list[str] = []
-    waiting: deque[tuple[Path, Pixels]] = deque()  # read but not yet segmented: at most a batch
+    only_one = sum(len(job.sentences) for job in jobs) == 1
+    by_job: dict[_Job, _Found] = {}
+    waiting: deque[tuple[_Job, Pixels]] = deque()  # read but not yet segmented: a batch
 
-    def read(paths: Iterable[Path]) -> Iterator[Pixels]:
-        for path in paths:
-            try:
-                if remark := read_remark(path):
-                    context.say(remark)
-                waiting.append((path, load_image(path, upright=upright)))
-            except RisError as error:
-                failures.append(str(error))
-                continue
-            yield waiting[-1][1]
+    def read(batches: Iterable[Sequence[_Job]]) -> Iterator[list[Pixels]]:
+        for batch in batches:
+            for job in batch:
+                found = by_job[job] = _Found()
+                try:
+                    if remark := read_remark(job.image):
+                        found.remarks.append(remark)
+                    waiting.append((job, load_image(job.image, upright=upright)))
+                except RisError as error:
+                    found.failure = str(error)
+                    advance(1)
+            yield [pixels for _, pixels in waiting]
 
-    results = []
     with (
-        autocast(device, context.precision),
-        context.console.progress("predict", len(requests)) as advance,
+        autocast(context.device, context.precision),
+        context.progress("predict", len(jobs)) as advance,
         warnings.catch_warnings(action="ignore", category=UserWarning),  # said above
     ):
-        for texts, group in itertools.groupby(requests, key=lambda request: request[1]):
-            for predictions in segmenter.segment_images(read(path for path, _ in group), texts):
-                path, pixels = waiting.popleft()
-                found = _improve(predictions, texts, pixels, test_time, device)
-                for text, prediction in zip(texts, found, strict=True):
+        for texts, batches in itertools.groupby(share(_list_batches(jobs)), key=lambda batch: batch[0].sentences):
+            for predictions in segmenter.segment_batches(read(batches), texts):
+                job, pixels = waiting.popleft()
+                found = by_job[job]
+                improved = _improve(predictions, texts, pixels, test_time, context.device)
+                for text, stem, prediction in zip(texts, job.stems, improved, strict=True):
                     if not prediction.mask.any():
-                        context.say(f'{path}, "{text}": nothing found, the mask is empty')
-                    stem = written.name(path, text)
-                    files = _save_pictures(written.out, stem, pixels, prediction)
+                        found.remarks.append(f'{job.image}, "{text}": nothing found, the mask is empty')
+                    files = _save_pictures(out, stem, pixels, prediction)
                     if save_map is not None:
                         to = save_map if only_one else save_map.with_stem(f"{save_map.stem}-{stem}")
                         files["npy"] = _save_map(to, prediction)
-                    results.append({"image": str(path), "sentence": text, **_describe(prediction), **files})
-                advance()
-    return results, failures
+                    found.records.append({"image": str(job.image), "sentence": text, **_describe(prediction), **files})
+                advance(1)
+    return by_job
+
+
+def _list_batches(jobs: Sequence[_Job]) -> list[list[_Job]]:
+    """Return the jobs in batches of the same sentences: the same ones for any number of processes."""
+    batches = []
+    for _, group in itertools.groupby(jobs, key=lambda job: job.sentences):
+        same = list(group)
+        batches += [same[k : k + BATCH_SIZE] for k in range(0, len(same), BATCH_SIZE)]
+    return batches
 
 
 def _improve(
