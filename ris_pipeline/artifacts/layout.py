@@ -81,15 +81,14 @@ class Stage:
     memory: tuple[str, ...] = ()  # the configuration keys that decide how much memory it takes
     speed: tuple[str, ...] = ()  # those that change nothing but the speed: outside of the identity
     uses_precision: bool = False  # whether --precision can change the result
-    is_distributed: bool = False  # whether several processes of torchrun share it
 
 
 STAGES = {
     "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch"), uses_precision=True),
-    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
+    "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True),
     "responses": Stage("ris dump-responses", 2, ("batch_size",), speed=("batch_size",)),
     "pseudolabels": Stage("ris make-pseudolabels", 2, ("irn_batch",)),
-    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True, is_distributed=True),
+    "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True),
     "scores": Stage("ris score", 2, uses_precision=True),
     "irnet": Stage("ris import-checkpoint", 1),
     "report": Stage("ris report", 9),

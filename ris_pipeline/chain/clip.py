@@ -11,13 +11,14 @@ from ris_pipeline.artifacts.files import write_json
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import CLIP_CONFIG, WEIGHTS
-from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.process.console import report_steps
+from ris_pipeline.process.ranks import agree, connected, is_first, joined
 
 
+@joined()
 def pretrain_clip(
     data: Context | Card | Path | str = "shapes",
     config: ClipConfig | Mapping[str, Any] | None = None,
@@ -34,14 +35,13 @@ def pretrain_clip(
     )
     if context.is_due(request):
         _train(context, request, resolved)
-    return find(request)
+    return agree(lambda: find(request))
 
 
 def _train(context: Context, request: Request, config: ClipConfig) -> None:
     import torch
 
     from ris_pipeline.networks.weights.clip_weights import save_compact
-    from ris_pipeline.process.ranks import ALONE
     from ris_pipeline.shapes.captions import vocabulary
     from ris_pipeline.training.contrastive import (
         LAST_STRIDE,
@@ -56,16 +56,18 @@ def _train(context: Context, request: Request, config: ClipConfig) -> None:
 
     phases = curriculum(config)
     torch.manual_seed(context.seed)
-    with publish(request, force=context.force) as work:
+    with connected(context.device) as ranks, context.publish(request, apart=True) as work:
         clip = build_small_clip()
-        source = PairBatches(phases, context.seed)
+        source = PairBatches(phases, context.seed, ranks)
         with context.console.progress("clip", source.n_steps) as advance:
             train(
                 ContrastiveTask(clip, phases), source, work.path, device=context.device, precision=context.precision,
-                workers=context.workers, ranks=ALONE, seed=context.seed, report=report_steps(advance),
+                workers=context.workers, ranks=ranks, seed=context.seed, report=report_steps(advance),
             )  # fmt: skip
+        work.host |= {"device": str(context.device), "ranks": ranks.n_ranks}
+        if not is_first():
+            return
         described = {"model_cfg": MODEL_CONFIG, "last_stride": LAST_STRIDE, "preprocess_cfg": PREPROCESSING}
         write_json(work.path / CLIP_CONFIG, described)
         rows = {int(token) for token in clip.tokenize(vocabulary()).flatten()}
         save_compact(clip, work.path / WEIGHTS, rows, half=True)
-        work.host |= {"device": str(context.device)}

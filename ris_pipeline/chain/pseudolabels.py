@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -11,7 +10,6 @@ from ris_pipeline.artifacts.find import find, find_behind, load_artifact
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import (
     CONTACT_SHEET,
-    IRNET_WEIGHTS,
     PROPOSALS,
     SEEDS,
     TRAIN_SPLIT,
@@ -27,7 +25,7 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS, find_method
 from ris_pipeline.process.console import report_steps
-from ris_pipeline.process.ranks import agree, in_turn, is_first, joined, share
+from ris_pipeline.process.ranks import agree, connected, in_turn, is_first, joined, share
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets.records import Dataset, ImageGroup
@@ -221,12 +219,7 @@ def _train_irnet(
     groups: Sequence[ImageGroup],
     net: IRNet,
 ) -> None:
-    """Make the seeds of the images, the pixels that are certain, then train IRNet on them.
-
-    One process trains it for all: so the weights are the same for any number of them.
-    """
-    from safetensors.torch import load_file
-
+    """Make the seeds of the images, the pixels that are certain, then train IRNet on them."""
     from ris_pipeline.refine.pseudolabels import save_seeds
     from ris_pipeline.training.irnet import SeedFile, count_steps, train_irnet
 
@@ -239,14 +232,15 @@ def _train_irnet(
         for group in groups
         for ref in group.refs
     ]
-    with work.timed("irnet"), context.console.progress("irnet", count_steps(len(files), config)) as advance:
-        train = partial(
-            train_irnet, net, files, config, folder=work.path, seed=context.seed, device=context.device,
-            workers=context.workers, report=report_steps(advance),
+    with (
+        connected(context.device) as ranks,
+        work.timed("irnet"),
+        context.console.progress("irnet", count_steps(len(files), config)) as advance,
+    ):
+        train_irnet(
+            net, files, config, folder=work.path, seed=context.seed, device=context.device, workers=context.workers,
+            report=report_steps(advance), ranks=ranks,
         )  # fmt: skip
-        agree(train)
-    if not is_first():
-        net.load_state_dict(load_file(work.path / IRNET_WEIGHTS))
 
 
 def _save_sheet(work: Work, dataset: Dataset, groups: Sequence[ImageGroup]) -> None:

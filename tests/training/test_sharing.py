@@ -29,6 +29,7 @@ from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.process import ranks as process_ranks
 from ris_pipeline.process.ranks import Ranks
 from ris_pipeline.training.batches import RefBatches, TrueMasks
+from ris_pipeline.training.contrastive import ContrastiveTask, PairBatches, Phase
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.irnet import Cuts, IRNetTask, SeedFile
 from ris_pipeline.training.loop import Task, train
@@ -132,12 +133,18 @@ def build_irnet(dataset: Dataset, folder: Path, ranks: Ranks) -> tuple[Task[Any]
     return IRNetTask(IRNet(ClipStages(Clip.from_config(TINY))), config), Cuts(files, config, 0, ranks)
 
 
+def build_clip(dataset: Dataset, folder: Path, ranks: Ranks) -> tuple[Task[Any], Source[Any]]:
+    """Without a warm-up: the moments of AdamW begin anew after the third step."""
+    phases = [Phase(name, 96, (1, 2), True, 5, n, n, 0.5) for name, n in (("object", 3), ("scene", 2))]
+    return ContrastiveTask(Clip.from_config(TINY), phases), PairBatches(phases, 4, ranks)
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     return make_noise(tmp_path, {"size": [40, 40], "counts": [0, 800, 800]})
 
 
-@pytest.mark.parametrize("build", [build_step1, build_step2, build_irnet])
+@pytest.mark.parametrize("build", [build_step1, build_step2, build_irnet, build_clip])
 def test_two_and_three_processes_learn_what_one_does(build: Build, dataset: Dataset, tmp_path: Path) -> None:
     found = []
     for n_ranks in (1, 2, 3):
