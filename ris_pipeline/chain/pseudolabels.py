@@ -77,9 +77,9 @@ def make_pseudolabels(
         from ris_pipeline.maps.store import ResponseStore
 
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
-        store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
-        drawn = in_turn(lambda: _draw(context, resolved, dataset, responses))
         with context.publish(request) as work:
+            store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
+            drawn = in_turn(lambda: _draw(context, resolved, dataset, responses))
             _fill(context, work, dataset, store, resolved, drawn, proposals)
     return find(request)
 

@@ -92,12 +92,12 @@ def _dump(
     from ris_pipeline.predict import describe_unread
 
     dataset = context.open_dataset(split, with_images=True)
-    responder = in_turn(load)
-    aux = in_turn(lambda: _build_aux(context, trained)) if config.prms else None
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
-    for line in describe_unread(responder, sorted(sentences)):
-        context.say(f"{dataset.name} {split}: {line}")
     with context.publish(request) as work:
+        responder = in_turn(load)
+        aux = in_turn(lambda: _build_aux(context, trained)) if config.prms else None
+        for line in describe_unread(responder, sorted(sentences)):
+            context.say(f"{dataset.name} {split}: {line}")
         label = f"responses {split}"
         inputs = {name: value for name, value in request.inputs.items() if name not in ("data", "images")}
         path = store_path(work.path, split)

@@ -27,7 +27,7 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS, Method, find_method, method_of
 from ris_pipeline.process.console import report_steps
-from ris_pipeline.process.ranks import connected, in_turn, is_first, joined
+from ris_pipeline.process.ranks import agree, connected, in_turn, is_first, joined
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets.records import Dataset
@@ -84,7 +84,7 @@ def train_step1(
             lambda: code.build_task(code.build(resolved, start), resolved),
             partial(_open_targets, context, code, resolved, dataset, teacher) if teacher else None, cache,
         )  # fmt: skip
-    return find(request)
+    return agree(lambda: find(request))
 
 
 def _open_targets(
@@ -162,7 +162,7 @@ def train_step2(
             lambda: Step2Task(step2_from_config(resolved, start, step1=encoders), resolved), lambda folder: targets,
             cache,
         )  # fmt: skip
-    return find(request)
+    return agree(lambda: find(request))
 
 
 def _find_start(init: Path, method: Method) -> Path:
@@ -199,8 +199,8 @@ def _train(
     with connected(device) as ranks:
         plan = replace(plan, ranks=ranks)
         source = RefBatches(plan, config.epochs, config.input_size)
-        task = in_turn(lambda: _build(build_task, context.seed))
-        with context.publish(request) as work:
+        with context.publish(request, apart=True) as work:
+            task = in_turn(lambda: _build(build_task, context.seed))
             if open_targets is not None:
                 source.targets = in_turn(lambda: open_targets(work.path / TARGETS))
             if cache:

@@ -23,7 +23,9 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
@@ -134,6 +136,9 @@ def connected(device: torch.device) -> Iterator[Ranks]:
     torch.distributed.init_process_group(backend, store=store, rank=_team.ranks.rank, world_size=_team.ranks.n_ranks)
     try:
         yield _team.ranks
+    except BaseException as error:
+        _team.end(error)  # told before the connection breaks, which the others would take for the reason
+        raise
     finally:
         torch.distributed.destroy_process_group()
 
@@ -150,11 +155,15 @@ def wait() -> None:
 
 
 def in_turn(make: Callable[[], T]) -> T:
-    """Return what `make` gives, called by the first process before the others: it may download or write for all."""
-    if not is_first():
+    """Return what `make` gives, called by the first process, then by the first of each other machine, then by the rest.
+
+    So each may download or write for those after it.
+    """
+    turn = 0 if _team is None or _team.ranks.rank == 0 else 1 if _team.ranks.local_rank == 0 else 2
+    for _ in range(turn):
         wait()
     made = make()
-    if is_first():
+    for _ in range(2 - turn):
         wait()
     return made
 
@@ -327,22 +336,32 @@ def is_orphaned() -> bool:
 
 def any_rank(value: bool) -> bool:
     """Return whether the value is true in any of the connected processes; all of them must call it."""
-    return bool(_find_largest(int(value))[0])
-
-
-def is_same_everywhere(value: int) -> bool:
-    """Return whether all connected processes have the same value; all of them must call it."""
-    largest, smallest_negated = _find_largest(value, -value)
-    return largest == -smallest_negated
-
-
-def _find_largest(*values: int) -> list[int]:
-    """Return the largest of each value over the processes."""
     import torch
 
     if not torch.distributed.is_initialized():
-        return list(values)
-    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    largest = torch.tensor(values, device=device)
+        return value
+    largest = torch.tensor(int(value), device=_find_exchange())
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    return [int(value) for value in largest]
+    return bool(largest)
+
+
+def broadcast(read: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return in all connected processes the bytes that `read` gives in the first, which alone calls it."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return read()
+    is_sender = torch.distributed.get_rank() == 0
+    sent = torch.from_numpy(read()) if is_sender else torch.empty(0, dtype=torch.uint8)
+    n_bytes = torch.tensor(len(sent), device=_find_exchange())
+    torch.distributed.broadcast(n_bytes, 0)
+    data = sent.to(_find_exchange()) if is_sender else sent.new_empty(int(n_bytes), device=_find_exchange())
+    torch.distributed.broadcast(data, 0)
+    return data.cpu().numpy()
+
+
+def _find_exchange() -> torch.device:
+    """Return the device whose tensors the connected processes exchange."""
+    import torch
+
+    return torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")

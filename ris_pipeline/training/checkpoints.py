@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import signal
@@ -20,7 +21,7 @@ from ris_pipeline.artifacts.files import replacing, write_bytes
 from ris_pipeline.artifacts.layout import METRICS, RESUME
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
-from ris_pipeline.process.ranks import any_rank, is_orphaned, is_same_everywhere, wait
+from ris_pipeline.process.ranks import any_rank, broadcast, is_orphaned, wait
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
@@ -66,7 +67,7 @@ class TrainingState:
     """
 
     def __init__(self, folder: Path, parts: Mapping[str, Stateful], *, is_writer: bool = True) -> None:
-        """Keep the state of `parts`, by name. `is_writer`: true on rank 0, which alone writes; all ranks load."""
+        """Keep the state of `parts`, by name. `is_writer`: true on rank 0, which alone writes."""
         self.folder, self.parts, self.is_writer = folder, parts, is_writer
         self.n_done = 0
         self.is_finished = False  # as `finish` left it
@@ -75,24 +76,20 @@ class TrainingState:
     def load(self) -> int:
         """Bring the parts to the last checkpoint, if there is one; return the number of steps done.
 
-        Raises RisError for a checkpoint that is damaged or of other networks, and where the processes of one training
-        do not see the same one.
+        Several processes take the one that rank 0 reads, so that the others need not see its disk. Raises RisError for
+        a checkpoint that is damaged or of other networks.
         """
         path = self.folder / RESUME
         log = ""
-        if path.exists():
-            state = _read(path)
+        data = broadcast(lambda: np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8))
+        if len(data) or (self.is_writer and path.exists()):
+            state = _read(data.tobytes(), path)
             try:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 self.n_done, self.is_finished, log = state["n_done"], state["is_finished"], state["log"]
             except (KeyError, RuntimeError, ValueError) as error:
                 raise RisError(f"{path}: a checkpoint of other networks; start over with --force") from error
-        if not is_same_everywhere(self.n_done):
-            raise RisError(
-                f"{path}: the processes do not see the same checkpoint (here step {self.n_done}); on several machines "
-                "--runs has to be one shared folder"
-            )
         if self.is_writer and (log or self._log.exists()):
             write_bytes(self._log, log.encode())
         return self.n_done
@@ -159,12 +156,13 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(data: bytes, path: Path) -> dict[str, Any]:
+    """Return the state in the bytes of a checkpoint; `path` names it in errors."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:  # torch itself does not compare the checksums
             damaged = archive.testzip()
         if damaged is None:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             return state
     except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, NotImplementedError) as error:
         raise RisError(f"{path}: damaged checkpoint; start over with --force") from error

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ris_pipeline.errors import RisError
@@ -16,7 +17,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def start(script, n, *arguments):
-    """The n processes of a script, without torchrun: the first one keeps the store."""
+    """The n processes of a script, without torchrun: the first keeps the store, the others are of another machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -24,7 +25,7 @@ def start(script, n, *arguments):
     return [
         subprocess.Popen(
             [sys.executable, "-c", script, *map(str, arguments)],
-            env={**os.environ, **places, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **places, "RANK": str(rank), "LOCAL_RANK": str(max(rank - 1, 0))},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(n)
@@ -33,16 +34,17 @@ def start(script, n, *arguments):
 
 def end(processes):
     """Exit status, stdout and stderr of each."""
-    ends = [process.communicate(timeout=120) for process in processes]
+    ends = [process.communicate(timeout=280) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, ends, strict=True)]
 
 
 WORK = """
 import json, os, time
+import numpy as np
 import torch
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.ranks import (
-    agree, agreed, any_rank, connected, counted, gather, in_turn, is_first, is_same_everywhere, joined, share, wait
+    agree, agreed, any_rank, broadcast, connected, counted, gather, in_turn, is_first, joined, share, wait
 )
 
 rank = int(os.environ["RANK"])
@@ -71,7 +73,8 @@ def work():
     found["gathered"] = [len(text) for text in gather(str(rank) * (9_000_000 + rank))]
     found["turns"] = in_turn(lambda: time.time())
     with connected(torch.device("cpu")) as place:
-        found["same"] = [place.n_ranks, is_same_everywhere(7), is_same_everywhere(rank), is_same_everywhere(-rank)]
+        found["n_ranks"] = place.n_ranks
+        found["sent"] = [broadcast(lambda: np.arange(n, dtype=np.uint8) + 10 * rank).tolist() for n in (3, 0)]
         found["any"] = [any_rank(rank == 1), any_rank(rank == 3)]
     wait()
 
@@ -90,11 +93,12 @@ def test_three_processes_share_out_what_there_is_to_do():
     assert [each["refused"] for each in found] == ["none, says 0"] * 3
     assert sorted(item for each in found for item in each["own"]) == list("abcdefghij")
     assert len(slow["own"]) < len(first["own"])
-    assert [(each["same"], each["any"]) for each in found] == [([3, True, False, False], [True, False])] * 3
+    assert [(each["n_ranks"], each["any"]) for each in found] == [(3, [True, False])] * 3
+    assert [each["sent"] for each in found] == [[[0, 1, 2], []]] * 3
     assert first["shown"] == 10
     assert first["gathered"] == [9_000_000, 9_000_001, 9_000_002]
     assert slow["gathered"] == other["gathered"] == []
-    assert first["turns"] < min(slow["turns"], other["turns"])
+    assert first["turns"] < slow["turns"] < other["turns"]
 
 
 FAIL = """
@@ -117,6 +121,32 @@ try:
 except BaseException as error:
     sys.exit(error.exit_code)
 """
+
+
+FAIL_CONNECTED = """
+import os, sys
+import torch
+from ris_pipeline.errors import RisError
+from ris_pipeline.process.ranks import any_rank, connected
+from stages.context import _with_errors_shown
+
+def work():
+    with connected(torch.device("cpu")):
+        any_rank(False)
+        if os.environ["RANK"] == "1":
+            raise RisError("a.png: cannot be read")
+        any_rank(False)
+
+try:
+    _with_errors_shown(work, debug=False)
+except BaseException as error:
+    sys.exit(error.exit_code)
+"""
+
+
+def test_an_error_in_a_training_is_told_before_the_connection_breaks():
+    ends = end(start(FAIL_CONNECTED, 2))
+    assert [(code, stderr) for code, _, stderr in ends] == [(1, ""), (1, "ris: a.png: cannot be read\n")]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +173,8 @@ def test_a_process_alone_does_all_of_it():
         assert ranks.agree(lambda: 3) == ranks.in_turn(lambda: 3) == 3
         assert ranks.gather(4) == [4]
         assert ranks.is_first()
-        assert ranks.is_same_everywhere(3)
+        assert ranks.broadcast(lambda: np.array([5], np.uint8)) == [5]
+        assert not ranks.any_rank(False)
         ranks.wait()
         count(1)
 
