@@ -15,7 +15,7 @@ from ris_pipeline.arrays import IGNORE
 from ris_pipeline.artifacts.layout import label_path
 from ris_pipeline.datasets.io.images import load_image, to_pixels
 from ris_pipeline.datasets.io.labels import load_label, resize_labels
-from ris_pipeline.datasets.records import Dataset, Expression, Ref
+from ris_pipeline.datasets.records import Dataset, Expression, Image, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.training.cache import ImageCache
 from ris_pipeline.training.draws import Draw, Plan
@@ -41,6 +41,9 @@ class Batch:
         """Return the batch in memory from which `to` copies to a CUDA device without waiting; torch's loader asks."""
         targets = None if self.targets is None else self.targets.pin_memory()
         return replace(self, pixels=self.pixels.pin_memory(), image_of=self.image_of.pin_memory(), targets=targets)
+
+
+Outline = tuple[list[Draw], Dataset]
 
 
 class Targets(Protocol):
@@ -101,12 +104,22 @@ class RefBatches:
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step."""
-        draws = self._draws_of(step)
-        dataset = self.plan.dataset
-        refs = [dataset.refs[draw.ref] for draw in draws]
+        return self.read(self.outline(step))
+
+    def outline(self, step: int) -> Outline:
+        """Return what a step sees: the draws, and a data set of their refs alone, in that order."""
+        draws, dataset = self._draws_of(step), self.plan.dataset
+        refs = tuple(dataset.refs[draw.ref] for draw in draws)
+        images = {ref.image_id: dataset.images[ref.image_id] for ref in refs}
+        return draws, replace(dataset, images=images, refs=refs, absent=())
+
+    def read(self, outline: Outline) -> Batch:
+        """Return the batch that is outlined."""
+        draws, dataset = outline
+        refs = dataset.refs
         is_mirrored = {ref.image_id: draw.is_mirrored for ref, draw in zip(refs, draws, strict=True)}
         row = {image_id: k for k, image_id in enumerate(is_mirrored)}
-        pixels = torch.stack([self._read(image_id, mirrored) for image_id, mirrored in is_mirrored.items()])
+        pixels = torch.stack([self._read(dataset.images[i], mirrored) for i, mirrored in is_mirrored.items()])
         targets = None
         if self.targets is not None:
             hw = (self.input_size, self.input_size)
@@ -120,16 +133,15 @@ class RefBatches:
         ref_ids = [self.plan.dataset.refs[draw.ref].ref_id for draw in self._draws_of(step)]
         return f"refs of the batch: {ref_ids}; lower lr"
 
-    def _read(self, image_id: int, mirrored: bool) -> Tensor:
+    def _read(self, image: Image, mirrored: bool) -> Tensor:
         if self.cache is not None:
-            pixels = self.cache.read(image_id)
+            pixels = self.cache.read(image.image_id)
         else:
-            pixels = to_pixels(load_image(self.plan.dataset.images[image_id]), self.input_size)
+            pixels = to_pixels(load_image(image), self.input_size)
         return pixels.flip(-1) if mirrored else pixels
 
     def _draws_of(self, step: int) -> list[Draw]:
         epoch, i = divmod(step, self.plan.n_steps)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, self.plan.order_epoch(epoch))
-        # Drawn by the batch: a reader makes only some of an epoch's batches, and writes to the refs that it looks at.
         return [self.plan.draw(ref, epoch) for ref in self._epoch[1][i]]

@@ -6,7 +6,7 @@ import gc
 import signal
 from collections.abc import Generator, Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,9 +37,22 @@ class Source(Protocol[B]):
         """Return what a step reads and which setting to lower, for the error of a loss that is not finite."""
 
 
+@runtime_checkable
+class Outlined(Protocol[B]):
+    """A source that knows a batch before it has read it."""
+
+    def outline(self, step: int, /) -> Any:
+        """Return what the batch of a step is made of."""
+
+    def read(self, outline: Any, /) -> B:
+        """Return the batch."""
+
+
 def read_ahead(source: Source[B], steps: Iterable[int], workers: int, *, pinned: bool = False) -> Generator[B]:
     """Yield the batches of the steps in order, prepared by `workers` processes; 0: by this one.
 
+    The outlines of an `Outlined` source are made by this process: to look at the records of a data set is to write to
+    them, to their reference counts, and each reader would in time have a copy of them all.
     `pinned`: in memory from which a CUDA device copies without waiting; a thread moves them there ahead.
     Close the generator (`contextlib.closing`): that ends the processes, whatever happened in between. Raises the
     RisError that a process met, and one for shared memory that is full.
@@ -47,7 +60,7 @@ def read_ahead(source: Source[B], steps: Iterable[int], workers: int, *, pinned:
     loader: DataLoader[Any] = DataLoader(
         _Guarded(source),
         batch_size=None,
-        sampler=steps,
+        sampler=map(source.outline, steps) if isinstance(source, Outlined) else steps,
         collate_fn=_keep,
         num_workers=workers,
         pin_memory=pinned,
@@ -66,9 +79,9 @@ class _Guarded(TorchDataset[Any]):
     def __init__(self, source: Source[Any]) -> None:
         self.source = source
 
-    def __getitem__(self, step: int) -> Any:
+    def __getitem__(self, step: Any) -> Any:
         try:
-            item = self.source[step]
+            item = self.source.read(step) if isinstance(self.source, Outlined) else self.source[step]
             if get_worker_info() is not None:
                 _share(item)
             return item

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,32 @@ def test_worker_processes_read_the_same(dataset, workers):
         assert torch.equal(a.pixels, b.pixels)
         assert torch.equal(a.image_of, b.image_of)
         assert torch.equal(a.targets, b.targets)
+
+
+def test_an_outline_holds_all_that_a_reader_needs(dataset):
+    """Readers look at nothing but the outline, or in time each would have a copy of all records."""
+    source = RefBatches(plan_of(dataset), 1, 6, TrueMasks())
+    outline, expected = source.outline(1), source[1]
+    assert len(outline[1].refs) == len(expected.draws) < len(dataset.refs)
+    empty = replace(dataset, images={}, refs=())
+    source.plan = replace(source.plan, dataset=empty)
+    read = source.read(outline)
+    assert torch.equal(read.pixels, expected.pixels)
+    assert torch.equal(read.targets, expected.targets)
+    assert torch.equal(read.image_of, expected.image_of)
+    assert (read.draws, read.image_ids) == (expected.draws, expected.image_ids)
+
+
+def test_readers_are_given_outlines(dataset, monkeypatch):
+    source = RefBatches(plan_of(dataset), 2, 6)
+    made = os.getpid()
+
+    def outline(step):
+        assert os.getpid() == made
+        return RefBatches.outline(source, step)
+
+    monkeypatch.setattr(source, "outline", outline)
+    assert len(list(read_ahead(source, range(3), workers=1))) == 3
 
 
 def test_the_oracles_labels_are_the_true_masks(dataset):
