@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ris_pipeline.process.console import Console
 from ris_pipeline.process.workers import WORKERS
 from stages.console import emit
 from stages.context import Device, DryRun, Output, Places, Precision, Workers, open_context
@@ -83,7 +84,7 @@ def run(
         emit(output, text, {"groups": missing})
     elif dry_run:
         if experiment.cost:
-            print(f"{experiment.name} has taken {experiment.cost}", file=sys.stderr)
+            Console(quiet=output.quiet).say(f"{experiment.name} has taken {experiment.cost}")
         for group in chosen:
             for point in group:
                 n, why = len(read(point)), explain(point)
