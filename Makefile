@@ -29,9 +29,9 @@ all: data
 # Better masks than the paper's, after `make all`: docs/beyond.md. On shapes the last round trains twice as long.
 best: data
 	$(RIS) make-pseudolabels --refine --preset best $(OPTIONS)
-	$(RIS) train-step2 --preset best $(OPTIONS)
+	$(RIS) train-step2 $(OPTIONS)
 	$(RIS) make-pseudolabels --round 2 --preset best $(OPTIONS)
-	$(RIS) train-step2 --round 2 --preset best $(if $(filter shapes%,$(DATASET)),--set epochs=12) $(OPTIONS)
+	$(RIS) train-step2 --round 2 $(if $(filter shapes%,$(DATASET)),--set epochs=12) $(OPTIONS)
 	$(RIS) score --stage pseudolabels $(OPTIONS)
 	$(RIS) score --stage step2 $(OPTIONS)
 
