@@ -11,9 +11,10 @@ The released way, from its code: a PRMS dump takes one ref at a time, encodes th
 CLIP see each of K maps K times; a score encodes the image for each sentence; the random walk squares a dense matrix for
 each ref; CLIP's attention pooling runs, and nothing reads it. A step of Step-1 shows its masked images to CLIP twice,
 encodes the negative sentences image by image, and takes gradients of CLIP's weights, which nothing uses; one of Step-2
-takes W_w at each position. On CUDA that CLIP is in float16. What it does not do is our doing: as here, it reads
-the next images meanwhile, its sentences are tokens already, and torch is the same. Left out is what it computes beside
-(boxes of the masks, a log). `test_as_released.py` shows that both ways give the same.
+takes W_w at each position. On CUDA that CLIP is in float16; cuDNN chooses deterministically in Step-1, by search in
+Step-2. The comparison favours it where there is a choice: the next images are read meanwhile, a training's sentences are
+tokens already, torch is the same, and what is computed beside (boxes of the masks, a log) is left out.
+`test_as_released.py` shows that both ways give the same.
 """
 
 from __future__ import annotations
