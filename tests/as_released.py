@@ -12,8 +12,8 @@ CLIP see each of K maps K times; a score encodes the image for each sentence; th
 each ref; CLIP's attention pooling runs, and nothing reads it. A step of Step-1 shows its masked images to CLIP twice,
 encodes the negative sentences image by image, and takes gradients of CLIP's weights, which nothing uses; one of Step-2
 takes W_w at each position. On CUDA that CLIP is in float16; cuDNN chooses deterministically in Step-1, by search in
-Step-2. The comparison favours it where there is a choice: the next images are read meanwhile, a training's sentences are
-tokens already, torch is the same, and what is computed beside (boxes of the masks, a log) is left out.
+Step-2. The comparison favours it where there is a choice: the next images are read meanwhile, the sentences of a
+training are tokens already, torch is the same, and what is computed beside (boxes of the masks, a log) is left out.
 `test_as_released.py` shows that both ways give the same.
 """
 
