@@ -61,11 +61,11 @@ table-%: sets
 figure-%: sets
 	@mkdir -p "$(RUNS)/figures"
 	$(RIS) experiment figure$* --jobs $(JOBS) $(TABLES)
-	$(RIS) figure qualitative --experiment figure$* --out "$(RUNS)/figures/figure$*.png" $(TABLES)
+	$(RIS) figure qualitative figure$* --out "$(RUNS)/figures/figure$*.png" $(TABLES)
 
 curve-%: table-%
 	@mkdir -p "$(RUNS)/figures"
-	$(RIS) figure sweep --experiment $* --out "$(RUNS)/figures/curve$*.png" $(TABLES)
+	$(RIS) figure sweep $* --out "$(RUNS)/figures/curve$*.png" $(TABLES)
 
 # The embedded data sets, where it is one of them.
 sets: $(READY)

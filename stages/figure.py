@@ -21,12 +21,12 @@ def run(
     output: Output,
     kind: Annotated[Literal["qualitative", "curves", "sweep"], typer.Argument(help="What to draw.")],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File to write, .png or .pdf.")],
-    split: Splits = None,
-    ref: Annotated[list[int] | None, typer.Option(metavar="<int>", help="Id of a ref to show; repeatable.")] = None,
     experiment: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Whose curve, or whose rows as columns: table5, figure2, a .toml file."),
+        typer.Argument(metavar="NAME", help="Whose curve, or whose rows as columns: table5, figure2, a .toml file."),
     ] = None,
+    split: Splits = None,
+    ref: Annotated[list[int] | None, typer.Option(metavar="<int>", help="Id of a ref to show; repeatable.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -35,17 +35,17 @@ def run(
 
     Reads:    what the stages left in runs/<dataset>/; images, boxes, masks
     Writes:   the file of --out
-    Example:  ris figure qualitative --experiment figure2 --out figure2.pdf
+    Example:  ris figure qualitative figure2 --out figure2.pdf
     """
     from ris_pipeline.report.figures import check_format, save_figure
 
     check_format(out)
     if experiment is not None and kind == "curves":
-        raise RisError("--experiment chooses what a sweep or qualitative rows are of; curves are of trainings")
+        raise RisError(f"{experiment}: a sweep or qualitative rows are of an experiment; curves are of trainings")
     if experiment is not None:
         figure = None if dry_run else _draw_experiment(places, kind, experiment, split or [], ref or [], seed, device)
     elif kind == "sweep":
-        raise RisError("a sweep is of an experiment: --experiment table5, say")
+        raise RisError("a sweep is of an experiment: ris figure sweep table5, say")
     else:
         from ris_pipeline.report.make import draw_figure
 

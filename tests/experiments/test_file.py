@@ -81,8 +81,8 @@ def test_make_tables_makes_and_shows_each_of_them():
     for number in range(1, 8):
         assert re.search(rf"ris experiment {number} .*\n\S*ris table {number} ", out), number
     for name in FIGURES:
-        assert re.search(rf"ris experiment {name} .*\n\S*ris figure qualitative --experiment {name} --out", out), name
-    assert re.findall(r"ris figure sweep --experiment (\d) ", out) == ["4", "5"]
+        assert re.search(rf"ris experiment {name} .*\n\S*ris figure qualitative {name} --out", out), name
+    assert re.findall(r"ris figure sweep (\d) ", out) == ["4", "5"]
 
 
 @pytest.mark.parametrize("name", [*TABLES, *FIGURES])

@@ -365,7 +365,7 @@ def test_a_new_users_table_by_readmes_text_alone(copy_of_project, call_ris, caps
 
 def test_the_curve_of_a_setting(own, call, call_ris, capsys, tmp_path):
     out = tmp_path / "sweep.png"
-    words = ("figure", "sweep", "--experiment", own / "own.toml", "--out", out)
+    words = ("figure", "sweep", own / "own.toml", "--out", out)
     (own / "own.toml").write_text(f'axis = "rate"{TWO_RATES}')
     assert call_ris(*words, **places_in(own)) == 1
     assert "nothing is made yet" in capsys.readouterr().err
@@ -381,7 +381,7 @@ def test_the_curve_of_a_setting(own, call, call_ris, capsys, tmp_path):
 
 def test_the_rows_as_columns_of_a_figure(own, call, call_ris, capsys, tmp_path):
     """Image, "as it is", "ten times", truth: the rate's answers differ, and "labels" are of train alone."""
-    words = ("figure", "qualitative", "--experiment", own / "own.toml", "--split", "val", "--out")
+    words = ("figure", "qualitative", own / "own.toml", "--split", "val", "--out")
     assert call_ris(*words, tmp_path / "none.png", **places_in(own)) == 0  # the chain's own Step-1 is there
     call("experiment")
     assert call_ris(*words, tmp_path / "both.png", **places_in(own)) == 0
@@ -394,8 +394,8 @@ def test_the_rows_as_columns_of_a_figure(own, call, call_ris, capsys, tmp_path):
     assert same == [True, True, False, True]  # what was not made had an empty column
     capsys.readouterr()
     for wrong, message in (
-        (("curves", "--experiment", "table5"), "curves are of trainings"),
-        (("qualitative", "--experiment", own / "own.toml", "--split", "testA"), "testA"),
+        (("curves", "table5"), "curves are of trainings"),
+        (("qualitative", own / "own.toml", "--split", "testA"), "testA"),
     ):
         assert call_ris("figure", *wrong, "--out", tmp_path / "a.png", **places_in(own)) == 1
         assert message in capsys.readouterr().err
