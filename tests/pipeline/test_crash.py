@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,9 @@ pytestmark = [
 ]
 
 CHECKOUT = Path(__file__).parents[2]
-SETTLE = 20.0  # seconds in which all processes of a killed command have to be gone; torch's readers look every 5 s
+# Seconds in which all processes of a killed command have to be gone: torch's readers look every 5 s, and torchrun waits
+# 30 s for the other ranks.
+SETTLE = 20.0, 50.0
 
 SMALL_CLIP = [
     word
@@ -57,11 +59,11 @@ class Launcher:
     root: Path
     peak_kib: int = 0  # of the last command
 
-    def start(self, command: list[str], *extra: str, workers: str = "0") -> int:
-        """The pid of the command's process."""
+    def start(self, command: list[str], *extra: str, workers: str = "0", n_ranks: int = 1) -> int:
+        """The pid of the command's process, or of the parent of its ranks."""
         assert self.process.stdin is not None
         words = add_options([*command, *extra], **{**places_in(self.root), "workers": workers})
-        request = {"arguments": words, "stderr": str(self.root / "errors.txt")}
+        request = {"arguments": words, "stderr": str(self.root / "errors.txt"), "n_ranks": n_ranks}
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         return int(self.read_line())
 
@@ -78,9 +80,9 @@ class Launcher:
         """Whether the command ends within this time; its status can then be read."""
         return bool(select.select([self.process.stdout], [], [], max(seconds, 0))[0])
 
-    def run(self, command: list[str], *extra: str, workers: str = "0") -> float:
+    def run(self, command: list[str], *extra: str, workers: str = "0", n_ranks: int = 1) -> float:
         """Run a command undisturbed; the seconds from the moment that it began to write."""
-        began = self.wait_until_it_writes(self.start(command, *extra, workers=workers))
+        began = self.wait_until_it_writes(self.start(command, *extra, workers=workers, n_ranks=n_ranks))
         self.has_ended(600)
         status = self.read_status()
         assert status == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
@@ -90,22 +92,31 @@ class Launcher:
         """The time at which the command took a lock or had ended."""
         while not self.has_ended(0.005):
             locks = [*self.root.glob("runs/*/*/*.lock"), *self.root.glob("data/*.lock")]
-            if any(f"process {pid} on" in read_if_there(lock) for lock in locks):
+            if any(group_of(read_if_there(lock)) == pid for lock in locks):
                 break
         return time.monotonic()
 
-    def run_and_kill(self, command: list[str], delay: float, *extra: str, workers: str, whole_group: bool) -> bool:
-        """Kill the command `delay` seconds after it began to write, alone or with its workers; False if it was done."""
-        pid = self.start(command, *extra, workers=workers)
+    def run_and_kill(
+        self, command: list[str], delay: float, *extra: str, workers: str, n_ranks: int, victim: str
+    ) -> bool:
+        """Kill the command `delay` seconds after it began to write; False if it was done.
+
+        `victim`: "parent", "all", or one of its children, "0" or "1".
+        """
+        pid = self.start(command, *extra, workers=workers, n_ranks=n_ranks)
         self.wait_until_it_writes(pid)
         if self.has_ended(delay):
             assert self.read_status() == 0, (command, (self.root / "errors.txt").read_text()[-2000:])
             return False
-        with suppress(ProcessLookupError):  # it ended just now
-            (os.killpg if whole_group else os.kill)(pid, signal.SIGKILL)
-        killed = self.read_status() == -signal.SIGKILL
-        wait_for_end_of(pid)
-        return killed
+        with suppress(ProcessLookupError, IndexError):  # it ended just now
+            if victim == "all":
+                os.killpg(pid, signal.SIGKILL)
+            else:
+                os.kill(pid if victim == "parent" else children_of(pid)[int(victim)], signal.SIGKILL)
+        status = self.read_status()
+        assert status in (0, -signal.SIGKILL if victim in ("all", "parent") else 1), status
+        wait_for_end_of(pid, SETTLE[n_ranks > 1])
+        return status != 0
 
 
 def read_if_there(path: Path) -> str:
@@ -113,6 +124,19 @@ def read_if_there(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         return ""
+
+
+def group_of(holder: str) -> int | None:
+    """The process group of the process that a lock names; None where it is gone."""
+    words = holder.split()
+    try:
+        return os.getpgid(int(words[1])) if words else None
+    except ProcessLookupError:
+        return None
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def living_of(group: int) -> list[str]:
@@ -129,9 +153,9 @@ def living_of(group: int) -> list[str]:
     return found
 
 
-def wait_for_end_of(group: int) -> None:
-    """Returns when no process of the group lives; fails where one does not end."""
-    deadline = time.monotonic() + SETTLE
+def wait_for_end_of(group: int, seconds: float = SETTLE[0]) -> None:
+    """Returns when no process of the group lives; fails where one does not end in time."""
+    deadline = time.monotonic() + seconds
     while living := living_of(group):
         assert time.monotonic() < deadline, living
         time.sleep(0.05)
@@ -184,23 +208,27 @@ def list_names(folder: Path) -> dict[str, str]:
 
 
 def kill_at_random(
-    launcher: Launcher, names: list[str], n_kills: int, durations: dict[tuple[str, str], float], rng: random.Random
-) -> Counter[str]:
-    """Kill each command so often at random moments and let it end; the number of kills by command."""
+    launcher: Launcher, names: list[str], n_kills: int, durations: dict[tuple[str, str], float], rng: random.Random,
+    *, n_ranks: int = 1, victims: Sequence[str] = ("parent", "all"),
+) -> Counter[str]:  # fmt: skip
+    """Kill each command so often at random moments and let it end; the number of kills by command.
+
+    Killed alone, its workers have to notice, and the ranks beside it; a machine that goes down kills all.
+    """
     kills: Counter[str] = Counter()
     for name in names:
         command, anew = COMMANDS[name], []
         while kills[name] < n_kills:
             workers = rng.choice("001")  # the result does not depend on it
             delay = rng.uniform(0, durations[name, workers])
-            # Killed alone, its workers have to notice; a machine that goes down kills all.
-            if launcher.run_and_kill(command, delay, *anew, workers=workers, whole_group=rng.random() < 0.5):
+            victim = rng.choice(victims)
+            if launcher.run_and_kill(command, delay, *anew, workers=workers, n_ranks=n_ranks, victim=victim):
                 kills[name] += 1
+                print(f"{name}: {victim} killed after {delay:.2f} s", flush=True)
                 anew = []
             else:
                 anew = ["--force"]
-        launcher.run(command)
-        print(f"{name}: {kills[name]} kills", flush=True)
+        launcher.run(command, n_ranks=n_ranks)
     return kills
 
 
@@ -288,9 +316,13 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launc
 
 @pytest.mark.endurance
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("seed", range(4))
-def test_every_command_killed_four_times(seed, tmp_path, write_tiny_card, launch):
-    """Four storms of 32 kills: 128 in all."""
+@pytest.mark.parametrize(
+    ("seed", "n_ranks", "victims"),
+    [*((seed, 1, ("parent", "all")) for seed in range(4)), (4, 2, ("parent", "all", "0", "1"))],
+    ids=["0", "1", "2", "3", "two-ranks"],
+)
+def test_every_command_killed_four_times(seed, n_ranks, victims, tmp_path, write_tiny_card, launch):
+    """Four storms of 32 kills, and one of 28 under torchrun, where the victim may also be one rank of two."""
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
     durations = {}
     launcher = launch(calm)
@@ -299,10 +331,15 @@ def test_every_command_killed_four_times(seed, tmp_path, write_tiny_card, launch
         card = write_tiny_card(root, train=6, val=2)
         text = card.read_text().replace("irn_epochs = 1", "irn_epochs = 3").replace("epochs = 1\nb", "epochs = 3\nb")
         card.write_text(text)
-    for name, command in COMMANDS.items():
+    names = list(COMMANDS)
+    if n_ranks > 1:  # the data set is generated by one process
+        names.remove("make-shapes")
+        for launcher.root in (stormy, calm):
+            launcher.run(COMMANDS["make-shapes"])
+    for name in names:
         for workers in "10":
-            durations[name, workers] = launcher.run(command, "--force", workers=workers)
+            durations[name, workers] = launcher.run(COMMANDS[name], "--force", workers=workers, n_ranks=n_ranks)
     launcher.root = stormy
-    kills = kill_at_random(launcher, list(COMMANDS), 4, durations, random.Random(seed))
-    assert kills.total() == 4 * len(COMMANDS)
+    kills = kill_at_random(launcher, names, 4, durations, random.Random(seed), n_ranks=n_ranks, victims=victims)
+    assert kills.total() == 4 * len(names)
     check_same(calm, stormy)
