@@ -203,7 +203,7 @@ def make_shapes(context: Context) -> Path | None:
 
 def _check_places(card: Card) -> None:
     """Raise RisError where the card expects the generated files elsewhere than they are written."""
-    folder = card.images.parent
+    folder = Path(card.name)  # its own: a copied card must not replace the data set that it was copied from
     right = {
         "partition": ("shapes", card.partition),
         "images": (str(folder / "images"), str(card.images)),

@@ -19,8 +19,8 @@ CARD = """
 name = "{name}"
 format = "refer"
 partition = "shapes"
-annotations = "tiny/refer/shapes"
-images = "tiny/images"
+annotations = "made/refer/shapes"
+images = "made/images"
 
 [splits]
 train = "any"
@@ -147,8 +147,8 @@ def test_scored_as_if_trained_here(ris, tiny_files, released_state, independent)
 
 
 def read_annotations(split):
-    refs = pickle.loads(Path("data/tiny/refer/shapes/refs(shapes).p").read_bytes())
-    instances = json.loads(Path("data/tiny/refer/shapes/instances.json").read_text())
+    refs = pickle.loads(Path("data/made/refer/shapes/refs(shapes).p").read_bytes())
+    instances = json.loads(Path("data/made/refer/shapes/instances.json").read_text())
     images = {image["id"]: image for image in instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
     return [(ref, images[ref["image_id"]], annotations[ref["ann_id"]]) for ref in refs if ref["split"] == split]
@@ -156,7 +156,7 @@ def read_annotations(split):
 
 def read_sentences(split):
     for ref, image, _ in read_annotations(split):
-        yield Path("data/tiny/images") / image["file_name"], [sentence["sent"] for sentence in ref["sentences"]]
+        yield Path("data/made/images") / image["file_name"], [sentence["sent"] for sentence in ref["sentences"]]
 
 
 def read_truth(split):

@@ -148,6 +148,18 @@ def test_a_card_that_looks_elsewhere_is_refused_before_anything_is_made(few, rig
     assert not few.data_root.exists()
 
 
+def test_a_copied_card_does_not_replace_the_data_set_of_the_first(few, tmp_path):
+    call(data.run_make_shapes, few)
+    stamp = few.data_root / "few" / "generated.json"
+    made = stamp.read_bytes()
+    copy = tmp_path / "more.toml"
+    text = Path(few.dataset).read_text()
+    copy.write_text(text.replace('name = "few"', 'name = "more"').replace("seed = 7", "seed = 8"))
+    with pytest.raises(RisError, match=re.escape('more: the card must have images = "more/images", ')):
+        call(data.run_make_shapes, dataclasses.replace(few, dataset=str(copy)))
+    assert stamp.read_bytes() == made
+
+
 def test_a_generated_set_of_another_number_of_sentences_says_what_to_write(few):
     card = Path(few.dataset)
     card.write_text(card.read_text().replace('val = "any"', "val = 1"))
