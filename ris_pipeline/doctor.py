@@ -159,10 +159,10 @@ def check_weights(context: Context) -> Iterator[Finding]:
         try:
             yield _look_at_weights(name, weights, label, is_clip=is_clip)
         except DownloadError:
-            remedy = 'downloaded at first use; without a network, name a local file: README.md, "Weights"'
+            remedy = "downloaded at first use; without a network, name a local file: docs/weights.md"
             yield Finding("weights", "warning", f"{label}: not on this machine yet", remedy)
         except RisError as error:
-            yield Finding("weights", "broken", f"{label}: {error}", 'README.md, "Weights"')
+            yield Finding("weights", "broken", f"{label}: {error}", "docs/weights.md")
 
 
 def _look_at_weights(name: str, weights: str | None, label: str, *, is_clip: bool) -> Finding:

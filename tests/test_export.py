@@ -23,8 +23,8 @@ from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.predict import Segmenter
 from tiny import TINY, build_random
 
-SENTENCE = "the dog on the left"  # README's
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+SENTENCE = "the dog on the left"  # docs/predict.md's
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "predict.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module", params=["step1", "step2"])
@@ -51,7 +51,7 @@ def test_onnx_gives_the_segmenters_map(responder: Step1Responder | Step2Responde
     expected = Segmenter(responder)(image, SENTENCE)
     np.testing.assert_allclose(found, expected.map, atol=1e-3)
     PIL.Image.fromarray(image).save(tmp_path / "photo.png")
-    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "onnxruntime" in block]
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL) if "onnxruntime" in block]
     lines = lines.replace("photo.jpg", str(tmp_path / "photo.png")).replace("320", "64")
     names: dict[str, Any] = {}
     exec(lines.replace("ris.onnx", str(tmp_path / "ris.onnx")), names)
