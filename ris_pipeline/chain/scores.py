@@ -125,7 +125,9 @@ def _plan(
             if row in found:
                 inputs = {**base.inputs, source.name: source.digest} if source else base.inputs
                 flags = {"scored": row.name, "split": split}
-                jobs.append(_Job(row, split, source, replace(base, inputs=inputs, flags=flags)))
+                precision = base.precision if row.kind == "network" else "fp32"  # others only read what is stored
+                request = replace(base, inputs=inputs, flags=flags, precision=precision)
+                jobs.append(_Job(row, split, source, request))
             elif not row.optional:
                 missing.setdefault(row.command.format(split=split), []).append(f"{row.name} {split}")
     for command, names in missing.items():

@@ -197,6 +197,16 @@ def test_the_table_fits_and_is_made_once(options, tmp_path, capsys):
     assert second.err.count("up to date") == 10
 
 
+def test_precision_makes_other_scores_of_networks_alone(options, tmp_path, capsys):
+    make_everything(options, tmp_path)
+    single, half = (
+        {row["scored"]: row["path"] for row in scores(dataclasses.replace(options, precision=precision), capsys)}
+        for precision in ("fp32", "bf16")
+    )
+    assert {name for name in single if single[name] != half[name]} == {name for name in single if "step2" in name}
+    assert {"chance", "step1", "prms", "step2"} <= single.keys()
+
+
 def test_a_compared_method_is_one_row_more(options, capsys, monkeypatch):
     left, right = [[4, -2]] * 2, [[-2, 4]] * 2
     make_responses(options, "val", [left])
