@@ -301,13 +301,13 @@ def _predict(
     """Write the files of the jobs that fall to this process, and return what has been found of each."""
     from ris_pipeline.datasets.io.files import read_remark
     from ris_pipeline.datasets.io.images import load_image
+    from ris_pipeline.maps.at_test_time import N_DRAWN, apply_test_time
     from ris_pipeline.maps.compete import draw_sentences
-    from ris_pipeline.maps.looks import N_DRAWN, ask
     from ris_pipeline.process.device import autocast
 
     segmenter = in_turn(lambda: load_segmenter(context, checkpoint, method))
     if test_time:
-        segmenter.responder = ask(
+        segmenter.responder = apply_test_time(
             segmenter.responder, test_time, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0)
         )
     for line in segmenter.describe_unread(list(dict.fromkeys(text for job in jobs for text in job.sentences))):

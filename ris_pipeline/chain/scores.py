@@ -188,8 +188,8 @@ def _find_tier(context: Context, job: _Job) -> Tier:
 
 def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome]:
     """Yield the outcomes of a row, of the images that fall to this process."""
+    from ris_pipeline.maps.at_test_time import N_DRAWN, apply_test_time
     from ris_pipeline.maps.compete import draw_sentences
-    from ris_pipeline.maps.looks import N_DRAWN, ask
     from ris_pipeline.maps.store import ResponseStore
     from ris_pipeline.methods.load import load_network
     from ris_pipeline.process.device import autocast
@@ -205,7 +205,9 @@ def _evaluate(context: Context, job: _Job, dataset: Dataset) -> Iterator[Outcome
         with autocast(context.device, context.precision):
             network = in_turn(partial(load_network, job.source, context.device))
             options = job.row.test_time
-            responder = ask(network, options, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0))
+            responder = apply_test_time(
+                network, options, lambda: draw_sentences(context.open_dataset(TRAIN_SPLIT), N_DRAWN, 0)
+            )
             clean = partial(clean_masks, refine=refine_on(context.device)) if "crf" in options else None
             yield from evaluate.evaluate_network(
                 dataset, responder, BATCH_SIZE, clean, share, compete="compete" in options

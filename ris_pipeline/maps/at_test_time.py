@@ -1,4 +1,7 @@
-"""What may be done at test time to the answers of a network, beside its masks: how it is asked."""
+"""Test-time options that change how a network is asked: several sizes, the mirror image, drawn sentences as rivals.
+
+Those that change its masks afterwards are `maps.compete.separate_masks` and `refine.masks.clean_masks`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ from torch import Tensor
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.compete import find_drawn_rivals, let_compete
 from ris_pipeline.maps.mirror import Mirrored
-from ris_pipeline.maps.respond import Responder
+from ris_pipeline.maps.respond import Responder, ResponderWrapper
 from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.sizes import AtSizes
 
 N_DRAWN = 64  # sentences of the train split
 
 
-def ask(responder: Responder, options: Collection[str], draw: Callable[[], list[str]]) -> Responder:
-    """Return the responder that is asked with some of `scoring.rows.TEST_TIME`; `draw` gives the drawn sentences."""
+def apply_test_time(responder: Responder, options: Collection[str], draw: Callable[[], list[str]]) -> Responder:
+    """Return the responder with those of the `options` (`scoring.rows.TEST_TIME`) that change how it is asked.
+
+    `draw` returns the drawn sentences; it is called for the option "rivals" only.
+    """
     if "sizes" in options:
         responder = AtSizes(responder)
     if "mirror" in options:
@@ -28,18 +34,14 @@ def ask(responder: Responder, options: Collection[str], draw: Callable[[], list[
     return AgainstDrawn(responder, draw()) if "rivals" in options else responder
 
 
-class AgainstDrawn:
+class AgainstDrawn(ResponderWrapper):
     """A responder whose score grids are at most 0 where a drawn sentence about something else responds more."""
 
     def __init__(self, responder: Responder, sentences: list[str]) -> None:
         """`sentences`: those that compete. Raises RisError for a responder of which a score of 0 is not nothing."""
         if responder.rule.activation not in ("relu", "logit", "clamp"):
             raise RisError("drawn sentences compete where a score of 0 means nothing, as Step-1's and Step-2's does")
-        self._responder = responder
-        self.input_size, self.grid_hw, self.rule = responder.input_size, responder.grid_hw, responder.rule
-        self.device, self.n_tokens, self.latin_only = responder.device, responder.n_tokens, responder.latin_only
-        self.encode_images, self.encode_texts = responder.encode_images, responder.encode_texts
-        self.find_cut = responder.find_cut
+        super().__init__(responder)
         with torch.no_grad():
             self._drawn = responder.encode_texts(sentences)
 

@@ -9,19 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ris_pipeline.maps.respond import Responder
+from ris_pipeline.maps.respond import ResponderWrapper
 
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|hand|side|er|ward|wards|s)?\b)", re.IGNORECASE)
 
 
-class Mirrored:
+class Mirrored(ResponderWrapper):
     """A responder whose score grids are the mean over an image and its mirror image."""
-
-    def __init__(self, responder: Responder) -> None:
-        self._responder = responder
-        self.input_size, self.grid_hw, self.rule = responder.input_size, responder.grid_hw, responder.rule
-        self.device, self.n_tokens, self.latin_only = responder.device, responder.n_tokens, responder.latin_only
-        self.find_cut = responder.find_cut
 
     def encode_images(self, pixels: Tensor) -> list[Any]:
         """Return the encodings of each of the images float32 (B, 3, S, S) and of its mirror image."""

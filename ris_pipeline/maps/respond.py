@@ -70,6 +70,31 @@ class Responder(Protocol):
         """Return the sentences of which it does not read the end."""
 
 
+class ResponderWrapper:
+    """A responder that asks another one: what a subclass does not override is the other's."""
+
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
+        self.input_size, self.grid_hw, self.rule = responder.input_size, responder.grid_hw, responder.rule
+        self.device, self.n_tokens, self.latin_only = responder.device, responder.n_tokens, responder.latin_only
+
+    def encode_images(self, pixels: Tensor) -> list[Any]:
+        """Return the encoding of each of the images float32 (B, 3, S, S)."""
+        return self._responder.encode_images(pixels)
+
+    def encode_texts(self, sentences: list[str]) -> Tensor:
+        """Return the encodings float (N, …) of N sentences."""
+        return self._responder.encode_texts(sentences)
+
+    def respond(self, image: Any, texts: Tensor, ref_ids: Sequence[int] | None = None) -> Tensor:
+        """Return the score grids float32 (n, h, w) of n encoded sentences about one encoded image."""
+        return self._responder.respond(image, texts, ref_ids)
+
+    def find_cut(self, sentences: Sequence[str]) -> list[str]:
+        """Return the sentences of which it does not read the end."""
+        return self._responder.find_cut(sentences)
+
+
 def split_batches(groups: Sequence[ImageGroup], size: int) -> Iterator[Sequence[ImageGroup]]:
     """Yield the groups in order, `size` images at a time."""
     for start in range(0, len(groups), size):

@@ -9,20 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ris_pipeline.maps.respond import Responder
+from ris_pipeline.maps.respond import Responder, ResponderWrapper
 
 FACTORS = (1.0, 1.2, 1.4)  # smaller does harm on shapes (docs/beyond.md)
 _CELL = 32  # pixels: the coarsest level's, of which each size has whole ones
 
 
-class AtSizes:
+class AtSizes(ResponderWrapper):
     """A responder whose score grids are the mean over an image at several sizes."""
 
     def __init__(self, responder: Responder) -> None:
-        self._responder = responder
-        self.input_size, self.grid_hw, self.rule = responder.input_size, responder.grid_hw, responder.rule
-        self.device, self.n_tokens, self.latin_only = responder.device, responder.n_tokens, responder.latin_only
-        self.encode_texts, self.find_cut = responder.encode_texts, responder.find_cut
+        super().__init__(responder)
         self._sizes = [max(round(self.input_size * factor / _CELL), 1) * _CELL for factor in FACTORS]
 
     def encode_images(self, pixels: Tensor) -> list[Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.looks import AgainstDrawn, ask
+from ris_pipeline.maps.at_test_time import AgainstDrawn, apply_test_time
 from ris_pipeline.maps.mirror import Mirrored
 from ris_pipeline.maps.rule import Rule
 from ris_pipeline.maps.sizes import AtSizes
@@ -33,8 +33,8 @@ def test_what_a_drawn_sentence_about_something_else_responds_more_to_is_lost():
 
 
 def test_options_are_put_around_each_other():
-    assert isinstance(ask(Rows(), (), list), Rows)
-    asked = ask(Rows(), ("mirror", "sizes", "rivals", "crf"), lambda: ["1 2 3 4"])
+    assert isinstance(apply_test_time(Rows(), (), list), Rows)
+    asked = apply_test_time(Rows(), ("mirror", "sizes", "rivals", "crf"), lambda: ["1 2 3 4"])
     assert isinstance(asked, AgainstDrawn)
     assert isinstance(asked._responder, Mirrored)
     assert isinstance(asked._responder._responder, AtSizes)
