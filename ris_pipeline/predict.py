@@ -24,7 +24,7 @@ from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.check import has_other_script
 from ris_pipeline.datasets.io.files import to_rgb
 from ris_pipeline.datasets.io.images import load_image, to_pixels
-from ris_pipeline.datasets.io.segmentations import Rle, encode_rle
+from ris_pipeline.datasets.io.segmentations import Rle, encode_rle, extent_of
 from ris_pipeline.errors import RisError, suggest_path
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.maps.rule import compute_map, compute_mask, show_map
@@ -64,10 +64,11 @@ class Prediction:
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """The tight box of the mask in pixels: left, top, right, bottom, the last two outside; None if it is empty."""
-        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        if not len(rows):
+        extent = extent_of(self.mask)
+        if extent is None:
             return None
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        left, top, right, bottom = map(int, extent)
+        return left, top, right, bottom
 
     @property
     def polygons(self) -> list[list[float]]:

@@ -110,6 +110,11 @@ class Ref:
         return all(annotation.segmentation is not None for annotation in self.annotations)
 
     @property
+    def has_truth(self) -> bool:
+        """Whether there is a box or a mask to score against."""
+        return bool(self.boxes_xyxy) or self.has_mask
+
+    @property
     def mask_files(self) -> list[Path]:
         """The mask PNGs of its objects."""
         segmentations = (annotation.segmentation for annotation in self.annotations)
@@ -162,7 +167,7 @@ class Dataset:
     @property
     def has_truth(self) -> bool:
         """Whether any ref has a box or a mask to score against."""
-        return any(ref.boxes_xyxy or ref.has_mask for ref in self.refs)
+        return any(ref.has_truth for ref in self.refs)
 
     def first_refs(self, n: int) -> Dataset:
         """Return the data set with its first n refs only; 0: with all."""

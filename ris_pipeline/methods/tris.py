@@ -20,7 +20,7 @@ from ris_pipeline.networks.load import (
     step1_from_config,
     step2_from_config,
 )
-from ris_pipeline.networks.referring import Levels
+from ris_pipeline.networks.parts.levels import Levels
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.released import read_released

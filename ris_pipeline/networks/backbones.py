@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD, renormalise
 from ris_pipeline.errors import DownloadError, RisError
-from ris_pipeline.networks.parts.levels import timm_channels, timm_grid_side, timm_levels
+from ris_pipeline.networks.parts.levels import Levels, timm_channels, timm_grid_side, timm_levels
 from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
 
 TIMM_NAMES = ("resnet50", "swin_base_patch4_window7_224")  # the paper's
@@ -35,7 +35,7 @@ class TimmEncoder(nn.Module):
         c1, c2, c3, c4 = (int(channels) for channels in self.model.feature_info.channels())
         self.level_channels = (c1, c2, c3, c4)
 
-    def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def levels(self, pixels: Tensor) -> Levels:
         """Return c1..c4 of `pixels` float (B, 3, H, W): float (B, C_i, ⌈H/s⌉, ⌈W/s⌉), s = 4, 8, 16, 32."""
         if self._is_swin:  # its patches are 4×4 pixels
             height, width = pixels.shape[-2:]
@@ -61,7 +61,7 @@ class AnyTimmEncoder(nn.Module):
         settings = cast(dict[str, Any], network.pretrained_cfg)
         self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
 
-    def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def levels(self, pixels: Tensor) -> Levels:
         """Return c1..c4 of `pixels` float (B, 3, H, W), as `timm_levels`."""
         if (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD):
             pixels = renormalise(pixels, self.mean, self.std)

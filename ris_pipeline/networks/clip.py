@@ -21,6 +21,7 @@ from ris_pipeline.datasets.io.images import renormalise
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks import vit
 from ris_pipeline.networks.parts.levels import (
+    Levels,
     copy_grid,
     resize,
     timm_channels,
@@ -107,7 +108,7 @@ class Clip(nn.Module):
         c1, c2, c3, c4 = (int(conv.out_channels) for conv in last_convolutions)
         return c1, c2, c3, c4
 
-    def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def levels(self, pixels: Tensor) -> Levels:
         """Return c1..c4 of `pixels` float (B, 3, H, W): float (B, C_i, H/s, W/s) at strides s = 4, 8, 16, 32.
 
         Any input size; the pooling does not run. Of a ViT c4 is the grid of its patches, and c1..c3 are copies of it
@@ -125,7 +126,7 @@ class Clip(nn.Module):
         c3 = layer3(c2)
         return c1, c2, c3, layer4(c3)
 
-    def _vit_levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _vit_levels(self, pixels: Tensor) -> Levels:
         visual = self.model.visual
         vit.check_vit(visual)
         height, width = pixels.shape[-2:]

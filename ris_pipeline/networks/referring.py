@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-
-Levels = tuple[Tensor, Tensor, Tensor, Tensor]
+from ris_pipeline.networks.parts.levels import Levels
 
 _STAGE_NAME = re.compile(r"layers?_?\d")  # layer1 in a ResNet, layers_0 in timm's flattened Swin
 _STAGES_NAME = re.compile(r"layers|stages")  # what holds the stages in a Swin or a ConvNeXt as timm builds it
@@ -24,7 +23,7 @@ class ImageEncoder(Protocol):
     def level_channels(self) -> tuple[int, int, int, int]:
         """Channels of c1..c4."""
 
-    def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def levels(self, pixels: Tensor) -> Levels:
         """Return c1..c4 of `pixels` float (B, 3, H, W): float (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
 
     def grid_side(self, side: int) -> int:

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
+from ris_pipeline.networks.parts.levels import Levels
 from ris_pipeline.networks.parts.pixel_attention import PixelAttention, of_sentences
-from ris_pipeline.networks.referring import ImageEncoder, Levels, ReferringNetwork
+from ris_pipeline.networks.referring import ImageEncoder, ReferringNetwork
 
 Widths = tuple[int, int, int, int]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ris_pipeline.errors import RisError
+from ris_pipeline.networks.parts.pooling import resize_positions
 
 
 def check_vit(visual: Any) -> None:
@@ -33,26 +34,16 @@ def grid_of(visual: Any, image_hw: tuple[int, int]) -> tuple[int, int]:
     return height // patch_h, width // patch_w
 
 
-def resize_positions(visual: Any, grid_hw: tuple[int, int], mode: Literal["bilinear", "bicubic"]) -> Tensor:
-    """Return the positional embedding float (1 + h·w, D) for a grid (h, w), align_corners=False.
-
-    MaskCLIP resizes it bicubically, CLIP-ES bilinearly; for the ViT's own grid it is returned as it is.
-    """
-    table: Tensor = visual.positional_embedding
-    if tuple(visual.grid_size) == grid_hw:
-        return table
-    own_h, own_w = visual.grid_size
-    grid = table[1:].view(1, own_h, own_w, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=grid_hw, mode=mode, align_corners=False)
-    return torch.cat([table[:1], grid.flatten(2).permute(0, 2, 1)[0]])
-
-
 def embed(visual: Any, pixels: Tensor, mode: Literal["bilinear", "bicubic"]) -> Tensor:
-    """Return the tokens float (B, N, D) that enter block 1, of `pixels` float (B, 3, H, W) of any whole-patch size."""
+    """Return the tokens float (B, N, D) that enter block 1, of `pixels` float (B, 3, H, W) of any whole-patch size.
+
+    `mode`: how positions are resized to another grid than the ViT's own; MaskCLIP bicubic, CLIP-ES bilinear.
+    """
     grid_hw = grid_of(visual, (pixels.shape[2], pixels.shape[3]))
     patches = visual.conv1(pixels).flatten(2).permute(0, 2, 1)  # (B, hw, D)
     first = visual.class_embedding.expand(len(pixels), 1, -1)
-    tokens: Tensor = visual.ln_pre(torch.cat([first, patches], dim=1) + resize_positions(visual, grid_hw, mode))
+    positions = resize_positions(visual.positional_embedding, grid_hw, tuple(visual.grid_size), mode)
+    tokens: Tensor = visual.ln_pre(torch.cat([first, patches], dim=1) + positions)
     return tokens
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ris_pipeline.config import N_TOKENS
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.weights.extra import import_transformers
 
-N_TOKENS = 20  # of a sentence that BERT reads, as many as CLIP; TRIS
 _LETTERS = (
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
     *(start + letter for start in ("", "##") for letter in string.ascii_lowercase + string.digits),
@@ -108,7 +108,7 @@ def build_bert(weights: str | None, *, is_trained: bool) -> BertWords:
                 bert = transformers.BertModel.from_pretrained(weights, add_pooling_layer=False, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise DownloadError(f"{weights}: no BERT of that name or in that folder ({error})") from error
-    return BertWords(bert, tokenizer, N_TOKENS)
+    return BertWords(bert, tokenizer, N_TOKENS)  # as many as CLIP reads
 
 
 def _keep_first(words: Tensor, n: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+# Weights below are 0: too small to show in 256 steps, and products with them would become subnormal, which is slow.
+NEGLIGIBLE = 1e-20
+
 
 class PathIndex:
     """The pairs of pixels nearer than `radius` and the pixels on the straight path between them.
@@ -57,8 +60,7 @@ def compute_transition(boundary: NDArray[np.floating], beta: float, radius: int)
     n_pixels = boundary.size
     index = PathIndex(radius)
     weights = boundary_to_affinity(boundary, index).reshape(len(index.offsets), -1) ** beta
-    # Too small to show in 256 steps; products with them would become subnormal, which is slow.
-    weights[weights < 1e-20] = 0
+    weights[weights < NEGLIGIBLE] = 0
 
     steps = index.offsets @ [boundary.shape[1], 1]  # of the pixel number, row by row
     fits = steps > 0  # on a grid narrower than the radius, some offsets never stay inside

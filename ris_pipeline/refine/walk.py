@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ris_pipeline.arrays import Maps
-from ris_pipeline.refine.affinity import PathIndex
+from ris_pipeline.refine.affinity import NEGLIGIBLE, PathIndex
 from ris_pipeline.refine.instances import N_STEPS, cut_into_pieces, find_instances
 
 
@@ -63,7 +63,7 @@ def _compute_bands(boundary: Tensor, beta: float, radius: int) -> tuple[Tensor, 
         1 - torch.stack([edges[dy : dy + height, margin + dx : margin + dx + width] for dy, dx in path]).amax(dim=0)
         for path in index.paths
     ]) ** beta  # fmt: skip
-    ahead[ahead < 1e-20] = 0
+    ahead[ahead < NEGLIGIBLE] = 0
     # Of each pair its other end: A is symmetric.
     padded = F.pad(ahead, (margin, margin, margin, 0))
     behind = torch.stack([

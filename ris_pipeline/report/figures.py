@@ -15,7 +15,6 @@ from ris_pipeline.artifacts.files import replacing
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.charts import INK, MUTED
 from ris_pipeline.report.panels import Strip
-from ris_pipeline.report.samples import has_truth
 from ris_pipeline.report.tiles import blend_panel
 
 FORMATS = (".png", ".pdf")
@@ -51,7 +50,7 @@ def check_format(path: Path) -> None:
 def draw_qualitative(strips: Sequence[Strip]) -> Figure:
     """Draw a row per sample: its sentence, its image and its panels; empty ones say why."""
     heights = [_TILE * strip.image.shape[0] / strip.image.shape[1] for strip in strips]
-    with_truth = has_truth(strip.sample.ref for strip in strips)
+    with_truth = any(strip.sample.ref.has_truth for strip in strips)
     shown = [[panel for panel in strip.panels if with_truth or panel.kind != "truth"] for strip in strips]
     titles = ["Image", *(panel.title for panel in shown[0])]
     width = len(titles) * (_TILE + _GAP) - _GAP

@@ -63,7 +63,7 @@ def _find_sources(context: Context, splits: Sequence[str] | None) -> Sources:
 def _write(context: Context, config: ReportConfig, sources: Sources, stages: Sequence[Row], work: Work) -> None:
     from ris_pipeline.report.breakdown import break_down
     from ris_pipeline.report.page import Page, make_cards, render
-    from ris_pipeline.report.samples import draw_samples, has_truth
+    from ris_pipeline.report.samples import draw_samples
 
     datasets = {split: context.open_dataset(split) for split in sources.splits}
     samples = draw_samples(sources, datasets, config.samples, context.seed)
@@ -81,7 +81,7 @@ def _write(context: Context, config: ReportConfig, sources: Sources, stages: Seq
         labels=sources.labels,
         cards=cards,
         seed=context.seed,
-        has_truth=any(has_truth(dataset.refs) for dataset in datasets.values()),
+        has_truth=any(dataset.has_truth for dataset in datasets.values()),
     )
     (work.path / REPORT).write_text(render(page), encoding="utf-8")
     work.counts |= {"samples": len(cards)}

@@ -126,11 +126,6 @@ def find_sample(datasets: Mapping[str, Dataset], ref_id: int) -> Sample:
     raise RisError(f"--ref {ref_id}: {name} has no such ref in {', '.join(datasets)}; the nearest is {nearest}")
 
 
-def has_truth(refs: Iterable[Ref]) -> bool:
-    """Return whether any of the refs has a box or a mask."""
-    return any(ref.boxes_xyxy or ref.has_mask for ref in refs)
-
-
 def _shuffle(dataset: Dataset, seed: int) -> Iterator[tuple[Ref, Expression]]:
     """Yield every ref once in random order, each with one of its sentences."""
     rng = np.random.default_rng([seed, len(dataset.refs)])

@@ -134,8 +134,8 @@ def _find_labels(runs: Path, dataset: str) -> list[LabelRun]:
 
     for artifact in list_latest(runs, dataset, "pseudolabels").values():
         add(artifact)
-    scores = sorted(load_artifacts(runs, dataset, "scores"), key=lambda one: str(one.manifest["finished"]))
-    of_labels = {one.manifest["inputs"].get(labels.name): one for one in scores for labels in found.values()}
+    scores = sorted(load_artifacts(runs, dataset, "scores"), key=lambda score: str(score.manifest["finished"]))
+    of_labels = {score.manifest["inputs"].get(labels.name): score for score in scores for labels in found.values()}
     return [LabelRun(labels, of_labels.get(digest)) for digest, labels in found.items()]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ris_pipeline.arrays import BoolMask, Box
+from ris_pipeline.datasets.io.segmentations import extent_of
 from ris_pipeline.datasets.records import ABSENT
 from ris_pipeline.errors import RisError, did_you_mean
 from ris_pipeline.scoring.intervals import Floats, compute_replicates, percentile_interval
@@ -119,15 +120,6 @@ def intersection_union(prediction: BoolMask, target: BoolMask) -> tuple[int, int
     return int(np.count_nonzero(prediction & target)), int(np.count_nonzero(prediction | target))
 
 
-def box_of(mask: BoolMask) -> Box | None:
-    """Return the tight box of a bool mask (H, W), x2 and y2 one past its last pixel; None if it is empty."""
-    columns = np.flatnonzero(mask.any(axis=0))
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not len(columns):
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
 def box_area(box_xyxy: Box) -> float:
     """Return width × height in pixels, 0 for a box turned inside out."""
     x1, y1, x2, y2 = box_xyxy
@@ -179,7 +171,7 @@ def score_expression(
         mask = None if mask is None else mask & ~ignored
     point = point_of(response)
     intersection, union = (None, None) if mask is None else intersection_union(prediction, mask)
-    predicted_box = box_of(prediction)
+    predicted_box = extent_of(prediction)
     overlap = box_iou(predicted_box, edges_xyxy) if predicted_box and edges_xyxy else 0.0
     return Outcome(
         ref_id=ref_id,

@@ -63,11 +63,6 @@ class Row:
             return None
         return artifact
 
-    @property
-    def is_compared(self) -> bool:
-        """Whether it is a compared method's."""
-        return "method" in self.flags
-
 
 _DUMP = "ris dump-responses --split {split}"
 ROWS = {

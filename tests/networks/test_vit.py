@@ -6,6 +6,7 @@ import torch
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks import vit
+from ris_pipeline.networks.parts.pooling import resize_positions
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,10 @@ def test_keys_stand_side_by_side(clip):
 
 def test_positions_of_another_grid():
     """A table that rises by one a column stays so in the middle of a grid twice as wide; rows are equal."""
-    visual = type("Visual", (), {})()
-    visual.grid_size = (2, 2)
-    visual.positional_embedding = torch.tensor([[9.0], [0.0], [1.0], [0.0], [1.0]])  # class token, then 2×2
-    wide = vit.resize_positions(visual, (2, 4), "bilinear")
+    table = torch.tensor([[9.0], [0.0], [1.0], [0.0], [1.0]])  # class token, then 2×2
+    wide = resize_positions(table, (2, 4), (2, 2))
     assert wide.flatten().tolist() == [9.0, 0.0, 0.25, 0.75, 1.0, 0.0, 0.25, 0.75, 1.0]
-    assert vit.resize_positions(visual, (2, 2), "bilinear") is visual.positional_embedding
+    assert resize_positions(table, (2, 2), (2, 2)) is table
 
 
 def test_an_image_of_another_size(clip):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
+from ris_pipeline.datasets.io.segmentations import extent_of
 from ris_pipeline.datasets.records import ABSENT
 from ris_pipeline.errors import RisError
 from ris_pipeline.scoring import metrics
@@ -87,9 +88,9 @@ def test_intersection_union_counts_sets_of_pixels(a, b):
 
 
 @given(masks_4x4)
-def test_box_of_agrees_with_coco(mask):
+def test_the_box_of_a_mask_agrees_with_coco(mask):
     x, y, width, height = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
-    assert metrics.box_of(mask) == ((x, y, x + width, y + height) if mask.any() else None)
+    assert extent_of(mask) == ((x, y, x + width, y + height) if mask.any() else None)
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,7 @@ def test_improvement_is_by_refinement_and_else_by_step2():
 
 def test_a_row_that_is_not_here_is_called_by_its_name():
     row = find_row("of-another-time")
-    assert (row.title, row.label, row.tile, row.is_compared) == (
-        "of-another-time",
-        "of-another-time",
-        "of-another-time",
-        True,
-    )
+    assert (row.title, row.label, row.tile) == ("of-another-time", "of-another-time", "of-another-time")
     assert "of-another-time" not in ROWS
 
 

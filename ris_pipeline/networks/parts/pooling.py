@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def resize_positions(table: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Return the pooling's positional table (1 + s·s, C) for a grid of hw cells, (1 + h·w, C): bilinear."""
+def resize_positions(
+    table: Tensor,
+    hw: tuple[int, int],
+    own_hw: tuple[int, int] | None = None,
+    mode: Literal["bilinear", "bicubic"] = "bilinear",
+) -> Tensor:
+    """Return a CLIP's positional table float (1 + s·s, C) for a grid of h×w cells, (1 + h·w, C); align_corners=False.
+
+    The first row, of the class or mean token, stays. `own_hw`: the grid of the table; None: a square.
+    """
     side = round((table.shape[0] - 1) ** 0.5)
-    if (side, side) == hw:
+    own_hw = own_hw or (side, side)
+    if own_hw == hw:
         return table
-    grid = table[1:].T.reshape(1, -1, side, side)
-    grid = F.interpolate(grid, hw, mode="bilinear", align_corners=False)
+    grid = table[1:].T.reshape(1, -1, *own_hw)
+    grid = F.interpolate(grid, hw, mode=mode, align_corners=False)
     return torch.cat([table[:1], grid.flatten(2)[0].T])
 
 

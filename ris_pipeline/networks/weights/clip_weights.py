@@ -304,7 +304,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         state = state.get(wrapper, state)
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("not a flat state dict")
-    while prefix := next((one for one in _PREFIXES if state and all(name.startswith(one) for name in state)), None):
+    while prefix := next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return dict(state)
 
