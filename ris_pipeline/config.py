@@ -111,7 +111,7 @@ class PseudolabelConfig:
     """Pseudo-labels: one mask per ref out of the response maps of its sentences."""
 
     # Options of later versions; `record_settings`.
-    ADDED: ClassVar = ("combine", "compete", "rivals", "crf", "round_threshold")
+    ADDED: ClassVar = ("combine", "compete", "rivals", "crf", "round_threshold", "pieces")
 
     refine: Flag = True  # IRNet's inter-pixel relations; False: threshold the map alone
     threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
@@ -121,6 +121,7 @@ class PseudolabelConfig:
     compete: Flag = False  # a pixel counts only for the ref of its image that responds most; TRIS: False
     rivals: Natural = 0  # sentences drawn from other images of the split, that compete as well; TRIS: 0
     crf: Flag = False  # clean the walked labels by IRNet's dense CRF; TRIS: False
+    pieces: Flag = False  # of a label in several pieces keep the one that PRMS selects, or all; TRIS: False
     round_threshold: Share = 0.4  # of a map's maximum, in labels of a later round, which Step-2's answers make; ours
     fg_threshold: Share = 0.30  # map above: confident foreground; TRIS
     bg_threshold: Share = 0.10  # map below: confident background; TRIS

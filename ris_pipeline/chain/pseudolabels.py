@@ -20,7 +20,8 @@ from ris_pipeline.artifacts.layout import (
 from ris_pipeline.artifacts.publish import Work
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context, Places, open_context
-from ris_pipeline.config import PseudolabelConfig
+from ris_pipeline.chain.responses import build_aux
+from ris_pipeline.config import PseudolabelConfig, Step1Config
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
 from ris_pipeline.methods import TRIS, find_method
@@ -80,7 +81,7 @@ def make_pseudolabels(
         with context.publish(request) as work:
             store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
             drawn = in_turn(lambda: _draw(context, resolved, dataset, responses))
-            _fill(context, work, dataset, store, resolved, drawn, proposals)
+            _fill(context, work, dataset, store, resolved, drawn, proposals, request.inputs)
     return find(request)
 
 
@@ -105,6 +106,8 @@ def _make_round(
             with work.timed("segment"), context.progress("labels", len(dataset.refs)) as advance:
                 network = in_turn(lambda: load_network(step2, context.device))
                 save_segmented(dataset, network, share(groups), work.path, resolved, context.workers, advance)
+            if resolved.pieces:
+                _keep_pieces(context, work, dataset, groups, request.inputs)
             work.host |= {"device": str(context.device)}
             earlier = find_behind(context.runs / request.dataset, request.inputs, "pseudolabels")
             _finish(context, work, dataset, groups, earlier)
@@ -152,6 +155,7 @@ def _fill(
     config: PseudolabelConfig,
     drawn: DrawnSentences | None,
     proposals: Path | None,
+    inputs: Mapping[str, str],
 ) -> None:
     """Write the pseudo-labels that the work folder lacks, and the contact sheet; count what they hold."""
     from ris_pipeline.datasets.records import group_by_image
@@ -163,7 +167,22 @@ def _fill(
     else:
         with context.progress("labels", len(dataset.refs)) as advance:
             save_thresholded(dataset, store, share(groups), work.path, config, drawn, proposals, advance)
+    if config.pieces:
+        _keep_pieces(context, work, dataset, groups, inputs)
     _finish(context, work, dataset, groups)
+
+
+def _keep_pieces(
+    context: Context, work: Work, dataset: Dataset, groups: Sequence[ImageGroup], inputs: Mapping[str, str]
+) -> None:
+    """Let PRMS choose among the pieces of each label, with the CLIP of the Step-1 behind them."""
+    from ris_pipeline.refine.pieces import keep_meant_pieces
+
+    step1 = find_behind(context.runs / context.card.name, inputs, "step1")
+    with work.timed("pieces"), context.progress("pieces", len(dataset.refs)) as advance:
+        aux = in_turn(lambda: build_aux(context, step1))
+        side = context.resolve(Step1Config, "step1", beside=True).input_size
+        keep_meant_pieces(dataset, share(groups), work.path, aux, side, advance)
 
 
 def _finish(

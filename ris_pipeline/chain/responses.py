@@ -68,7 +68,7 @@ def dump_responses(
     return made
 
 
-def _build_aux(context: Context, trained: Artifact | None) -> Clip:
+def build_aux(context: Context, trained: Artifact | None) -> Clip:
     """Return the CLIP with which PRMS judges maps: of the training, or, for a compared method, of the card's Step-1."""
     from ris_pipeline.networks.load import aux_from_config, config_from_manifest
 
@@ -95,7 +95,7 @@ def _dump(
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
     with context.publish(request) as work:
         responder = in_turn(load)
-        aux = in_turn(lambda: _build_aux(context, trained)) if config.prms else None
+        aux = in_turn(lambda: build_aux(context, trained)) if config.prms else None
         for line in describe_unread(responder, sorted(sentences)):
             context.say(f"{dataset.name} {split}: {line}")
         label = f"responses {split}"

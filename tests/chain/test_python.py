@@ -67,7 +67,7 @@ def test_labels_beyond_the_paper_are_another_artifact_of_the_same_responses(plac
     responses = dump_responses(card, **folders)["train"]
     paper = make_pseudolabels(card, **folders)
     train_step1(card, {"epochs": 2}, **folders)
-    options = {"combine": "mean", "compete": True, "rivals": 4, "crf": True}
+    options = {"combine": "mean", "compete": True, "rivals": 4, "crf": True, "pieces": True}
     beyond = make_pseudolabels(card, options, **folders)
     assert beyond.manifest["inputs"] == paper.manifest["inputs"]
     assert beyond.manifest["configuration"] == {**paper.manifest["configuration"], **options}
@@ -86,7 +86,7 @@ def test_later_rounds_are_artifacts_of_their_own_and_scored(places):
     dump_responses(card, **folders)
     first = make_pseudolabels(card, **folders)
     teacher = train_step2(card, **folders)
-    options = {"compete": True, "crf": True}
+    options = {"compete": True, "crf": True, "pieces": True}
     labels = make_pseudolabels(card, options, round=2, **folders)
     assert labels.name == "pseudolabels/round-2"
     assert labels.manifest["inputs"]["step2/pseudo"] == teacher.digest
