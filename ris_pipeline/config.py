@@ -52,6 +52,7 @@ def _check_select(value: str, info: ValidationInfo) -> str:
     return value
 
 
+Combine = Literal["prms", "mean", "weighted"]
 Select = Annotated[Literal["last", "miou", "pointit"], AfterValidator(_check_select)]
 
 N_TOKENS = 20  # of a sentence that CLIP reads, start and end included; TRIS
@@ -67,7 +68,7 @@ class Step1Config:
     ADDED: ClassVar = ("n_tokens", "weight_overlap")  # options of later versions; `record_settings`
 
     clip: str = "RN50-quickgelu"  # open_clip model name, or "shapes"; TRIS implementation details
-    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values, or a folder's own
     image_encoder: NameOrPath = None  # timm name; None: the image encoder of `clip`; TRIS Table 3
     image_encoder_weights: NameOrPath = None  # file or timm tag; None: random values
     aux_clip: str = "ViT-B-32-quickgelu"  # frozen CLIP of the calibration loss; TRIS
@@ -115,9 +116,7 @@ class PseudolabelConfig:
 
     refine: Flag = True  # IRNet's inter-pixel relations; False: threshold the map alone
     threshold: Share = 1e-9  # of the map's maximum, without refine; TRIS takes every response > 0
-    combine: Literal["prms", "mean", "weighted"] = (
-        "prms"  # of a ref's maps: PRMS's choice, or their mean, by PRMS; TRIS
-    )
+    combine: Combine = "prms"  # a ref's maps: PRMS's choice (TRIS), their mean, or that weighted by PRMS scores
     compete: Flag = False  # a pixel counts only for the ref of its image that responds most; TRIS: False
     rivals: Natural = 0  # sentences drawn from other images of the split, that compete as well; TRIS: 0
     crf: Flag = False  # clean the walked labels by IRNet's dense CRF; TRIS: False
@@ -150,7 +149,7 @@ class Step2Config:
     ADDED: ClassVar = ("n_tokens", "mirror")  # options of later versions; `record_settings`
 
     clip: str = "RN50-quickgelu"  # as Step1Config.clip; TRIS
-    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values, or a folder's own
     image_encoder: NameOrPath = None  # timm name; None: the image encoder of `clip`; TRIS Table 6
     image_encoder_weights: NameOrPath = None  # file or timm tag; None: random values
     n_tokens: Tokens = N_TOKENS  # as Step1Config.n_tokens; TRIS

@@ -169,7 +169,8 @@ def _look_at_weights(name: str, weights: str | None, label: str, *, is_clip: boo
     from open_clip.transformer import QuickGELU
 
     from ris_pipeline.networks.backbones import load_timm_network
-    from ris_pipeline.networks.weights.clip_weights import load_clip, read_weights
+    from ris_pipeline.networks.weights.clip_weights import load_clip
+    from ris_pipeline.networks.weights.tensors import read_weights
 
     if not is_clip:
         load_timm_network(name, weights)

@@ -18,7 +18,8 @@ from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.amr import Amr, activate, classify
 from ris_pipeline.networks.clip import encode_each
 from ris_pipeline.networks.load import load_stages
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.weights.clip_weights import load_clip
+from ris_pipeline.networks.weights.tensors import load_weights
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import find_equal
 from ris_pipeline.training.draws import Plan
@@ -35,7 +36,7 @@ def build(config: AmrConfig, weights: Path | None) -> Amr:
     clip = load_clip(config.clip, config.clip_weights if is_new else None)
     network = Amr(spotlight, compensation, clip, config.hidden)
     if weights is not None:
-        copy_tensors(network, read_weights(weights).tensors, weights)
+        load_weights(network, weights)
     return network
 
 

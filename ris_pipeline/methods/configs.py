@@ -65,7 +65,7 @@ class FrozenClipConfig:
     """What the training-free methods have in common: which CLIP, and how it is asked."""
 
     clip: str = "ViT-B-16-quickgelu"  # open_clip model name, a folder, or "shapes"; CLIP-ES, CaR
-    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values, or a folder's own
     input_size: Side = 512  # pixels a side; MaskCLIP's short side, about what CLIP-ES and CaR read of COCO
     template: Template = "a clean origami {}."  # around sentences and background alike; CLIP-ES
     background: Words = COCO_BACKGROUND  # what else there may be, with commas; CLIP-ES
@@ -137,7 +137,7 @@ class AmrConfig(TrainedConfig):
     backbone: str = "resnet50"  # of both branches: timm name, or a CLIP-ResNet's; AMR
     backbone_weights: NameOrPath = "tv_in1k"  # timm tag (torchvision's ImageNet weights), a file, or None; AMR
     clip: str = "RN50-quickgelu"  # its text encoder makes the classifiers; TRIS's, by the count of Table 2
-    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values
+    clip_weights: NameOrPath = "openai"  # open_clip tag or a file; None: random values, or a folder's own
     hidden: Count = 1024  # channels of a branch's last level and of a sentence's weights; by the count of Table 2
     lr: Rate = 0.01  # SGD without momentum; AMR
     new_factor: Rate = 10.0  # on the rate of what starts: the heads in the first part, then the second branch; AMR

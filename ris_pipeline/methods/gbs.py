@@ -21,7 +21,8 @@ from ris_pipeline.networks.gbs import GbS, compare_places, ground_words
 from ris_pipeline.networks.irnet import StageBackbone
 from ris_pipeline.networks.load import load_stages
 from ris_pipeline.networks.vgg import build_vgg
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.weights.clip_weights import load_clip
+from ris_pipeline.networks.weights.tensors import load_weights
 from ris_pipeline.networks.words import ClipWords, Words, build_bert
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import matching_loss
@@ -239,7 +240,7 @@ def build(config: GbSConfig, weights: Path | None) -> GbS:
         features = load_stages(config.clip, clip_weights)
     network = GbS(text, features, 8 * config.width, config.levels)
     if weights is not None:
-        copy_tensors(network, read_weights(weights).tensors, weights)
+        load_weights(network, weights)
     return network
 
 

@@ -17,7 +17,8 @@ from ris_pipeline.methods.configs import GroupVitConfig
 from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.clip import encode_each
 from ris_pipeline.networks.groupvit import GroupVit, GroupVitSizes, build_groupvit
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.weights.clip_weights import load_clip
+from ris_pipeline.networks.weights.tensors import load_weights
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.contrastive import contrastive_loss
 from ris_pipeline.training.draws import Plan
@@ -41,7 +42,7 @@ def build(config: GroupVitConfig, weights: Path | None) -> GroupVit:
         clip = load_clip(config.clip, None if is_trained else config.clip_weights)
     network = build_groupvit(sizes, None if is_trained else config.weights, clip)
     if weights is not None:
-        copy_tensors(network, read_weights(weights).tensors, weights)
+        load_weights(network, weights)
     return network
 
 

@@ -17,7 +17,8 @@ from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.clip import Clip, encode_each
 from ris_pipeline.networks.relevance import compute_relevance
 from ris_pipeline.networks.vgg import build_vgg
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.weights.clip_weights import load_clip
+from ris_pipeline.networks.weights.tensors import load_weights
 from ris_pipeline.networks.wwbl import WWbL
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.draws import Plan
@@ -138,7 +139,7 @@ def build(config: WWbLConfig, weights: Path | None) -> WWbL:
     clip = load_clip(config.clip, None if is_trained else config.clip_weights)
     network = WWbL(clip, build_vgg("vgg16", config.width, None if is_trained else config.vgg_weights))
     if weights is not None:
-        copy_tensors(network, read_weights(weights).tensors, weights)
+        load_weights(network, weights)
     return network
 
 

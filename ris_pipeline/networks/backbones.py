@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ris_pipeline.datasets.io.images import IMAGENET_MEAN, IMAGENET_STD, renormalise
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.parts.levels import Levels, timm_channels, timm_grid_side, timm_levels
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
+from ris_pipeline.networks.weights.tensors import copy_tensors, read_weights
 
 TIMM_NAMES = ("resnet50", "swin_base_patch4_window7_224")  # the paper's
 
@@ -118,7 +118,10 @@ def _download(name: str, tag: str) -> nn.Module:
     try:
         return _create(f"{name}.{tag}", pretrained=True)
     except Exception as error:  # whatever the network, the hub or the disk may raise
-        raise DownloadError(f"weights {tag} of {name} did not download ({error}): give a local file") from error
+        raise DownloadError(
+            f"weights {tag} of {name} did not download ({error}): give a local file by irn_weights or "
+            "image_encoder_weights (docs/weights.md)"
+        ) from error
 
 
 def _adapt(name: str, file: Path, network: nn.Module) -> dict[str, Tensor]:

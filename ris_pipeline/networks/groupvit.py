@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ris_pipeline.errors import DownloadError, RisError
 from ris_pipeline.networks.clip import VOCABULARY_SIZE, Clip, find_cut
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
 from ris_pipeline.networks.weights.extra import import_transformers
+from ris_pipeline.networks.weights.tensors import copy_tensors, read_weights
 
 STAGE_DEPTHS = (2, 1, 1)  # blocks of the three stages, for a depth of 1; GroupViT has three times as many
 MLP_RATIO = 4  # of a block; GroupViT
@@ -172,7 +172,9 @@ def _load_pretrained(transformers: Any, source: str) -> dict[str, Tensor]:
             reason = "its weights hold more than tensors"
         if Path(source).is_dir():
             raise RisError(f"{source}: not a GroupViT in transformers' form ({reason})") from error
-        raise DownloadError(f"GroupViT {source} did not download ({reason}): give a local folder") from error
+        raise DownloadError(
+            f"GroupViT {source} did not download ({reason}): give a local folder by groupvit.weights"
+        ) from error
     tensors: dict[str, Tensor] = model.state_dict()
     return tensors
 

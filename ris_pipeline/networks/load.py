@@ -19,8 +19,9 @@ from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages, StageBa
 from ris_pipeline.networks.referring import ImageEncoder, ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2, Widths
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, load_clip, read_weights
+from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.networks.weights.released import read_released, translate_irn
+from ris_pipeline.networks.weights.tensors import copy_tensors, read_weights
 
 N = TypeVar("N", bound=nn.Module)
 R = TypeVar("R", bound=ReferringNetwork)

@@ -10,7 +10,7 @@ from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 from torchvision.models.vgg import make_layers
 
 from ris_pipeline.errors import DownloadError, RisError
-from ris_pipeline.networks.weights.clip_weights import copy_tensors, read_weights
+from ris_pipeline.networks.weights.tensors import copy_tensors, read_weights
 
 _TAGS = {"vgg16": VGG16_Weights, "vgg16_bn": VGG16_BN_Weights}
 _PREFIX = "features."  # of the convolutions in torchvision's files; the classifier is not used
@@ -59,5 +59,7 @@ def _download(name: str, tag: str) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = _TAGS[name][tag].get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # whatever the network or the disk may raise
-        raise DownloadError(f"weights {tag} of {name} did not download ({error}): give a local file") from error
+        raise DownloadError(
+            f"weights {tag} of {name} did not download ({error}): give a local file by vgg_weights"
+        ) from error
     return tensors

@@ -107,7 +107,9 @@ def build_bert(weights: str | None, *, is_trained: bool) -> BertWords:
             else:  # a file of tensors alone: torch's own format could execute code
                 bert = transformers.BertModel.from_pretrained(weights, add_pooling_layer=False, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise DownloadError(f"{weights}: no BERT of that name or in that folder ({error})") from error
+        raise DownloadError(
+            f"{weights}: no BERT of that name or in that folder ({error}); give a local folder by bert_weights"
+        ) from error
     return BertWords(bert, tokenizer, N_TOKENS)  # as many as CLIP reads
 
 

@@ -266,7 +266,7 @@ def make_torch_weights(folder: Path) -> Path:
 
 
 def read_tensors(path: Path) -> None:
-    from ris_pipeline.networks.weights.clip_weights import read_weights
+    from ris_pipeline.networks.weights.tensors import read_weights
 
     read_weights(path)
 

@@ -28,7 +28,7 @@ from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.irnet import IRNet, ResNetStages
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
-from ris_pipeline.networks.weights.clip_weights import Weights, describe_faults, first_few, read_weights
+from ris_pipeline.networks.weights.tensors import Weights, describe_faults, first_few, read_weights
 
 Kind = Literal["tris-step1", "tris-step2", "irn", "clip"]
 
