@@ -27,7 +27,7 @@ def run(
     Writes:   stdout: the page's address; nothing on the disk
     Example:  ris demo --port 8080
     """
-    from ris_pipeline.chain.predict import choose_checkpoint
+    from ris_pipeline.chain.checkpoints import choose_checkpoint
     from ris_pipeline.demo import build_demo
 
     context = open_context(places, Making(dry_run=dry_run), output, device=device)

@@ -28,7 +28,7 @@ def run(
     Writes:   --out
     Example:  ris export --out ris.onnx
     """
-    from ris_pipeline.chain.predict import choose_checkpoint, load_segmenter
+    from ris_pipeline.chain.checkpoints import choose_checkpoint, load_segmenter
     from ris_pipeline.export import export
 
     context = open_context(places, Making(), output, device="cpu")

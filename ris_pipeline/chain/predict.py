@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,23 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.artifacts.files import replacing, write_json
-from ris_pipeline.artifacts.find import find_latest, load_artifact
-from ris_pipeline.artifacts.layout import MANIFEST, ROUNDS, TRAIN_SPLIT, flags_of_round
-from ris_pipeline.artifacts.verify import check_whole
+from ris_pipeline.artifacts.layout import TRAIN_SPLIT
+from ris_pipeline.chain.checkpoints import choose_checkpoint, load_segmenter
 from ris_pipeline.chain.context import Context
-from ris_pipeline.config import Step1Config
 from ris_pipeline.datasets.io.files import load_json
-from ris_pipeline.datasets.own import SUFFIXES, TABLES, read_table
+from ris_pipeline.datasets.own import SUFFIXES
 from ris_pipeline.errors import RisError, suggest_path
-from ris_pipeline.methods import TRIS, Method, find_method, method_of
-from ris_pipeline.networks.weights.checkpoints import CHECKPOINTS, find_checkpoint
+from ris_pipeline.methods import TRIS
 from ris_pipeline.process.ranks import agree, gather, in_turn, joined, share
 
 if TYPE_CHECKING:
     import torch
 
     from ris_pipeline.arrays import Pixels
-    from ris_pipeline.predict import Prediction, Segmenter
+    from ris_pipeline.predict import Prediction
 
 PREDICTIONS = "predictions.json"
 BATCH_SIZE = 8  # images that are encoded together
@@ -38,11 +33,11 @@ BATCH_SIZE = 8  # images that are encoded together
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What was written: a record of each image and sentence, the files, and why images were left out."""
+    """What was written."""
 
-    records: Sequence[Mapping[str, Any]]
-    files: Sequence[str]
-    failures: Sequence[str]
+    records: Sequence[Mapping[str, Any]] = ()  # one of each image and sentence
+    files: Sequence[str] = ()
+    failure: str | None = None  # a line on the images that could not be read; None where all could
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,7 @@ def predict_files(
     `wanted`: files and folders, each with its sentences. `checkpoint`, `method`, `round`: as of `choose_checkpoint`.
     `save_map`: a .npy file for the map too. `upright`: turn photographs as their EXIF data say. `test_time`: some of
     `scoring.rows.TEST_TIME`, which the records name. Raises RisError where an image or a checkpoint is missing; an
-    image that cannot be read is one of the failures.
+    image that cannot be read is in `failure`.
     """
     requests, checkpoint = agree(
         lambda: (_list_requests(context, wanted), choose_checkpoint(context, checkpoint, method, round))
@@ -90,7 +85,7 @@ def predict_files(
     name = checkpoint or f"{untrained} of {context.card.name} alone, untrained"
     context.say(f"by {name}{' (--dry-run: nothing is written)' if context.dry_run else ''}")
     if context.dry_run:
-        return Predictions((), (), ())
+        return Predictions()
     written = agree(lambda: _Written(out))
     jobs = [_Job(path, texts, tuple(written.name(path, text) for text in texts)) for path, texts in requests]
     own = _predict(context, checkpoint, method, jobs, out, save_map, test_time, upright=upright)
@@ -107,116 +102,7 @@ def predict_files(
     if records:
         written.add(records)
     summary = f"{len(failures)} of {len(requests)} images could not be read: {'; '.join(failures)}"
-    return Predictions(records, [*files, str(written.path)] if records else (), [summary] if failures else ())
-
-
-def parse_arguments(arguments: Sequence[str], more: Sequence[Path] = ()) -> list[tuple[Path, list[str]]]:
-    """Return the images and folders that the arguments name, each with its sentences.
-
-    Either images, folders and patterns such as "photos/*.jpg", then sentences for all of them, or one table of image
-    and sentence (see `read_table`), "-" for the standard input. `more`: images that come before. Raises RisError where
-    images or sentences are missing, a sentence is empty, or an image is among the sentences.
-    """
-    if len(arguments) == 1 and not more and (arguments[0] == "-" or Path(arguments[0]).suffix.lower() in TABLES):
-        return _read_requests(Path(arguments[0]))
-    words = [found for word in arguments for found in _expand(word)]
-    n_least = 0 if more else 1
-    is_image = [Path(word).suffix.lower() in SUFFIXES or Path(word).is_dir() for word in words]
-    n_images = next((k for k, image in enumerate(is_image) if not image and k >= n_least), len(words))
-    texts = words[n_images:]
-    if not texts:
-        raise RisError("no sentence to segment by; write what to segment after the images, in quotes")
-    for number, (text, image) in enumerate(zip(texts, is_image[n_images:], strict=True), start=1):
-        if not text.strip():
-            raise RisError(f"sentence {number} is empty; write what to segment, in quotes")
-        if image:
-            raise RisError(f"{text!r} is an image, not a sentence; images come first, or each behind --image")
-    return [(image, texts) for image in (*more, *map(Path, words[:n_images]))]
-
-
-def _read_requests(path: Path) -> list[tuple[Path, list[str]]]:
-    """Return the images that a table names, each looked for from here, then from the table's folder."""
-    sentences: dict[Path, list[str]] = {}
-    for row in read_table(path):
-        image = Path(row["image"])
-        beside = path.parent / image
-        sentences.setdefault(beside if not image.exists() and beside.exists() else image, []).append(row["sentence"])
-    if not sentences:
-        raise RisError(f"{path} has no rows")
-    return list(sentences.items())
-
-
-def _expand(word: str) -> list[str]:
-    """Return the files that fit a pattern such as "photos/**/*.jpg", or the word itself where none does."""
-    if not glob.has_magic(word) or Path(word).exists():
-        return [word]
-    return sorted(glob.glob(word, recursive=True)) or [word]  # noqa: PTH207 (a pattern may be absolute)
-
-
-def choose_checkpoint(
-    context: Context, chosen: Path | None, method: str = TRIS, round: int | None = None
-) -> Path | None:
-    """Return the `chosen` checkpoint, or the latest of the method: of TRIS Step-2, or Step-1 where there is none.
-
-    Of several Step-2 it is that of `round`, or of the last round of labels that there is. Of a compared method it is
-    what has been trained in Step-1's place. A name in CHECKPOINTS is fetched. None where nothing is trained: TRIS then
-    answers by its CLIP alone, others as they always do. Raises RisError where the checkpoint is missing, damaged or
-    another method's, or there is none.
-    """
-    if round is not None and (chosen is not None or method != TRIS):
-        raise RisError("--round chooses among the Step-2 of TRIS: leave out --checkpoint and --method")
-    checkpoint = _find_latest(context, find_method(method), round) if chosen is None else chosen
-    if checkpoint is not None and not checkpoint.exists():
-        if str(checkpoint) not in CHECKPOINTS:
-            advice = f"give a released .pth file, its name ({', '.join(CHECKPOINTS)}) or the folder of an artifact"
-            raise RisError(f"{checkpoint}: no such checkpoint; {advice}{suggest_path(checkpoint)}")
-        if not context.dry_run:
-            checkpoint = find_checkpoint(checkpoint, context.console)
-    if checkpoint is not None and (checkpoint / MANIFEST).is_file():
-        artifact = load_artifact(checkpoint)
-        if method != TRIS and artifact is not None and method_of(artifact).name != method:
-            raise RisError(f"{checkpoint}: trained by {method_of(artifact).name}, not by {method}")
-        check_whole(checkpoint)  # a flipped bit in weights raises no error; it only changes the mask
-    return checkpoint
-
-
-def _find_latest(context: Context, method: Method, round: int | None) -> Path | None:
-    if not method.is_tris:
-        return context.find_input("step1", **method.flags).path if method.trained else None
-    dataset = context.card.name
-    rounds = (*reversed(ROUNDS), 1) if round is None else (round,)
-    for number in rounds:
-        # Not the oracle, which learned from the true masks that the method does without.
-        step2 = find_latest(context.runs, dataset, "step2", labels="pseudo", **flags_of_round(number))
-        if step2 is not None:
-            return step2.path
-    if round is not None:
-        return context.find_input("step2", labels="pseudo", **flags_of_round(round)).path  # says what makes it
-    if find_latest(context.runs, dataset, "step1") is None and _step1_config(context).project_from_clip:
-        line = f"{context.runs / dataset}: nothing is trained yet; `ris train-step1` and what follows do better"
-        print(line, file=sys.stderr)  # even with --quiet: these are not the masks of a trained network
-        return None
-    # find_input also compares annotations, and of the data set only the card is needed here.
-    step1 = find_latest(context.runs, dataset, "step1") or context.find_input("step1")
-    context.say(f"{context.runs / dataset}: no finished step2 yet; by the coarser maps of step1")
-    return step1.path
-
-
-def _step1_config(context: Context) -> Step1Config:
-    return context.resolve(Step1Config, "step1")
-
-
-def load_segmenter(context: Context, checkpoint: Path | None, method: str = TRIS) -> Segmenter:
-    """Return the network that `choose_checkpoint` chose, on the device of the context."""
-    from ris_pipeline.predict import Segmenter
-
-    device = context.device
-    if checkpoint is not None:
-        return Segmenter.load(checkpoint, device)
-    if method != TRIS:
-        found = find_method(method)
-        return Segmenter(found.load(context.resolve(found.config, found.table), device))
-    return Segmenter.untrained(_step1_config(context), device)
+    return Predictions(records, [*files, str(written.path)] if records else (), summary if failures else None)
 
 
 def _list_requests(

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ris_pipeline.arrays import Pixels
+from ris_pipeline.chain.checkpoints import load_segmenter
 from ris_pipeline.chain.context import Context
-from ris_pipeline.chain.predict import load_segmenter
 from ris_pipeline.errors import RisError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Demo:
 def build_demo(context: Context, host: str, port: int, checkpoint: Path | None, *, upright: bool = True) -> Demo:
     """Return the demo on an address; port 0 takes a free one.
 
-    `checkpoint`: as of `chain.predict.load_segmenter`. `upright`: turn photographs as their EXIF data say.
+    `checkpoint`: as of `chain.checkpoints.load_segmenter`. `upright`: turn photographs as their EXIF data say.
     Raises RisError where its packages are missing, and where it cannot listen there.
     """
     try:
