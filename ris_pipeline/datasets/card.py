@@ -26,55 +26,41 @@ CARD_FOLDERS = (Path("data"), Path(__file__).resolve().parents[1] / "cards")
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Download:
-    """A file that `ris data fetch` gets: from the first of its sources that has it, to a folder under the data root.
-
-    take: of a zip archive, which of its files are unpacked, by a pattern as "train2014/*.jpg"; each lands in `into` by
-    its own name. Empty where the file itself is wanted. n_bytes, digest ("sha256:…" or "md5:…"): where they are known.
-    """
+    """A file that `ris data fetch` gets, from the first of its sources that has it."""
 
     holds: Literal["annotations", "images"]
-    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
-    into: Path
+    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]  # its name
+    into: Path  # folder below the data root
     sources: Annotated[tuple[Annotated[str, Field(pattern="^https?://")], ...], Field(min_length=1)]
-    take: str = ""
-    n_bytes: int | None = None
-    digest: Annotated[str, Field(pattern="^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|)$")] = ""
+    take: str = ""  # of a zip archive: the pattern of the files that are unpacked, each by its own name; "": no archive
+    n_bytes: int | None = None  # None: not known
+    digest: Annotated[str, Field(pattern="^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|)$")] = ""  # "": not known
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Card:
-    """One data set, as its card describes it.
+    """One data set, as its card describes it. Folders and files are below the data root, or absolute."""
 
-    annotations, images: folders, relative to the data root (or absolute). exclude: a file there that lists what is
-    left out, one image name or ref id a line; `ris data check --write-exclude` writes it. note: what is known to be
-    odd about the data. licence: of the annotations, and of the images where it is another; empty where that has not
-    been looked up. splits: the expected number of sentences of each split; None where the card says "any". holes: how
-    many of the images no source has. fetch: the files that can be downloaded. hub: the data set of the Hugging Face hub
-    whose files are the annotations. pages: where a person finds the annotations, if no plain address gives them.
-    raw_orientation: of pairs, whether photographs are read as stored, not turned as EXIF says. config: per stage, what
-    replaces the defaults of its configuration. generate: the generator's settings, empty for data that are downloaded.
-    oracle: the measured scores of a Step-2 trained on true masks, each metric's [value, low, high] in percent by split,
-    shown until one is trained.
-    """
-
-    name: str
+    name: str  # that of the card's file
     format: Literal[
         "refer", "grefcoco", "refzom", "rrsisd", "parquet", "phrasecut", "reasonseg", "flickr30k", "referit", "pairs"
     ]
-    annotations: Path
-    images: Path
-    splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]
-    partition: str = ""
-    exclude: Path | None = None
-    note: str = ""
-    licence: str = ""
-    holes: int = 0
-    fetch: tuple[Download, ...] = ()
-    hub: str = ""
-    raw_orientation: bool = False
+    annotations: Path  # folder of the annotation files
+    images: Path  # folder of the images
+    splits: Annotated[Mapping[str, SentenceCount], Field(min_length=1)]  # {split: expected sentences, None for "any"}
+    partition: str = ""  # of the refs among images, where there are several: refs(<partition>).p
+    exclude: Path | None = None  # file of image names and ref ids that are left out, one a line
+    note: str = ""  # what is odd about the data; printed when they are read
+    licence: str = ""  # of the annotations, and of the images where it is another; "": not looked up
+    holes: int = 0  # images that no source has
+    fetch: tuple[Download, ...] = ()  # files that can be downloaded
+    hub: str = ""  # owner/name of the data set of the Hugging Face hub whose files are the annotations
+    raw_orientation: bool = False  # of pairs: read photographs as stored, not turned as EXIF says
+    # Where a person finds the annotations, if no plain address gives them.
     pages: tuple[Annotated[str, Field(pattern="^https?://")], ...] = ()
-    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    generate: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # {stage: values in place of its defaults}
+    generate: Mapping[str, Any] = field(default_factory=dict)  # settings of the generator; empty for other data
+    # {split: {metric: (value, low, high)}} in percent, of a Step-2 on true masks; shown until one is trained.
     oracle: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:

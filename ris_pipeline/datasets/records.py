@@ -75,24 +75,18 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """What some expressions mean in one image: an object, several of them, or nothing that is there.
-
-    split: as its file names it (ReferIt's "val" is part of the paper's "train").
-    annotations: one for each object; none where the expressions are about nothing in the image.
-    ignored: the segmentation of pixels that count neither for nor against a prediction, None for none.
-    n_same_kind: annotated objects of the ref's category in its image, including it; None where the annotations
-    have no categories, and for several objects. Reports break scores down by it; nothing learns from it.
-    name: what its file calls it, None if that is only the number.
-    """
+    """What some expressions mean in one image: an object, several of them, or nothing that is there."""
 
     ref_id: int
     image_id: int
-    split: str
+    split: str  # as its file names it; ReferIt's "val" is part of the paper's "train"
     expressions: tuple[Expression, ...]
-    annotations: tuple[Annotation, ...] = (Annotation(),)
-    ignored: Any | None = None
+    annotations: tuple[Annotation, ...] = (Annotation(),)  # one for each object; none where there is none in the image
+    ignored: Any | None = None  # segmentation of pixels that count neither for nor against a prediction
+    # Annotated objects of its category in its image, itself included; None without categories, and for several objects.
+    # Reports break scores down by it; nothing learns from it.
     n_same_kind: int | None = None
-    name: str | None = None
+    name: str | None = None  # what its file calls it, None if that is only the number
 
     @property
     def label(self) -> str:
@@ -277,23 +271,17 @@ class Fault:
 
 @dataclass
 class Reading:
-    """What a format's reader found of a split: usable records, and all that cannot be used.
-
-    other_splits: how many refs are of splits that the card does not have. n_excluded: records that the card leaves
-    out. n_silent: refs without sentences, left out. n_maskless: refs that are used without the mask their file has.
-    n_other_kind: refs whose category is not their annotation's. n_unnamed: annotations on the split's images that no
-    ref names.
-    """
+    """What a format's reader found of a split: usable records, and all that cannot be used."""
 
     images: dict[int, Image] = field(default_factory=dict)
     refs: list[Ref] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
-    other_splits: Counter[str] = field(default_factory=Counter)
-    n_excluded: int = 0
-    n_silent: int = 0
-    n_maskless: int = 0
-    n_other_kind: int = 0
-    n_unnamed: int = 0
+    other_splits: Counter[str] = field(default_factory=Counter)  # refs of splits that the card does not have
+    n_excluded: int = 0  # records that the card leaves out
+    n_silent: int = 0  # refs without sentences, left out
+    n_maskless: int = 0  # refs that are used without the mask that their file has
+    n_other_kind: int = 0  # refs whose category is not their annotation's
+    n_unnamed: int = 0  # annotations on the split's images that no ref names
 
     @contextmanager
     def record(self, *names: object) -> Iterator[list[str]]:
