@@ -30,14 +30,14 @@ import zarr
 
 from ris_pipeline.artifacts.files import fsync_tree
 from ris_pipeline.errors import RisError
-from ris_pipeline.maps.rule import RESPONSE, Rule, parse_rule
+from ris_pipeline.maps.rule import Rule, parse_rule
 
-SCHEMA = 2  # 1 had float32 grids in blocks of 1,024 rows, and the rule RESPONSE as a sentence
+SCHEMA = 2
 BLOCK_ROWS = 1024
 BLOCK_BYTES = 1 << 22
-MAX_BLOCK_VALUES = 1 << 26  # of schema 1's largest blocks
 MAX_SENTENCES = 2**24  # a hundred times the largest known data set; 128 MB of ids
 MAX_SIDE = 2048  # of a grid
+MAX_BLOCK_VALUES = MAX_SIDE**2  # one row of the largest grid
 _CODEC = zarr.codecs.ZstdCodec(level=3, checksum=True)
 _UNDECODABLE = (RuntimeError, ValueError, MemoryError)  # zstd: checksum, frame or length of a chunk damaged
 
@@ -74,7 +74,7 @@ class ResponseStore:
         self.grid_hw: tuple[int, int] = tuple(self._logits.shape[1:])
         self.block_rows: int = self._logits.chunks[0]
         self.input_size: int = self.attributes["input_size"]
-        self.rule = RESPONSE if self.attributes["schema"] == 1 else parse_rule(self.attributes.get("rule"), str(path))
+        self.rule = parse_rule(self.attributes.get("rule"), str(path))
         self._rows = find_rows(path, self.ref_id)
         self._last_read: tuple[int, Grids] | None = None
         self.selected_rows: npt.NDArray[np.bool_] = group["selected"][:]  # all False before `select_maps`
@@ -305,7 +305,7 @@ def _check_layout(path: Path, group: Any) -> None:
     looked at before a value is read.
     """
     schema, input_size = group.attrs.get("schema"), group.attrs.get("input_size")
-    if schema not in (1, SCHEMA):
+    if schema != SCHEMA:
         raise RisError(f"{path}: responses of schema {schema!r:.20}, not {SCHEMA}; run `ris dump-responses --force`")
     if type(input_size) is not int or not 1 <= input_size <= 2**14:
         raise _refuse(path, "input_size")

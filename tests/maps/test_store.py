@@ -311,15 +311,6 @@ def test_reading_does_not_allow_writing(whole_path):
         ResponseStore.open(whole_path).write_block(0, logits_of_block(0))
 
 
-def test_a_store_of_schema_1_is_read_by_the_rule_that_it_had(copy_of_whole):
-    """Its rule was a sentence; its arrays were those of today."""
-    group = zarr.open_group(str(copy_of_whole), mode="r+")
-    group.attrs.update({"schema": 1, "rule": "map = bilinear(logits, …)"})
-    store = ResponseStore.open(copy_of_whole)
-    assert store.rule == RESPONSE
-    np.testing.assert_array_equal(store.read_block(1), logits_of_block(1))
-
-
 def test_large_grids_are_kept_in_small_blocks_at_half_the_precision(tmp_path):
     path = tmp_path / "val.zarr"
     rule = Rule(via_input=False, activation="sigmoid", to_image="centres", normalise="none", threshold=0.5)
