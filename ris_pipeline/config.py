@@ -242,6 +242,15 @@ def record_settings(config: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in defaults or value != defaults[name]}
 
 
+def config_from_manifest(cls: type[C], manifest: Mapping[str, Any]) -> C:
+    """Return the configuration `cls` that made an artifact; what is left out in its manifest has the default.
+
+    Settings of a compared method, which stand beside those of the stage, are passed over. Raises RisError as `resolve`.
+    """
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    return resolve(cls, {key: value for key, value in manifest["configuration"].items() if key in known})
+
+
 def explain_invalid(error: ValidationError, cls: type[Any]) -> str:
     """Return a line on the first invalid value of a `cls`: its key, the value and what it should be."""
     unknown = "unexpected_keyword_argument"

@@ -13,6 +13,7 @@ from ris_pipeline.config import (
     ScoreConfig,
     Step1Config,
     Step2Config,
+    config_from_manifest,
     load_config_file,
     parse_assignments,
     record_settings,
@@ -135,7 +136,13 @@ def test_assignments():
 @pytest.mark.parametrize("stage", CONFIGS)
 def test_every_key_is_read(stage):
     """A key that no code reads would change the digest and nothing else."""
-    root = Path(__file__).parents[1]
-    code = "".join(path.read_text() for folder in ("ris_pipeline", "stages") for path in (root / folder).rglob("*.py"))
-    read = set(re.findall(r"\.(\w+)", code))
+    root = Path(__file__).parents[1] / "ris_pipeline"
+    code = "".join(path.read_text() for path in root.rglob("*.py"))
+    read = set(re.findall(r"\b(?:config|resolved|c)\.(\w+)", code))
+    read |= set(re.findall(r"\bself\.(\w+)", (root / "config.py").read_text()))  # its properties
     assert [field.name for field in dataclasses.fields(CONFIGS[stage]) if field.name not in read] == []
+
+
+def test_configuration_of_an_artifact():
+    manifest = {"configuration": {"hidden": 64, "clip": "shapes", "seed": 3, "precision": "bf16"}, "stage": "step1"}
+    assert config_from_manifest(Step1Config, manifest) == Step1Config(hidden=64, clip="shapes")

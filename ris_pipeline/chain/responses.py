@@ -10,7 +10,7 @@ from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import store_path
 from ris_pipeline.chain.context import Context, Places, open_context
-from ris_pipeline.config import ResponsesConfig, Step1Config
+from ris_pipeline.config import ResponsesConfig, Step1Config, config_from_manifest
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError
 from ris_pipeline.methods import TRIS, find_method, method_of
@@ -70,7 +70,7 @@ def dump_responses(
 
 def build_aux(context: Context, trained: Artifact | None) -> Clip:
     """Return the CLIP with which PRMS judges maps: of the training, or, for a compared method, of the card's Step-1."""
-    from ris_pipeline.networks.load import aux_from_config, config_from_manifest
+    from ris_pipeline.networks.load import aux_from_config
 
     if trained is not None and method_of(trained).is_tris:
         config = config_from_manifest(Step1Config, trained.manifest)

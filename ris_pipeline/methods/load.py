@@ -6,12 +6,12 @@ import torch
 
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import WEIGHTS
-from ris_pipeline.config import Step2Config
+from ris_pipeline.config import Step2Config, config_from_manifest
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.respond import Responder
 from ris_pipeline.methods import method_of
 from ris_pipeline.methods.tris import Step2Responder
-from ris_pipeline.networks.load import config_from_manifest, freeze, step2_from_config
+from ris_pipeline.networks.load import freeze, step2_from_config
 
 
 def load_network(artifact: Artifact, device: torch.device) -> Responder:

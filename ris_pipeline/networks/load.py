@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -12,7 +12,7 @@ from torch import nn
 
 from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import IRNET_WEIGHTS
-from ris_pipeline.config import N_TOKENS, PseudolabelConfig, Step1Config, Step2Config
+from ris_pipeline.config import N_TOKENS, PseudolabelConfig, Step1Config, Step2Config, config_from_manifest
 from ris_pipeline.networks.backbones import TIMM_NAMES, load_timm_encoder, load_timm_network
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages, StageBackbone
@@ -149,12 +149,6 @@ def _fill(network: R, file: Path | None) -> R:
             tensors = read_released(file, "tris-step1" if isinstance(network, Step1) else "tris-step2").tensors
         copy_tensors(network, tensors, file)
     return network
-
-
-def config_from_manifest(cls: type[Any], manifest: dict[str, Any]) -> Any:
-    """Return the configuration that made an artifact."""
-    known = {field.name for field in fields(cls)}
-    return cls(**{key: value for key, value in manifest["configuration"].items() if key in known})
 
 
 def load_stages(name: str, weights: str | None) -> StageBackbone:

@@ -11,7 +11,6 @@ from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.irnet import ClipStages, ResNetStages
 from ris_pipeline.networks.load import (
     aux_from_config,
-    config_from_manifest,
     freeze,
     irnet_from_config,
     step1_from_config,
@@ -143,11 +142,6 @@ def test_irnet_stands_on_a_clip_or_a_timm_resnet(clip_folder):
     on_resnet = irnet_from_config(PseudolabelConfig(irn_backbone="resnet50", irn_weights=None))
     assert isinstance(on_resnet.backbone, ResNetStages)
     assert on_resnet.backbone.stage_channels == (64, 256, 512, 1024, 2048)
-
-
-def test_configuration_of_an_artifact():
-    manifest = {"configuration": {"hidden": 64, "clip": "shapes", "seed": 3, "precision": "bf16"}, "stage": "step1"}
-    assert config_from_manifest(Step1Config, manifest) == Step1Config(hidden=64, clip="shapes")
 
 
 def test_step2_starts_with_step1s_encoders_and_refuses_others(step1_config, step2_config, tmp_path):
