@@ -57,6 +57,8 @@ METRIC_WORDS = (
     "all",
 )  # of --metric; prec and box are groups
 Option = typer.Option
+DataRoot = Annotated[Path, Option(help="Folder that holds the data sets.")]
+Runs = Annotated[Path, Option(help="Folder that holds the artifacts.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Say what would run and why, then stop.")]
 
 
@@ -65,8 +67,8 @@ class Places:
     """The data set, and where its files, the artifacts and the settings are."""
 
     dataset: Annotated[str, Option(help="Name of a card, or path of its .toml file.")] = "shapes"
-    data_root: Annotated[Path, Option(help="Folder that holds the data sets.")] = Path("data")
-    runs: Annotated[Path, Option(help="Folder that holds the artifacts.")] = Path("runs")
+    data_root: DataRoot = Path("data")
+    runs: Runs = Path("runs")
     preset: Annotated[str | None, Option(help="A shipped configuration: best; --config and --set are stronger.")] = None
     config: Annotated[Path | None, Option(help="TOML file with one table per stage.")] = None
     set: Annotated[list[str] | None, Option(metavar="KEY=VALUE", help="Change one setting; repeatable.")] = None

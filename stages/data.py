@@ -11,19 +11,18 @@ import typer
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.workers import WORKERS
 from stages.console import align, emit
-from stages.context import Making, Output, Places, Workers, open_context
+from stages.context import DataRoot, Making, Output, Places, Workers, open_context
 
 if TYPE_CHECKING:
     from ris_pipeline.datasets.check import Check
 
-DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
 # What fits on a screen, where --json has all: faults, remarks, and of a remark's names how many and how long.
 N_FAULTS, N_REMARKS, N_NAMED, WIDTH = 12, 8, 3, 40
 
 
 def run_list(
     output: Output,
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data"),
+    data_root: DataRoot = Path("data"),
 ) -> None:
     """List the known data sets: format, what is there, sentences, licence.
 

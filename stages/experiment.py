@@ -12,7 +12,7 @@ import typer
 from ris_pipeline.process.console import Console
 from ris_pipeline.process.workers import WORKERS
 from stages.console import emit
-from stages.context import Device, DryRun, Output, Places, Precision, Workers, open_context
+from stages.context import DataRoot, Device, DryRun, Output, Places, Precision, Runs, Workers, open_context
 
 if TYPE_CHECKING:
     from ris_pipeline.chain.context import Context
@@ -25,8 +25,6 @@ Dataset = Annotated[
     typer.Option(help="A card's name or file; paper: all of the paper's; left out: shapes, or the file's own."),
 ]
 Seeds = Annotated[str | None, typer.Option(metavar="0,1,…", help="Seeds in place of the file's.")]
-DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
-Runs = Annotated[Path, typer.Option(help="Folder that holds the artifacts.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with one table per stage.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 
@@ -151,7 +149,7 @@ def _check(output: Output, experiment: Experiment, points: list[Point]) -> None:
     with tempfile.TemporaryDirectory(prefix="check-", dir=runs) as scratch:
         again = [replace(point, context=point.context.vary(runs=Path(scratch))) for point in points]
         for point, state in make_points(again):
-            print(f"{point.title}: {state}", file=sys.stderr)
+            points[0].context.say(f"{point.title}: {state}")
         found = compare(before, build_table(experiment, again))
     lines = [
         f"{row}, {column}: {old:.2f} → {new:.2f}, {'within' if abs(new - old) <= band else 'OUTSIDE'} ±{band:.2f}"

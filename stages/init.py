@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from stages.console import emit
-from stages.context import Making, Output, Places, open_context
+from stages.context import DataRoot, Making, Output, Places, open_context
 
 
 def run(
     output: Output,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the data set shall be called.")],
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("data"),
+    data_root: DataRoot = Path("data"),
     force: Annotated[bool, typer.Option("--force", help="Replace the data set of that name.")] = False,
 ) -> None:
     """Begin a data set of own images and sentences, with an example in it.

@@ -13,7 +13,7 @@ from stages.console import align, emit
 from stages.context import Output, Places, open_context
 
 if TYPE_CHECKING:
-    from ris_pipeline.chain.status import Row
+    from ris_pipeline.chain.status import StatusRow
 
 HEADER = ("artifact", "state", "finished", "time", "size", "digest", "why")
 
@@ -47,7 +47,7 @@ def run(
         raise RisError(f"damaged: {', '.join(damaged)}; {remedy}")
 
 
-def _cells(branch: str, row: Row) -> list[str]:
+def _cells(branch: str, row: StatusRow) -> list[str]:
     """Return the row as cells, with the `branch` of the tree before its name and at most three reasons."""
     seconds = "" if row.seconds is None else format_duration(row.seconds)
     size = "" if row.bytes is None else format_size(row.bytes)

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from stages.console import align, emit
-from stages.context import Output
-from stages.experiment import Config, DataRoot, Dataset, Name, Runs, Seeds, Set, open_experiment
+from stages.context import DataRoot, Output, Runs
+from stages.experiment import Config, Dataset, Name, Seeds, Set, open_experiment
 
 
 def run(
