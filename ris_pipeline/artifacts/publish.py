@@ -30,10 +30,10 @@ from ris_pipeline.artifacts.layout import (
     FILES,
     IRNET_WEIGHTS,
     MANIFEST,
-    METRICS,
     RECORDS,
     RESUME,
     STAGES,
+    TRAINING_LOG,
     UNLISTED,
     latest_name,
 )
@@ -42,7 +42,7 @@ from ris_pipeline.errors import RisError
 from ris_pipeline.process.failures import explained
 from ris_pipeline.process.packages import find_version
 
-_IRNET_FILES = {IRNET_WEIGHTS, METRICS}  # of pseudolabels
+_IRNET_FILES = {IRNET_WEIGHTS, TRAINING_LOG}  # of pseudolabels
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "numpy", "scipy", "opencv-python", "pillow")
 
 

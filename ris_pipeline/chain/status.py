@@ -23,7 +23,7 @@ Damages = dict[Path, list[Damage]]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StatusRow:
     """A line of the tree."""
 
     artifact: str  # stage, or stage/label
@@ -47,7 +47,7 @@ class Row:
         return self.artifact.partition("/")[0]
 
 
-def list_status(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> list[Row]:
+def list_status(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> list[StatusRow]:
     """Return a row per latest artifact, damaged one, running or broken run and missing stage, in the stages' order.
 
     `damages`: as `find_damages` returns them, or {} if nothing has been verified.
@@ -55,7 +55,7 @@ def list_status(context: Context, damages: Mapping[Path, Sequence[Damage]]) -> l
     return [row for stage in STAGES for row in _list_stage(context, stage, damages)]
 
 
-def _list_stage(context: Context, stage: str, damages: Mapping[Path, Sequence[Damage]]) -> list[Row]:
+def _list_stage(context: Context, stage: str, damages: Mapping[Path, Sequence[Damage]]) -> list[StatusRow]:
     folder = context.runs / context.card.name / stage
     rows = []
     latest = list_latest(context.runs, context.card.name, stage).values()
@@ -66,7 +66,7 @@ def _list_stage(context: Context, stage: str, damages: Mapping[Path, Sequence[Da
         state = "damaged" if damaged else "stale" if changed else "fresh"
         manifest = artifact.manifest
         rows.append(
-            Row(
+            StatusRow(
                 artifact.name, state, manifest["finished"], manifest["timings"]["total"], manifest["files"]["bytes"],
                 str(path), why=tuple(map(str, damaged)) or tuple(changed),
                 reads=tuple(name for name in manifest["inputs"] if name not in NO_ARTIFACTS),
@@ -77,15 +77,15 @@ def _list_stage(context: Context, stage: str, damages: Mapping[Path, Sequence[Da
     for path in list_artifacts(context.runs, context.card.name, stage):
         faults = tuple(map(str, damages.get(path, ()))) or _find_manifest_fault(path)
         if faults and path.name not in known:
-            rows.append(Row(stage, "damaged", path=str(path), why=faults))
+            rows.append(StatusRow(stage, "damaged", path=str(path), why=faults))
     command = context.command(STAGES[stage].command)
     for partial in sorted(folder.glob("*.partial")):
         holder = holder_of(partial.with_suffix(".lock"))
         reason = f"by {holder}" if holder else f"broken off; {command} resumes it"
-        rows.append(Row(stage, "running" if holder else "partial", path=str(partial), why=(reason,)))
+        rows.append(StatusRow(stage, "running" if holder else "partial", path=str(partial), why=(reason,)))
     if rows or stage in OPTIONAL:
         return rows
-    return [Row(stage, "missing", why=(f"run: {command}",))]
+    return [StatusRow(stage, "missing", why=(f"run: {command}",))]
 
 
 def _find_manifest_fault(folder: Path) -> tuple[str, ...]:
@@ -96,14 +96,14 @@ def _find_manifest_fault(folder: Path) -> tuple[str, ...]:
         return (str(error),)
 
 
-def arrange(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+def arrange(rows: Sequence[StatusRow]) -> list[tuple[str, StatusRow]]:
     """Return the rows in the order of a tree, each below the last stage that it reads, with the branch before it."""
-    below: dict[int, list[Row]] = {}
+    below: dict[int, list[StatusRow]] = {}
     for row in rows:
         parent = _find_parent(row, rows)
         below.setdefault(id(parent) if parent else 0, []).append(row)
 
-    def draw(key: int, indent: str) -> Iterator[tuple[str, Row]]:
+    def draw(key: int, indent: str) -> Iterator[tuple[str, StatusRow]]:
         children = below.get(key, [])
         for row in children:
             is_last = row is children[-1]
@@ -113,7 +113,7 @@ def arrange(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     return list(draw(0, ""))
 
 
-def _find_parent(row: Row, rows: Sequence[Row]) -> Row | None:
+def _find_parent(row: StatusRow, rows: Sequence[StatusRow]) -> StatusRow | None:
     order = list(STAGES)
     read = [other for other in rows if other.artifact in row.reads and other is not row]
     if not read and not row.reads:  # without a manifest: below the stage that it usually reads

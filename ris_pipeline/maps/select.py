@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ris_pipeline.networks.clip import Clip
 
-Mask = Literal["relu", "sigmoid", "normalised"]
+Masking = Literal["relu", "sigmoid", "normalised"]  # what of a score grid multiplies the image; `encode_masked`
 
 
 def compute_prms(features: Tensor, texts: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def compute_contrast(features: Tensor, others: Tensor) -> Tensor:
 
 
 def score_maps(
-    grids: Tensor, pixels: Tensor, texts: Tensor, ref_ids: Tensor, aux: Clip, mask: Mask,
+    grids: Tensor, pixels: Tensor, texts: Tensor, ref_ids: Tensor, aux: Clip, mask: Masking,
     image_of: Tensor | None = None, contrast: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Return the PRMS score of each map, float (n,), of n expressions of whole refs.
@@ -56,7 +56,7 @@ def score_maps(
     return scores
 
 
-def encode_masked(grids: Tensor, pixels: Tensor, aux: Clip, mask: Mask) -> Tensor:
+def encode_masked(grids: Tensor, pixels: Tensor, aux: Clip, mask: Masking) -> Tensor:
     """Return float (n, D) of length 1, the features of `aux` for what a map leaves of its image.
 
     `grids` float (n, h, w), `pixels` float (n or 1, 3, H, W). The map M is the sigmoid of the

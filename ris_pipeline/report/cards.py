@@ -30,7 +30,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class GalleryCard:
     """One sample as the page shows it."""
 
     sentence: str
@@ -47,7 +47,7 @@ class Card:
     tiles: tuple[Tile, ...]
 
 
-def make_card(strip: Strip, dataset: Dataset, side: int) -> Card:
+def make_card(strip: Strip, dataset: Dataset, side: int) -> GalleryCard:
     """Return the card of a strip, its pictures at most `side` pixels wide and high."""
     sample = strip.sample
     traits = traits_of(dataset, sample.ref, sample.expression)
@@ -58,7 +58,7 @@ def make_card(strip: Strip, dataset: Dataset, side: int) -> Card:
         facts.append(f"target {100 * traits.box_share:.0f} % of the image")
     if traits.n_same_kind is not None:
         facts.append(f"{traits.n_same_kind} of its kind")
-    return Card(
+    return GalleryCard(
         sentence=sample.expression.sentence,
         split=sample.split,
         drawn=sample.drawn,

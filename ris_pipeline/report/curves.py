@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import METRICS
+from ris_pipeline.artifacts.layout import TRAINING_LOG
 from ris_pipeline.errors import RisError
 
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # {name: (steps, values)}
@@ -58,10 +58,10 @@ def write_events(artifacts: Iterable[Artifact], folder: Path) -> Iterator[Path]:
     except ImportError as error:
         raise RisError("TensorBoard is not installed; pip install -c constraints.txt -e '.[tensorboard]'") from error
     for artifact in artifacts:
-        if (artifact.path / METRICS).is_file():
+        if (artifact.path / TRAINING_LOG).is_file():
             target = folder / artifact.name / artifact.digest
             with SummaryWriter(str(target)) as writer:
-                for name, (steps, values) in load_curves(artifact.path / METRICS).items():
+                for name, (steps, values) in load_curves(artifact.path / TRAINING_LOG).items():
                     for step, value in zip(steps.tolist(), values.tolist(), strict=True):
                         writer.add_scalar(name, value, int(step))
             yield target

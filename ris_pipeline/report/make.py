@@ -12,7 +12,7 @@ from ris_pipeline.artifacts.identity import Artifact
 from ris_pipeline.artifacts.layout import REPORT, STAGE_ROWS, TRAIN_SPLIT
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context, Places, open_context
-from ris_pipeline.chain.status import Row, arrange, list_status
+from ris_pipeline.chain.status import StatusRow, arrange, list_status
 from ris_pipeline.config import ReportConfig
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
@@ -60,7 +60,7 @@ def _find_sources(context: Context, splits: Sequence[str] | None) -> Sources:
     return find_sources(context.runs, context.card.name, context.find_splits(splits), context.command)
 
 
-def _write(context: Context, config: ReportConfig, sources: Sources, stages: Sequence[Row], work: Work) -> None:
+def _write(context: Context, config: ReportConfig, sources: Sources, stages: Sequence[StatusRow], work: Work) -> None:
     from ris_pipeline.report.breakdown import break_down
     from ris_pipeline.report.page import Page, make_cards, render
     from ris_pipeline.report.samples import draw_samples

@@ -16,11 +16,11 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from ris_pipeline.chain.status import Row
+from ris_pipeline.chain.status import StatusRow
 from ris_pipeline.datasets.records import Dataset
 from ris_pipeline.process.units import format_duration, format_size
 from ris_pipeline.report.breakdown import GROUPINGS, Group
-from ris_pipeline.report.cards import Card, make_card
+from ris_pipeline.report.cards import GalleryCard, make_card
 from ris_pipeline.report.charts import CHARTED, chart_breakdown, chart_curves, chart_scores, title_of
 from ris_pipeline.report.curves import Curves
 from ris_pipeline.report.panels import read_strips
@@ -39,10 +39,10 @@ class Page:
     dataset: str
     scores: Sequence[Score]
     curves: Mapping[str, Curves]  # {what was trained: its losses}
-    stages: Sequence[tuple[str, Row]]  # as `arrange` has them
+    stages: Sequence[tuple[str, StatusRow]]  # as `arrange` has them
     breakdowns: Mapping[str, Mapping[str, Sequence[Group]]]  # {split: {heading: groups}}
     labels: Sequence[LabelRun]
-    cards: Sequence[Card]
+    cards: Sequence[GalleryCard]
     seed: int
     has_truth: bool  # whether any ref has a box or a mask
 
@@ -54,7 +54,7 @@ def make_cards(
     side: int,
     device: torch.device,
     advance: Callable[[], object],
-) -> list[Card]:
+) -> list[GalleryCard]:
     """Return the gallery's cards in the order of the samples; advance() is called after each."""
     cards = {}
     for strip in read_strips(sources, datasets, samples, device):

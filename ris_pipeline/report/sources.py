@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ris_pipeline.artifacts.find import find_behind, find_latest, find_named, list_latest, load_artifacts
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import METRICS, OUTCOMES, TRAIN_SPLIT
+from ris_pipeline.artifacts.layout import OUTCOMES, TRAIN_SPLIT, TRAINING_LOG
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.curves import Curves, load_curves
 from ris_pipeline.scoring.metrics import Estimate, Outcome
@@ -81,9 +81,9 @@ class Sources:
     def read_curves(self) -> dict[str, Curves]:
         """Return {what was trained: its losses} of the trainings that have left some."""
         curves = {
-            learner: load_curves(artifact.path / METRICS)
+            learner: load_curves(artifact.path / TRAINING_LOG)
             for learner, artifact in self.trained.items()
-            if (artifact.path / METRICS).is_file()
+            if (artifact.path / TRAINING_LOG).is_file()
         }
         return {learner: own for learner, own in curves.items() if own}
 

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ris_pipeline.artifacts.files import replacing, write_bytes
-from ris_pipeline.artifacts.layout import METRICS, RESUME
+from ris_pipeline.artifacts.layout import RESUME, TRAINING_LOG
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
 from ris_pipeline.process.ranks import any_rank, broadcast, is_orphaned, wait
@@ -96,7 +96,7 @@ class TrainingState:
 
     @property
     def _log(self) -> Path:
-        return self.folder / METRICS
+        return self.folder / TRAINING_LOG
 
     def step_done(self, **values: float) -> None:
         """Log the step's values; leave a checkpoint when it is time.

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from calls import places_in
 from ris_pipeline.artifacts.find import find_latest
-from ris_pipeline.artifacts.layout import METRICS, WEIGHTS
+from ris_pipeline.artifacts.layout import TRAINING_LOG, WEIGHTS
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def ris(tmp_path: Path, write_tiny_card: Callable[..., Path], call_ris: Callable
 
 
 def read_log(artifact: Any) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (artifact.path / METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (artifact.path / TRAINING_LOG).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("command", [["train-step1"], ["train-step2", "--oracle"]])
@@ -99,7 +99,7 @@ def test_an_init_that_is_no_such_network_is_one_error(ris, tmp_path, capsys):
     capsys.readouterr()
     for init, words in (
         (tmp_path / "nothing.pth", "nothing.pth: no such file"),
-        (step1.path / METRICS, "metrics.jsonl: damaged, or not a file of tensors"),
+        (step1.path / TRAINING_LOG, "metrics.jsonl: damaged, or not a file of tensors"),
         (step1.path, "model.safetensors: not the weights of this network"),
     ):
         assert ris("train-step2", "--oracle", "--init", init) == 1

@@ -15,7 +15,7 @@ import pytest
 
 from calls import add_options
 from ris_pipeline.artifacts.find import find_latest
-from ris_pipeline.artifacts.layout import METRICS, RESUME
+from ris_pipeline.artifacts.layout import RESUME, TRAINING_LOG
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -78,7 +78,7 @@ def test_a_training_is_that_of_processes_with_one_disk_and_goes_on(machines, sta
     partial = first / "runs/tiny/step1" / f"{expected.digest}.partial"
     processes = start(STEP1, machines)
     deadline = time.monotonic() + 300
-    while not (partial / METRICS).exists() or (partial / METRICS).read_text().count("\n") < 3:
+    while not (partial / TRAINING_LOG).exists() or (partial / TRAINING_LOG).read_text().count("\n") < 3:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for process in processes:

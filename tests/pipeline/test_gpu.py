@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from calls import places_in
-from ris_pipeline.artifacts.layout import METRICS, label_path, store_path
+from ris_pipeline.artifacts.layout import TRAINING_LOG, label_path, store_path
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.maps.store import ResponseStore
 
@@ -56,7 +56,7 @@ def run(copy_of_project: Path, call_ris: Callable[..., int]) -> Run:
 
 
 def read_losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / METRICS).read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in (folder / TRAINING_LOG).read_text().splitlines()]
 
 
 @pytest.mark.parametrize(

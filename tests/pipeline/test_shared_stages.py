@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ris_pipeline import dump_responses, make_pseudolabels, train_step1
 from ris_pipeline.artifacts.find import find_latest
-from ris_pipeline.artifacts.layout import IRNET_WEIGHTS, MANIFEST, METRICS
+from ris_pipeline.artifacts.layout import IRNET_WEIGHTS, MANIFEST, TRAINING_LOG
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -175,7 +175,8 @@ def test_every_training_is_that_of_one_process(root):
         assert two is not None
         assert one.digest == two.digest
         expected, found = (
-            [json.loads(line) for line in (artifact.path / METRICS).read_text().splitlines()] for artifact in (one, two)
+            [json.loads(line) for line in (artifact.path / TRAINING_LOG).read_text().splitlines()]
+            for artifact in (one, two)
         )
         assert len(expected) > 1
         for line, other in zip(expected, found, strict=True):

@@ -15,7 +15,7 @@ import pytest
 from calls import add_options
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.artifacts.layout import METRICS, RESUME
+from ris_pipeline.artifacts.layout import RESUME, TRAINING_LOG
 from ris_pipeline.artifacts.verify import find_damage
 from ris_pipeline.training.checkpoints import TrainingState
 
@@ -79,7 +79,7 @@ def test_two_processes_make_one_artifact(root):
     assert step1.manifest["host"]["ranks"] == 2
     refs, steps = step1.manifest["counts"]["refs"], step1.manifest["counts"]["steps"]
     assert steps == 2 * (refs // 2)  # two epochs of batches of 2 refs, one for each process
-    lines = (step1.path / METRICS).read_text().splitlines()
+    lines = (step1.path / TRAINING_LOG).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(steps))
 
 
@@ -88,7 +88,7 @@ def test_each_epoch_is_scored_once(root):
     code, _, stderr = end(start(root, command))
     assert code == 0, stderr
     step1 = load_step1(root, "runs")
-    lines = [json.loads(line) for line in (step1.path / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (step1.path / TRAINING_LOG).read_text().splitlines()]
     n_steps = step1.manifest["counts"]["steps"]
     assert len(lines) == n_steps
     assert [line["step"] for line in lines if "val_miou" in line] == [n_steps // 2 - 1, n_steps - 1]
@@ -122,7 +122,7 @@ def test_a_training_that_is_stopped_in_any_way_ends_in_the_same_bytes(root):
     n_done, partial = 0, root / "stormy/tiny/step1" / f"{calm.digest}.partial"
     for name, (disturb, ends_step) in DISTURBANCES.items():
         process = start(root, command, "stormy")
-        wait_for_steps(partial / METRICS, n_done + 3)
+        wait_for_steps(partial / TRAINING_LOG, n_done + 3)
         ranks = find_ranks(process.pid)
         assert sorted(ranks) == [0, 1]
         began = time.monotonic()
@@ -133,7 +133,7 @@ def test_a_training_that_is_stopped_in_any_way_ends_in_the_same_bytes(root):
         wait_for(lambda: not any(map(is_alive, ranks.values())), 5)  # noqa: B023 - called at once
         assert "RuntimeError" not in stderr
         assert stderr.count(GO_ON if ends_step else KILLED) == 1, stderr
-        n_logged = len((partial / METRICS).read_text().splitlines())
+        n_logged = len((partial / TRAINING_LOG).read_text().splitlines())
         if ends_step:
             assert n_logged > n_done
             n_done = n_logged

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ris_pipeline.artifacts.identity import Artifact
-from ris_pipeline.chain.status import Row
+from ris_pipeline.chain.status import StatusRow
 from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref
 from ris_pipeline.report.cards import make_card
 from ris_pipeline.report.page import Page, describe_result, render
@@ -47,8 +47,8 @@ class Parsed(HTMLParser):
 
 def make_page(cards=(), scores=(), **changes) -> Page:
     why = ("configuration.lr: 1 → 2",)
-    stale = Row("step1", "stale", "2026-11-25T18:07:30+00:00", 75.0, 1_500_000, "runs/toy/step1/ab12", why)
-    stages = [("", stale), ("└─ ", Row("responses", "missing", why=("run: ris dump-responses",)))]
+    stale = StatusRow("step1", "stale", "2026-11-25T18:07:30+00:00", 75.0, 1_500_000, "runs/toy/step1/ab12", why)
+    stages = [("", stale), ("└─ ", StatusRow("responses", "missing", why=("run: ris dump-responses",)))]
     values = {
         "dataset": "toy", "scores": scores, "curves": {}, "stages": stages, "breakdowns": {}, "cards": cards,
         "labels": (), "seed": 0, "has_truth": True,

@@ -4,7 +4,7 @@ import pytest
 
 from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
-from ris_pipeline.artifacts.layout import METRICS
+from ris_pipeline.artifacts.layout import TRAINING_LOG
 from ris_pipeline.artifacts.publish import publish
 from ris_pipeline.errors import RisError
 from ris_pipeline.report.sources import find_sources
@@ -20,7 +20,7 @@ def make(tmp_path):
         request = Request(tmp_path, "toy", stage, {"prms": False}, inputs or {}, flags)
         with publish(request) as work:
             if log:
-                (work.path / METRICS).write_text(log)
+                (work.path / TRAINING_LOG).write_text(log)
         artifact = find(request)
         assert artifact is not None
         return artifact

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ris_pipeline.artifacts.layout import METRICS, RESUME
+from ris_pipeline.artifacts.layout import RESUME, TRAINING_LOG
 from ris_pipeline.errors import RisError
 from ris_pipeline.process import signals as stops
 from ris_pipeline.training import checkpoints
@@ -50,19 +50,19 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(tmp_path):
         state.step_done(loss=loss)
     state.save()
     state.step_done(loss=1.0)
-    with (tmp_path / METRICS).open("a") as file:
+    with (tmp_path / TRAINING_LOG).open("a") as file:
         file.write('{"step": 3, "lo')  # killed here
     again = state_in(tmp_path)
     assert again.load() == 2
     again.step_done(loss=1.0)
-    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / TRAINING_LOG).read_text().splitlines()]
     assert lines == [{"step": 0, "loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 
 
 def test_without_a_checkpoint_the_log_begins_anew(tmp_path):
     state_in(tmp_path).step_done(loss=3.0)
     assert state_in(tmp_path).load() == 0
-    assert (tmp_path / METRICS).read_text() == ""
+    assert (tmp_path / TRAINING_LOG).read_text() == ""
 
 
 def test_one_process_writes(tmp_path):
@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     state.step_done(loss=2.0)
     with pytest.raises(OSError, match="No space"):
         state.save()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [METRICS, RESUME]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [TRAINING_LOG, RESUME]
     assert state_in(tmp_path).load() == 1
 
 

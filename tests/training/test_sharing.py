@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ris_pipeline.artifacts.layout import METRICS, WEIGHTS
+from ris_pipeline.artifacts.layout import TRAINING_LOG, WEIGHTS
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.datasets import Dataset
 from ris_pipeline.datasets.io.labels import save_label
@@ -150,7 +150,7 @@ def test_two_and_three_processes_learn_what_one_does(build: Build, dataset: Data
     for n_ranks in (1, 2, 3):
         folder = tmp_path / str(n_ranks)
         run_ranks(n_ranks, lambda ranks, folder=folder: train_in_double(build, dataset, folder, ranks), tmp_path)
-        losses = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+        losses = [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
         found.append((losses, load_file(folder / WEIGHTS)))
     (expected, weights), *others = found
     assert len(expected) == N_STEPS
