@@ -122,7 +122,10 @@ def open_experiment(
         numbers = experiment.seeds if seeds is None else [int(word) for word in seeds.split(",")]
     except ValueError as error:
         raise RisError(f"--seeds {seeds}: write numbers with commas between them, such as 0,1,2") from error
-    return experiment, list_points(experiment, open_dataset, experiment.datasets if card is None else [card], numbers)
+    datasets = experiment.datasets if card is None else [card]
+    if name.endswith(".toml") and dataset in datasets:  # "shapes": of an own file the card, no folder of shipped files
+        datasets = [dataset]
+    return experiment, list_points(experiment, open_dataset, datasets, numbers)
 
 
 def _same_words(name: str, options: dict[str, Any]) -> list[str]:
