@@ -12,6 +12,7 @@ from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import CLIP_CONFIG, WEIGHTS
 from ris_pipeline.chain.context import Context, Places, open_context
+from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.process.console import report_steps
@@ -56,7 +57,7 @@ def _train(context: Context, request: Request, config: ClipConfig) -> None:
 
     phases = curriculum(config)
     torch.manual_seed(context.seed)
-    with connected(context.device) as ranks, context.publish(request, apart=True) as work:
+    with connected(context.device) as ranks, publish_together(context, request, apart=True) as work:
         clip = build_small_clip()
         source = PairBatches(phases, context.seed, ranks)
         with context.console.progress("clip", source.n_steps) as advance:

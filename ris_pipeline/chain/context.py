@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
-from ris_pipeline.artifacts.files import make_folder
-from ris_pipeline.artifacts.find import explain, find, find_latest, load_artifact
+from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import Freshness, describe_other_data, split_of
 from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
-from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, RESUME, STAGES, TRAIN_SPLIT, VALIDATION, command_of
-from ris_pipeline.artifacts.locks import read_holder
-from ris_pipeline.artifacts.publish import Work, point_latest, publish, remove_leftovers
+from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, TRAIN_SPLIT, VALIDATION, command_of
+from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, find_preset, load_config_file, record_settings, resolve
 from ris_pipeline.datasets.card import Card, load_card
 from ris_pipeline.errors import RisError, did_you_mean, suggest_path
 from ris_pipeline.methods import METHODS, Method
 from ris_pipeline.process.console import Console
-from ris_pipeline.process.ranks import agree, agreed, counted, find_ranks, is_first, wait
+from ris_pipeline.process.ranks import agreed, counted, find_ranks
 from ris_pipeline.process.workers import WORKERS
 
 if TYPE_CHECKING:
@@ -378,63 +374,6 @@ class Context:
                 if source not in NO_ARTIFACTS:
                     check_whole(request.runs / request.dataset / source.partition("/")[0] / its_digest)
         return not self.dry_run
-
-    @contextmanager
-    def publish(self, request: Request, *, apart: bool = False) -> Iterator[Work]:
-        """Yield the folder to write the artifact of `request` in; after the block it is found under its own name.
-
-        Of several processes the first one publishes what all have written there, and its `Work` is the one that counts.
-        `apart`: the first one alone writes what counts, so that a machine that does not see its folder gets another one
-        for the block. Otherwise as `artifacts.publish.publish`. Raises RisError where not all of them see the same
-        folder, or lack what they need apart.
-        """
-        with publish(request, force=self.force) if is_first() else nullcontext(Work(request.partial, False)) as work:
-            checkpoint = request.partial / RESUME
-            holder, resumes = agree(lambda: (read_holder(request.lock), checkpoint.exists()))
-            is_apart = read_holder(request.lock) != holder
-            if is_apart and not apart:
-                raise RisError(
-                    f"{request.partial}: not there on {platform.node()}, and {request.stage} is written by all "
-                    "processes: on several machines --runs has to be one shared folder"
-                )
-            if is_apart and checkpoint.exists() and not resumes:
-                raise RisError(
-                    f"{checkpoint}: a run broke off on {platform.node()}, and the first process is on another machine "
-                    "now; start torchrun with --node-rank 0 here, or delete this file"
-                )
-            with self._work_apart(request) if is_apart else nullcontext(work) as own:
-                yield own
-                wait()  # until all has been written
-        wait()  # until it is found
-
-    @contextmanager
-    def _work_apart(self, request: Request) -> Iterator[Work]:
-        """Yield a folder of this machine alone. Raises RisError where it lacks what the request reads, or has others'.
-
-        The first process of the machine looks.
-        """
-        if find_ranks().local_rank == 0:
-            for name, its_digest in request.inputs.items():
-                folder = request.runs / request.dataset / name.partition("/")[0] / its_digest
-                if name not in NO_ARTIFACTS:
-                    if load_artifact(folder) is None:
-                        raise RisError(
-                            f"{folder}: not there on {platform.node()}, which does not share the disk of the first "
-                            "process; copy it there (rsync -a)"
-                        )
-                    check_whole(folder)
-            own = {"data": self.data_digest, "images": self.digest_images(TRAIN_SPLIT)} if request.inputs else {}
-            if any(request.inputs[name] != its_digest for name, its_digest in own.items()):
-                raise RisError(
-                    f"{self.card.name}: {platform.node()} has other annotations or images below {self.data_root} than "
-                    "the machine of the first process; copy them there (rsync -a)"
-                )
-        folder = request.path.with_name(f"{request.path.name}.apart")
-        make_folder(folder)
-        try:
-            yield Work(folder, False)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:

@@ -20,6 +20,7 @@ from ris_pipeline.artifacts.layout import (
 from ris_pipeline.artifacts.publish import Work
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context, Places, open_context
+from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.chain.responses import build_aux
 from ris_pipeline.config import PseudolabelConfig, Step1Config
 from ris_pipeline.datasets.card import Card
@@ -78,7 +79,7 @@ def make_pseudolabels(
         from ris_pipeline.maps.store import ResponseStore
 
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
-        with context.publish(request) as work:
+        with publish_together(context, request) as work:
             store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
             drawn = in_turn(lambda: _draw(context, resolved, dataset, responses))
             _fill(context, work, dataset, store, resolved, drawn, proposals, request.inputs)
@@ -102,7 +103,7 @@ def _make_round(
 
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
         groups = group_by_image(dataset)
-        with context.publish(request) as work:
+        with publish_together(context, request) as work:
             with work.timed("segment"), context.progress("labels", len(dataset.refs)) as advance:
                 network = in_turn(lambda: load_network(step2, context.device))
                 save_segmented(dataset, network, share(groups), work.path, resolved, context.workers, advance)

@@ -10,6 +10,7 @@ from ris_pipeline.artifacts.find import find
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import store_path
 from ris_pipeline.chain.context import Context, Places, open_context
+from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import ResponsesConfig, Step1Config, config_from_manifest
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError
@@ -93,7 +94,7 @@ def _dump(
 
     dataset = context.open_dataset(split, with_images=True)
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
-    with context.publish(request) as work:
+    with publish_together(context, request) as work:
         responder = in_turn(load)
         aux = in_turn(lambda: build_aux(context, trained)) if config.prms else None
         for line in describe_unread(responder, sorted(sentences)):

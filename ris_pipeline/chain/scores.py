@@ -17,6 +17,7 @@ from ris_pipeline.artifacts.find import find, walk_behind
 from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import OUTCOMES, SCORES, TRAIN_SPLIT, store_path
 from ris_pipeline.chain.context import Context, Places, open_context
+from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import ScoreConfig
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import EmptySplitError, RisError
@@ -151,7 +152,7 @@ def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
     n_all = count_expressions((*everything.refs, *everything.absent))
     expected = context.card.splits[job.split]
     label = f"score {job.row.name} {job.split}"
-    with context.publish(job.request) as work:
+    with publish_together(context, job.request) as work:
         own = []
         with context.progress(label, dataset.n_expressions) as advance:
             for outcome in _evaluate(context, job, dataset):
