@@ -422,6 +422,16 @@ def hash_names(*names: str) -> int:
     return int(hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:13], 16)
 
 
+def hash_expressions(owner: Sequence[str], sentences: Iterable[str]) -> tuple[Expression, ...]:
+    """Return the sentences with ids that are hashes of the owner's names, the sentence and how often it came before."""
+    seen: Counter[str] = Counter()
+    expressions = []
+    for sentence in sentences:
+        expressions.append(Expression(hash_names(*owner, sentence, str(seen[sentence])), sentence))
+        seen[sentence] += 1
+    return tuple(expressions)
+
+
 def _check_id(number: Any, what: str) -> None:
     if type(number) is not int or not 0 <= number <= _LARGEST_ID:
         raise RisError(f"{what} {number!r:.80} must be a whole number from 0 to {_LARGEST_ID}")

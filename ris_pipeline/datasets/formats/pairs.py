@@ -10,13 +10,21 @@ are of the picture as displayed, turned by its EXIF orientation, unless the card
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import check_bytes, read_size, resolve_inside
-from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, hash_names, parse_box
+from ris_pipeline.datasets.records import (
+    Annotation,
+    Image,
+    Reading,
+    Ref,
+    check_ref,
+    hash_expressions,
+    hash_names,
+    parse_box,
+)
 from ris_pipeline.errors import RisError, did_you_mean
 
 _KEYS = ("image", "ref", "sentence", "split", "box", "mask")
@@ -86,17 +94,11 @@ class _Draft:
         return None
 
     def finish(self, ref_id: int) -> Ref:
-        """Return the ref with all its sentences; the count makes the ids of equal sentences differ."""
-        seen: Counter[str] = Counter()
-        expressions = []
-        for sentence in self.sentences:
-            names = (self.record["image"], self.record["ref"], sentence, str(seen[sentence]))
-            expressions.append(Expression(hash_names(*names), sentence))
-            seen[sentence] += 1
-        image, name = self.record["image"], self.record["ref"]
-        split = self.record["split"]
+        """Return the ref with all its sentences."""
+        image, name, split = self.record["image"], self.record["ref"], self.record["split"]
+        expressions = hash_expressions([image, name], self.sentences)
         annotation = Annotation(self.box, self.mask)
-        return Ref(ref_id, self.image.image_id, split, tuple(expressions), (annotation,), name=f"{name!r} of {image}")
+        return Ref(ref_id, self.image.image_id, split, expressions, (annotation,), name=f"{name!r} of {image}")
 
 
 def _read_hw(record: dict[str, Any], path: Path, *, upright: bool) -> tuple[int, int] | None:

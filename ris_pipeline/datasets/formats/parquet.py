@@ -24,11 +24,11 @@ from ris_pipeline.datasets.formats import refer
 from ris_pipeline.datasets.io.files import check_kind, read_size, resolve_inside
 from ris_pipeline.datasets.records import (
     Annotation,
-    Expression,
     Image,
     Reading,
     Ref,
     check_ref,
+    hash_expressions,
     hash_names,
     parse_hw,
 )
@@ -125,7 +125,7 @@ def _parse_answers(
     box = refer.parse_box_xywh(row["bbox"], image.hw, where)
     # Of a crowd there are run lengths, for which the column is too narrow.
     polygon = None if row["iscrowd"] else [[float(v) for v in row["segmentation"] or ()]]
-    ref = Ref(ref_id, image_id, split, _number(ref_id, sentences), (Annotation(box, polygon),))
+    ref = Ref(ref_id, image_id, split, hash_expressions([str(ref_id)], sentences), (Annotation(box, polygon),))
     try:
         _add(ref, image, reading, where)
     except RisError:  # an object of several parts, of which the column has one
@@ -145,23 +145,18 @@ def _parse_samples(
             image = Image(row["image_id"], path, parse_hw(height, width, place))
             sentences = _parse_sentences(sample["sentences"], place)
             annotation = Annotation(refer.parse_box_xywh(sample["bbox"], image.hw, place), mask)
-            _add(Ref(ref_id, image.image_id, split, _number(ref_id, sentences), (annotation,)), image, reading, place)
+            _add(
+                Ref(ref_id, image.image_id, split, hash_expressions([str(ref_id)], sentences), (annotation,)),
+                image,
+                reading,
+                place,
+            )
 
 
 def _add(ref: Ref, image: Image, reading: Reading, where: str) -> None:
     check_ref(ref, image, f"{where}, image {image.path.name}")
     reading.images.setdefault(image.image_id, image)
     reading.refs.append(ref)
-
-
-def _number(ref_id: int, sentences: Sequence[str]) -> tuple[Expression, ...]:
-    """Return the sentences with ids of their own; the count makes those of equal sentences differ."""
-    seen: Counter[str] = Counter()
-    expressions = []
-    for sentence in sentences:
-        expressions.append(Expression(hash_names(str(ref_id), sentence, str(seen[sentence])), sentence))
-        seen[sentence] += 1
-    return tuple(expressions)
 
 
 def _parse_sentences(sentences: Any, where: str) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
+from ris_pipeline.datasets.io.segmentations import read_rle_size
 from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
 from ris_pipeline.errors import RisError
 
@@ -134,12 +135,8 @@ def _number(ref_id: int, sentences: Any, where: str) -> tuple[Expression, ...]:
 
 def _mask_hw(annotation: dict[str, Any], where: str) -> tuple[int, int] | None:
     """Return the image's size as its first run-length mask has it: the pickles name it nowhere else."""
-    segmentation = annotation.get("segmentation")
-    rle = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
-    size = rle.get("size") if isinstance(rle, dict) else None
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        return parse_hw(size[0], size[1], where)
-    return None
+    size = read_rle_size(annotation.get("segmentation"))
+    return None if size is None else parse_hw(*size, where)
 
 
 def _parse_size(size: Any, where: str) -> tuple[int, int]:

@@ -7,11 +7,11 @@ lacks is that of its run lengths. Layout: github.com/Lsan2401/RMSIN, refer/refer
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.formats import refer
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
+from ris_pipeline.datasets.io.segmentations import read_rle_size
 from ris_pipeline.datasets.records import Reading
 
 list_files = refer.list_files
@@ -27,15 +27,8 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
     for annotation in instances.annotations.values():
         annotation.pop("bbox", None)
         image = instances.images.get(annotation.get("image_id"))
-        if image is not None and (size := _size_of(annotation.get("segmentation"))):
+        if image is not None and (size := read_rle_size(annotation.get("segmentation"))):
             image.setdefault("height", size[0])
             image.setdefault("width", size[1])
     records = load_plain_pickle(path)
     return refer.read_refs(records, path, instances, card, split, lambda name: data_root / card.images)
-
-
-def _size_of(segmentation: Any) -> list[Any] | None:
-    """Return [height, width] of run lengths, None where they have none."""
-    part = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
-    size = part.get("size") if isinstance(part, dict) else None
-    return size if isinstance(size, list) and len(size) == 2 else None

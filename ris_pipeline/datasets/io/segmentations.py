@@ -93,6 +93,13 @@ def _pack(part: Any) -> Any:
         return part
 
 
+def read_rle_size(segmentation: Any) -> tuple[Any, Any] | None:
+    """Return height and width as the (first) run lengths of a segmentation have them, unchecked; None without them."""
+    rle = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
+    size = rle.get("size") if isinstance(rle, dict) else None
+    return (size[0], size[1]) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+
 def encode_rle(mask: BoolMask) -> Rle:
     """Return the COCO run lengths of a bool mask (H, W), ready for JSON."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
