@@ -85,7 +85,9 @@ class Prediction:
         """Return the image with the mask painted over it in red. Raises RisError where the image has another size."""
         pixels = to_array(image)
         if pixels.shape[:2] != self.mask.shape:
-            raise RisError(f"the image has {pixels.shape[:2]} pixels, the mask {self.mask.shape}")
+            raise RisError(
+                f"the image has {pixels.shape[:2]} pixels, the mask {self.mask.shape}; give the segmented image"
+            )
         return PIL.Image.fromarray(overlay_mask(pixels, self.mask))
 
     def save(self, path: Path | str) -> None:

@@ -35,27 +35,10 @@ SETTINGS: dict[str, Any] = {
 }
 # The commands that several processes of torchrun share.
 SHARED = (
-    "pretrain-clip",
-    "train-step1",
-    "dump-responses",
-    "make-pseudolabels",
-    "train-step2",
-    "score",
-    "predict",
-)
-METRIC_WORDS = (
-    "pointit",
-    "pointm",
-    "miou",
-    "oiou",
-    "prec",
-    "box",
-    "n_acc",
-    "t_acc",
-    "mrr",
-    "riou",
-    "all",
-)  # of --metric; prec and box are groups
+    "pretrain-clip", "train-step1", "dump-responses", "make-pseudolabels", "train-step2", "score", "predict",
+)  # fmt: skip
+# Of --metric; prec and box are groups.
+METRIC_WORDS = ("pointit", "pointm", "miou", "oiou", "prec", "box", "n_acc", "t_acc", "mrr", "riou", "all")
 Option = typer.Option
 DataRoot = Annotated[Path, Option(help="Folder that holds the data sets.")]
 Runs = Annotated[Path, Option(help="Folder that holds the artifacts.")]

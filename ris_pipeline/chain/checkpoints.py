@@ -41,7 +41,9 @@ def choose_checkpoint(
     if checkpoint is not None and (checkpoint / MANIFEST).is_file():
         artifact = load_artifact(checkpoint)
         if method != TRIS and artifact is not None and method_of(artifact).name != method:
-            raise RisError(f"{checkpoint}: trained by {method_of(artifact).name}, not by {method}")
+            raise RisError(
+                f"{checkpoint}: trained by {method_of(artifact).name}, not by {method}; give its own --method"
+            )
         check_whole(checkpoint)  # a flipped bit in weights raises no error; it only changes the mask
     return checkpoint
 

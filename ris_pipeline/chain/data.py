@@ -85,7 +85,10 @@ def fetch_data(context: Context) -> None:
         raise RisError(describe_missing(card, data_root, missing))
     if card.fetch and len(lost := find_lost(card, data_root)) > card.holes:
         names = ", ".join(map(str, lost[:3]))
-        raise RisError(f"{card.name}: {len(lost):,} of the images are still missing, no archive had them: {names}")
+        raise RisError(
+            f"{card.name}: {len(lost):,} of the images are still missing, no archive had them: {names}; "
+            "`ris data check --write-exclude FILE` writes the list that the card can exclude"
+        )
 
 
 def _list_downloads(context: Context) -> list[Download]:

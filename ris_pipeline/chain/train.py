@@ -22,6 +22,7 @@ from ris_pipeline.artifacts.layout import (
 )
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.pseudolabels import describe_labels
+from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import Step2Config
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
@@ -169,7 +170,7 @@ def _find_start(init: Path, method: Method) -> Path:
     """Return the weights that a training starts from; RisError where another method trained them."""
     artifact = load_artifact(init)
     if artifact is not None and method_of(artifact).name != method.name:
-        raise RisError(f"{init}: trained by {method_of(artifact).name}, not by {method.name}")
+        raise RisError(f"{init}: trained by {method_of(artifact).name}, not by {method.name}; give weights of that")
     return find_weights(init)
 
 
@@ -199,7 +200,7 @@ def _train(
     with connected(device) as ranks:
         plan = replace(plan, ranks=ranks)
         source = RefBatches(plan, config.epochs, config.input_size)
-        with context.publish(request, apart=True) as work:
+        with publish_together(context, request, apart=True) as work:
             task = in_turn(lambda: _build(build_task, context.seed))
             if open_targets is not None:
                 source.targets = in_turn(lambda: open_targets(work.path / TARGETS))

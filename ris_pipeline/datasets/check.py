@@ -20,11 +20,11 @@ from ris_pipeline.datasets.load import describe, find_near, missing_paths, read_
 from ris_pipeline.datasets.overlap import find_listed, read_image_list
 from ris_pipeline.datasets.records import Dataset, Fault, Image, Ref, check_size
 from ris_pipeline.errors import RisError
+from ris_pipeline.process.console import Advance
 from ris_pipeline.process.workers import map_processes
 
 Item = TypeVar("Item")
 T = TypeVar("T")
-Advance = Callable[[int], None]
 
 MISSING, EMPTY = "missing files", "empty files"
 UNREADABLE, RECORDS = "unreadable annotation files", "records that cannot be used"

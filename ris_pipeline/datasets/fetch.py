@@ -164,7 +164,9 @@ def unpack(archive: Path, take: str, folder: Path, console: Console) -> dict[str
                 raise RisError(f"{archive}: there is nothing like {take} in it; is it another archive?")
             n_bytes = sum(member.file_size for member in wanted.values())
             if n_bytes > (free := shutil.disk_usage(folder).free):
-                raise RisError(f"{folder}: {format_size(n_bytes)} to unpack, and {format_size(free)} free on the disk")
+                raise RisError(
+                    f"{folder}: {format_size(n_bytes)} to unpack, and {format_size(free)} free; make room there"
+                )
             console.say(f"unpacking {len(wanted):,} files, {format_size(n_bytes)}, from {archive} into {folder}")
             with console.progress("files", len(wanted)) as advance:
                 for path, member in wanted.items():
@@ -227,4 +229,4 @@ def _check_space(item: Download, data_root: Path) -> None:
     """Raise RisError where the disk cannot hold the file, and of an archive what is in it too."""
     needed = (item.n_bytes or 0) * (2 if item.take else 1)
     if needed > (free := shutil.disk_usage(data_root).free):
-        raise RisError(f"{data_root}: {format_size(needed)} are needed, and {format_size(free)} free on the disk")
+        raise RisError(f"{data_root}: {format_size(needed)} are needed, and {format_size(free)} free; make room there")

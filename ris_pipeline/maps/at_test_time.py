@@ -40,7 +40,9 @@ class AgainstDrawn(ResponderWrapper):
     def __init__(self, responder: Responder, sentences: list[str]) -> None:
         """`sentences`: those that compete. Raises RisError for a responder of which a score of 0 is not nothing."""
         if responder.rule.activation not in ("relu", "logit", "clamp"):
-            raise RisError("drawn sentences compete where a score of 0 means nothing, as Step-1's and Step-2's does")
+            raise RisError(
+                "--rivals is for networks whose score of 0 means nothing, as Step-1's and Step-2's; leave it out"
+            )
         super().__init__(responder)
         with torch.no_grad():
             self._drawn = responder.encode_texts(sentences)

@@ -47,7 +47,9 @@ class Car(FrozenClip):
     def __init__(self, config: CarConfig, device: torch.device) -> None:
         super().__init__(config, device)
         if config.input_size % config.stride:
-            raise RisError(f"input_size {config.input_size} is no multiple of stride {config.stride}")
+            raise RisError(
+                f"input_size {config.input_size} is no multiple of stride {config.stride}: change car.stride"
+            )
         if config.skip_last_block:
             vit.check_vit(self.clip.model.visual)
         self.config = config

@@ -23,7 +23,7 @@ Branch = Literal["spotlight", "compensation"]
 
 
 class ActivationModulation(nn.Module):
-    """AMM: weight channels, then cells, by how near their importance is to the mean: what is neither loud nor mute.
+    """AMM: weight channels, then cells, by how near their importance is to the mean: neither the largest nor 0 wins.
 
     x ← x·g(z), g(z) = exp(−(z − μ)²/2σ²) / (√(2π)·σ), with z for channels an MLP of their means, and for cells a 7×7
     convolution of the channels' maximum and mean. No gradient flows through μ and σ.

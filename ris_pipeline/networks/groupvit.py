@@ -58,7 +58,9 @@ class GroupVit(nn.Module):
         self.clip = clip
         if clip is not None:
             if clip.embed_dim != model.config.projection_dim:
-                raise RisError(f"embed_dim = {model.config.projection_dim}: this CLIP's is {clip.embed_dim}")
+                raise RisError(
+                    f"embed_dim = {model.config.projection_dim}: this CLIP's is {clip.embed_dim}; set it to that"
+                )
             clip.drop_image_encoder().requires_grad_(False)
             del model.text_model, model.text_projection
             self.n_tokens = clip.n_tokens

@@ -52,7 +52,7 @@ class Step2(ReferringNetwork):
         """
         height, width = pixels.shape[-2:]
         if height % 32 or width % 32:
-            raise RisError(f"Step-2 reads images of multiples of 32, not {height}×{width}: change the input size")
+            raise RisError(f"Step-2 reads images of multiples of 32, not {height}×{width}: set input_size to one")
         return self.levels(pixels)
 
     def encode_text(self, tokens: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ def grid_of(visual: Any, image_hw: tuple[int, int]) -> tuple[int, int]:
     """Return the patch grid (h, w) of an image of `image_hw` pixels. Raises RisError where patches do not fit."""
     (patch_h, patch_w), (height, width) = visual.patch_size, image_hw
     if height % patch_h or width % patch_w:
-        raise RisError(f"an image of {height}×{width} pixels has no whole patches of {patch_h}×{patch_w}")
+        raise RisError(
+            f"an image of {height}×{width} pixels has no whole patches of {patch_h}×{patch_w}: set input_size"
+        )
     return height // patch_h, width // patch_w
 
 

@@ -12,6 +12,8 @@ from ris_pipeline.process.signals import check
 
 SECONDS_BETWEEN_LINES = 10.0
 
+Advance = Callable[[int], None]  # advance(n): n more are done
+
 
 def is_silent() -> bool:
     """Return whether this is a process of torchrun other than the first, which prints for all."""

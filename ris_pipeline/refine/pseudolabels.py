@@ -40,6 +40,7 @@ from ris_pipeline.maps.rule import compute_map, show_map
 from ris_pipeline.maps.store import ResponseStore
 from ris_pipeline.networks.irnet import IRNet
 from ris_pipeline.process.ahead import run_ahead
+from ris_pipeline.process.console import Advance
 from ris_pipeline.process.workers import map_processes
 from ris_pipeline.refine.crf import clean_labels
 from ris_pipeline.refine.instances import label_walked
@@ -48,7 +49,6 @@ from ris_pipeline.refine.mean_field import refine_on
 from ris_pipeline.refine.seeds import compute_seeds
 from ris_pipeline.refine.walk import walk_pieces
 
-Advance = Callable[[int], None]
 TEMPERATURE = 0.05  # of the softmax over PRMS's mean cosines that weights a ref's maps; chosen on shapes
 T = TypeVar("T")
 
@@ -156,8 +156,8 @@ def save_seeds(
 ) -> None:  # fmt: skip
     """Write the confident labels (0, 1, 255) that IRNet learns from, images shared out to worker processes.
 
-    On CUDA the dense CRF is the device's, elsewhere that of the worker processes. Of the maps that PRMS selected,
-    whatever is configured: where maps compete, they end at no edge of the image.
+    On CUDA the dense CRF is the device's, elsewhere that of the worker processes. The maps are those that PRMS
+    selected, whatever `combine` and `compete` say: where two maps compete, they meet where the image has no edge.
     """
     on_device, refine = device.type == "cuda", refine_on(device)
     label_hw = partial(limit_size, longest=config.max_side)

@@ -42,17 +42,8 @@ _NEEDS = {
     "riou": "refs that also have sentences that are wrong",
 }
 METRICS = tuple(_NEEDS)
-HEADLINE = (
-    "pointit",
-    "pointm",
-    "miou",
-    "oiou",
-    "prec@0.5",
-    "n_acc",
-    "t_acc",
-    "mrr",
-    "riou",
-)  # what a table shows where all are asked for
+# What a table shows where all are asked for.
+HEADLINE = ("pointit", "pointm", "miou", "oiou", "prec@0.5", "n_acc", "t_acc", "mrr", "riou")
 _ALIASES = {
     "ciou": "oiou", "overall_iou": "oiou", "cumulative_iou": "oiou", "giou": "miou", "mean_iou": "miou",
     "point_it": "pointit", "point_m": "pointm", "boxiou": "box_iou", "box_acc": f"box@{BOX_THRESHOLD}",

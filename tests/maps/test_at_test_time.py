@@ -42,5 +42,5 @@ def test_options_are_put_around_each_other():
 
 def test_a_score_of_0_has_to_be_nothing():
     rule = Rule(via_input=False, activation="none", to_image="corners", normalise="minmax", threshold=0.5)
-    with pytest.raises(RisError, match="a score of 0 means nothing"):
+    with pytest.raises(RisError, match="whose score of 0 means nothing"):
         AgainstDrawn(SimpleNamespace(rule=rule), ["a"])

@@ -58,19 +58,19 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int | None = N_TO
         file = directory / own if weights in (None, "openai") else Path(weights)
         config, settings = _read_config(directory / CLIP_CONFIG)
         settings["tokenizer"] = _load_tokenizer(config, f"local-dir:{directory}")
-        return _build(config, read_weights(file), file, n_tokens, **settings)
+        return _build(name, config, read_weights(file), file, n_tokens, **settings)
     config = _find_config(name)
     tokenizer = _load_tokenizer(config, name)
     if weights is None:
         # The first tag's: a family has one preprocessing.
         tags = open_clip.list_pretrained_tags_by_model(name)
         statistics = _find_statistics(open_clip.get_pretrained_cfg(name, tags[0])) if tags else {}
-        return Clip.from_config(config, n_tokens, tokenizer=tokenizer, **statistics)
+        return _assemble(name, config, n_tokens, tokenizer=tokenizer, **statistics)
     tag = open_clip.get_pretrained_cfg(name, weights)
     if tag:
         file = _download(name, weights, tag, config)
         config["quick_gelu"] = bool(tag.get("quick_gelu"))
-        return _build(config, read_weights(file), file, n_tokens, tokenizer=tokenizer, **_find_statistics(tag))
+        return _build(name, config, read_weights(file), file, n_tokens, tokenizer=tokenizer, **_find_statistics(tag))
     file = Path(weights)
     if not file.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
@@ -78,7 +78,7 @@ def load_clip(name: str, weights: str | None = None, n_tokens: int | None = N_TO
     found = read_weights(file)
     if not (config.get("quick_gelu") or found.is_openai) and _holds_half_values(found.tensors):
         raise RisError(f"{file}: half-precision values as in OpenAI's weights, which need {name}-quickgelu")
-    return _build(config, found, file, n_tokens, tokenizer=tokenizer)
+    return _build(name, config, found, file, n_tokens, tokenizer=tokenizer)
 
 
 def save_compact(clip: Clip, path: Path, rows: Iterable[int], *, half: bool = False) -> None:
@@ -178,11 +178,21 @@ def _find_source(tag: Mapping[str, Any]) -> tuple[str, str, bool]:
     return url, str(folder), "file" in tag or (folder / url.rpartition("/")[2]).is_file()
 
 
-def _build(config: dict[str, Any], weights: Weights, file: Path, n_tokens: int | None, **settings: Any) -> Clip:
+def _build(
+    name: str, config: dict[str, Any], weights: Weights, file: Path, n_tokens: int | None, **settings: Any
+) -> Clip:
     quick_gelu = bool(config.get("quick_gelu")) or weights.is_openai
-    clip = Clip.from_config(config | {"quick_gelu": quick_gelu}, n_tokens, **settings)
+    clip = _assemble(name, config | {"quick_gelu": quick_gelu}, n_tokens, **settings)
     copy_tensors(clip.model, weights.tensors, file)
     return clip
+
+
+def _assemble(name: str, config: Mapping[str, Any], n_tokens: int | None, **settings: Any) -> Clip:
+    """Return `Clip.from_config`, whose errors do not know the name."""
+    try:
+        return Clip.from_config(config, n_tokens, **settings)
+    except RisError as error:
+        raise RisError(f"{name}: {error}") from error
 
 
 def _holds_half_values(tensors: dict[str, Tensor]) -> bool:

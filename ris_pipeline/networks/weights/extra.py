@@ -13,4 +13,4 @@ def import_transformers(extra: str = "methods") -> Any:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise RisError(f"this needs an extra: pip install -c constraints.txt -e '.[{extra}]'") from error
+        raise RisError(f"this needs transformers, an extra: pip install -c constraints.txt -e '.[{extra}]'") from error

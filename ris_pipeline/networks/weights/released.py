@@ -77,7 +77,7 @@ def read_released(path: Path, kind: Kind | None = None) -> Released:
         names = first_few(list(weights.tensors)) or "none"
         raise RisError(f"{path}: no checkpoint of {', '.join(_SIGNS)}; its entries: {names}")
     if kind not in (None, found):
-        raise RisError(f"{path}: a checkpoint of kind {found}, not {kind}")
+        raise RisError(f"{path}: a checkpoint of kind {found}; give one of kind {kind}")
     if found == "clip":
         return _clip(path, weights)
     if found == "irn":

@@ -97,7 +97,9 @@ def copy_tensors(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> No
     """
     faults = describe_faults(model.state_dict(), tensors)
     if faults:
-        raise RisError(f"{file}: not the weights of this network ({faults})")
+        raise RisError(
+            f"{file}: not the weights of this network ({faults}); give those of the network that is configured"
+        )
     model.load_state_dict(tensors, strict=False)
 
 
