@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import warnings
 from collections import deque
@@ -88,6 +89,7 @@ def predict_files(
         return Predictions()
     written = agree(lambda: _Written(out))
     jobs = [_Job(path, texts, tuple(written.name(path, text) for text in texts)) for path, texts in requests]
+    agree(lambda: _remove_left(out, save_map, jobs))
     own = _predict(context, checkpoint, method, jobs, out, save_map, test_time, upright=upright)
     by_job = {job: found for part in gather(own) for job, found in part.items()}
     ordered = [by_job[job] for job in jobs if job in by_job]
@@ -171,6 +173,16 @@ def _names_of(image: Path) -> Iterator[str]:
     yield image.stem
     yield image.name
     yield from (f"{image.name}-{n}" for n in itertools.count(2))
+
+
+def _remove_left(out: Path, save_map: Path | None, jobs: Sequence[_Job]) -> None:
+    """Remove what a killed run of the same command had begun to write."""
+    stems = {stem for job in jobs for stem in job.stems}
+    left = [path for path in out.glob("*.new") if path.name.rpartition("-")[0] in stems or PREDICTIONS in path.name]
+    if save_map is not None:
+        left += save_map.parent.glob(f"{glob.escape(save_map.stem)}*{glob.escape(save_map.suffix)}.*.new")
+    for path in left:
+        path.unlink(missing_ok=True)
 
 
 def _predict(

@@ -54,6 +54,7 @@ def run(arguments: list[str], stderr: Path, n_ranks: int) -> None:
     """Runs one command in this process and ends it."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from ris_pipeline.chain import predict
     from ris_pipeline.maps import store
     from stages.cli import main
 
@@ -64,7 +65,7 @@ def run(arguments: list[str], stderr: Path, n_ranks: int) -> None:
     sys.argv = ["ris", *arguments]
     if n_ranks == 1:
         main()
-    store.BLOCK_ROWS = 16  # so that each rank has some
+    store.BLOCK_ROWS, predict.BATCH_SIZE = 16, 2  # so that each rank has some
     standalone = LaunchConfig(
         1, 1, n_ranks, run_id="storm", rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork",
         max_restarts=0,

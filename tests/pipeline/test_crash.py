@@ -48,6 +48,7 @@ COMMANDS = {
     "make-pseudolabels --refine": ["make-pseudolabels", "--refine"],
     "train-step2": ["train-step2"],
     "score": ["score"],
+    "predict": ["predict", "the red star", "a circle"],
 }
 
 
@@ -59,10 +60,16 @@ class Launcher:
     root: Path
     peak_kib: int = 0  # of the last command
 
+    @property
+    def out(self) -> Path:
+        """Where `ris predict` writes."""
+        return self.root / "out"
+
     def start(self, command: list[str], *extra: str, workers: str = "0", n_ranks: int = 1) -> int:
         """The pid of the command's process, or of the parent of its ranks."""
         assert self.process.stdin is not None
-        words = add_options([*command, *extra], **{**places_in(self.root), "workers": workers})
+        places = {**places_in(self.root), "workers": workers, "image": self.root / "data/tiny/images", "out": self.out}
+        words = add_options([*command, *extra], **places)
         request = {"arguments": words, "stderr": str(self.root / "errors.txt"), "n_ranks": n_ranks}
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         return int(self.read_line())
@@ -89,8 +96,9 @@ class Launcher:
         return time.monotonic() - began
 
     def wait_until_it_writes(self, pid: int) -> float:
-        """The time at which the command took a lock or had ended."""
-        while not self.has_ended(0.005):
+        """The time at which the command took a lock, put a file into `out` (`ris predict`) or had ended."""
+        began = time.time_ns()
+        while not self.has_ended(0.005) and not (self.out.exists() and self.out.stat().st_mtime_ns > began):
             locks = [*self.root.glob("runs/*/*/*.lock"), *self.root.glob("data/*.lock")]
             if any(group_of(read_if_there(lock)) == pid for lock in locks):
                 break
@@ -182,17 +190,21 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """{path: SHA-256} of all files below a folder, without what holds times of day: the records, when files changed."""
+    """{path: SHA-256} of all files below a folder, without what holds times of day: the records, when files changed.
+
+    predictions.json names the project, which does not count.
+    """
+    project = str(folder.parent).encode()
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes().replace(project, b"")).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (*RECORDS, "data.json")
     }
 
 
 def check_same(calm: Path, stormy: Path) -> None:
-    """Data, artifacts and links of two projects are the same, and there is nothing else."""
-    for place in ("data", "runs"):
+    """Data, artifacts, links and predictions of two projects are the same, and there is nothing else."""
+    for place in ("data", "runs", "out"):
         expected, found = checksums(calm / place), checksums(stormy / place)
         assert sorted(found) == sorted(expected)
         assert [name for name in found if found[name] != expected[name]] == []
@@ -227,7 +239,7 @@ def kill_at_random(
                 print(f"{name}: {victim} killed after {delay:.2f} s", flush=True)
                 anew = []
             else:
-                anew = ["--force"]
+                anew = [] if name == "predict" else ["--force"]  # which predicts anew each time
         launcher.run(command, n_ranks=n_ranks)
     return kills
 
@@ -242,9 +254,9 @@ def test_each_stage_killed_once(project, tmp_path, launch):
     launcher = launch(stormy)
     names = list(COMMANDS)[1:]
     kills = kill_at_random(launcher, names, 1, defaultdict(lambda: 1.0), random.Random(7))
-    assert kills.total() == 7
+    assert kills.total() == 8
     launcher.root = calm
-    for name in ("pretrain-clip", "score"):  # what the project does not have
+    for name in ("pretrain-clip", "score", "predict"):  # what the project does not have
         launcher.run(COMMANDS[name])
     check_same(calm, stormy)
 
@@ -306,7 +318,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launc
         launcher.root = tmp_path / str(n_images)
         launcher.root.mkdir()
         write_tiny_card(launcher.root, train=n_images, val=1)
-        for name in [command for command in COMMANDS if command != "pretrain-clip"]:
+        for name in [command for command in COMMANDS if command not in ("pretrain-clip", "predict")]:
             launcher.run(COMMANDS[name], "--quiet")
             peaks[name, n_images] = launcher.peak_kib
     growth = {name: (peaks[name, 280] - peak) / 1024 for (name, n_images), peak in peaks.items() if n_images == 40}
@@ -322,7 +334,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, write_tiny_card, launc
     ids=["0", "1", "2", "3", "two-ranks"],
 )
 def test_every_command_killed_four_times(seed, n_ranks, victims, tmp_path, write_tiny_card, launch):
-    """Four storms of 32 kills, and one of 28 under torchrun, where the victim may also be one rank of two."""
+    """Four storms of 36 kills, and one of 32 under torchrun, where the victim may also be one rank of two."""
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
     durations = {}
     launcher = launch(calm)
@@ -338,7 +350,8 @@ def test_every_command_killed_four_times(seed, n_ranks, victims, tmp_path, write
             launcher.run(COMMANDS["make-shapes"])
     for name in names:
         for workers in "10":
-            durations[name, workers] = launcher.run(COMMANDS[name], "--force", workers=workers, n_ranks=n_ranks)
+            anew = [] if name == "predict" else ["--force"]
+            durations[name, workers] = launcher.run(COMMANDS[name], *anew, workers=workers, n_ranks=n_ranks)
     launcher.root = stormy
     kills = kill_at_random(launcher, names, 4, durations, random.Random(seed), n_ranks=n_ranks, victims=victims)
     assert kills.total() == 4 * len(names)

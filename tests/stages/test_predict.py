@@ -140,6 +140,20 @@ def test_a_folder_and_more_images(options, image, tmp_path, capsys):
         run(options, [str(tmp_path / "empty"), "dog"], tmp_path / "out")
 
 
+def test_what_a_killed_run_had_begun_is_removed(options, image, tmp_path):
+    make(options, "step2", labels="pseudo")
+    out, maps = tmp_path / "out", tmp_path / "maps"
+    left = [out / "photo-1-mask.png.0a1b2c3d.new", out / "predictions.json.0a1b2c3d.new", maps / "a.npy.0a1b2c3d.new"]
+    others = [out / "photo-2-mask.png.0a1b2c3d.new", out / "other-1-map.png.0a1b2c3d.new"]
+    for path in [*left, *others]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    run(options, [str(image), "the dog"], out, save_map=maps / "a.npy")
+    assert [path.name for path in left if path.exists()] == []
+    assert [path.name for path in others if not path.exists()] == []
+    assert (maps / "a.npy").exists()
+
+
 def test_the_map_as_numbers(options, image, tmp_path, capsys):
     step1 = make(options, "step1")
     run(options, [str(image), "dog"], tmp_path / "out", checkpoint=step1, save_map=tmp_path / "deep" / "map.npy")
