@@ -24,6 +24,11 @@ TINY_CLIP = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+TINY_VIT = {
+    "embed_dim": 12,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 # Every stage at its smallest; the heading says which data set.
 TINY_STAGES = """
 [config.step1]
@@ -138,6 +143,27 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP}))
     save_compact(Clip.from_config(TINY_CLIP), folder / "model.safetensors", range(0, 49408, 97))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a ViT-CLIP of random values, for the configuration's `clip`; `tiny_clip` is a ResNet."""
+    from ris_pipeline.networks.weights.clip_weights import save_compact
+    from tiny import build_random
+
+    folder = tmp_path_factory.mktemp("vit")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_VIT}))
+    save_compact(build_random(TINY_VIT), folder / "model.safetensors", range(0, 49408, 97))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def method_tables(tiny_clip: Path, tiny_vit: Path) -> str:
+    """A card's tables of all compared methods, with networks that train in seconds."""
+    from tiny import METHOD_TABLES
+
+    tables = "".join(f"[config.{name}]\n{table}" for name, table in METHOD_TABLES.items())
+    return tables.format(clip=tiny_clip, vit=tiny_vit)
 
 
 @pytest.fixture

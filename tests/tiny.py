@@ -17,6 +17,25 @@ TINY: dict[str, Any] = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
 }
+# The table of each compared method in a card; {clip} is a folder with a tiny CLIP, a ResNet, {vit} one with a ViT.
+FROZEN_CLIP = 'clip = "{clip}"\nclip_weights = "none"\ninput_size = 64\n'
+FROZEN_VIT = FROZEN_CLIP.replace("clip}", "vit}")
+SUPERVISED = FROZEN_CLIP + "hidden = 16\nepochs = 2\nbatch_size = 6\n"
+METHOD_TABLES = {
+    "maskclip": FROZEN_CLIP,
+    "maskclip-trained": SUPERVISED,
+    "clip-es": FROZEN_VIT,
+    "clip-es-trained": SUPERVISED + "confidence = 0.6\n",
+    "car": FROZEN_VIT + "with_rivals = true\n",
+    "amr": FROZEN_CLIP + 'backbone = "{clip}"\nbackbone_weights = "none"\nhidden = 8\n'
+    "epochs = 2\ncam_epochs = 1\nbatch_size = 4\nlr = 0.1\n",
+    "groupvit": 'weights = "none"\nside = 64\nwidth = 16\nheads = 2\ndepth = 1\nn_first_groups = 6\nn_groups = 3\n'
+    "text_width = 16\ntext_heads = 2\ntext_layers = 1\nn_tokens = 20\nprojection = 16\nembed_dim = 8\n"
+    "input_size = 64\nepochs = 2\nbatch_size = 4\nlr = 1e-3\n",
+    "gbs": FROZEN_CLIP + 'text_encoder = "clip"\nvgg_weights = "none"\nwidth = 2\nepochs = 2\nbatch_size = 4\n',
+    "wwbl": FROZEN_CLIP + 'aux_clip = "{clip}"\naux_weights = "none"\nvgg_weights = "none"\nwidth = 2\nepochs = 2\n'
+    "batch_size = 6\n",
+}
 
 
 def build_random(config: dict[str, Any]) -> Clip:

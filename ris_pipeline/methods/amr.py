@@ -101,7 +101,7 @@ class AmrTask(Task[Batch]):
         own = encode_each(lambda texts: network.encode_text(network.clip.tokenize(texts).to(self.device)), sentences)
         T, first = gather_rows(own)  # of the whole batch
         # A sentence that another ref of the batch has as well is true of both images.
-        targets = find_equal(gather_list(sentences)[0]).to(self.device, torch.float32)[first : first + len(own)]
+        targets = find_equal(gather_list(sentences)[0]).to(self.device)[first : first + len(own)].float()
         weight = weight_of(len(own), self.device)
         if self.is_plain:
             V = network.encode_image(batch.pixels, "spotlight")

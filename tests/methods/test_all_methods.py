@@ -23,26 +23,8 @@ from ris_pipeline.maps.respond import Responder
 from ris_pipeline.methods import METHODS, list_compared
 from ris_pipeline.training import checkpoints
 from ris_pipeline.training.batches import RefBatches
+from tiny import METHOD_TABLES
 
-# The table of each method in the card; {clip} is a folder with a tiny CLIP, a ResNet, {vit} one with a ViT.
-FROZEN_CLIP = 'clip = "{clip}"\nclip_weights = "none"\ninput_size = 64\n'
-FROZEN_VIT = FROZEN_CLIP.replace("clip}", "vit}")
-SUPERVISED = FROZEN_CLIP + "hidden = 16\nepochs = 2\nbatch_size = 6\n"
-TINY = {
-    "maskclip": FROZEN_CLIP,
-    "maskclip-trained": SUPERVISED,
-    "clip-es": FROZEN_VIT,
-    "clip-es-trained": SUPERVISED + "confidence = 0.6\n",
-    "car": FROZEN_VIT + "with_rivals = true\n",
-    "amr": FROZEN_CLIP + 'backbone = "{clip}"\nbackbone_weights = "none"\nhidden = 8\n'
-    "epochs = 2\ncam_epochs = 1\nbatch_size = 4\nlr = 0.1\n",
-    "groupvit": 'weights = "none"\nside = 64\nwidth = 16\nheads = 2\ndepth = 1\nn_first_groups = 6\nn_groups = 3\n'
-    "text_width = 16\ntext_heads = 2\ntext_layers = 1\nn_tokens = 20\nprojection = 16\nembed_dim = 8\n"
-    "input_size = 64\nepochs = 2\nbatch_size = 4\nlr = 1e-3\n",
-    "gbs": FROZEN_CLIP + 'text_encoder = "clip"\nvgg_weights = "none"\nwidth = 2\nepochs = 2\nbatch_size = 4\n',
-    "wwbl": FROZEN_CLIP + 'aux_clip = "{clip}"\naux_weights = "none"\nvgg_weights = "none"\nwidth = 2\nepochs = 2\n'
-    "batch_size = 6\n",
-}
 PACKAGES = {"groupvit": "transformers"}  # of the extra: pip install -e '.[methods]'
 COMPARED = [method.name for method in list_compared()]
 TRAINED = [method.name for method in list_compared() if method.trained]
@@ -61,15 +43,13 @@ def _extra(request: pytest.FixtureRequest) -> None:
 def project(
     tmp_path_factory: pytest.TempPathFactory,
     write_tiny_card: Callable[..., Path],
-    tiny_clip: Path,
-    tiny_vit: Path,
+    method_tables: str,
     call_ris: Callable[..., int],
 ) -> Path:
     """A folder with a card that has a table for every method, and its data; tests may add to its runs."""
     root = tmp_path_factory.mktemp("methods")
-    tables = "".join(f"[config.{name}]\n{table}" for name, table in TINY.items()).format(clip=tiny_clip, vit=tiny_vit)
     card = write_tiny_card(root, train=4, val=2)
-    card.write_text(card.read_text() + tables)
+    card.write_text(card.read_text() + method_tables)
     assert call_ris("data", "make-shapes", **places_in(root)) == 0
     return root
 
@@ -100,7 +80,7 @@ def respond(responder: Responder, dataset: Dataset, ref_ids: list[int] | None) -
 
 
 def test_every_method_is_tested() -> None:
-    assert list(TINY) == COMPARED
+    assert list(METHOD_TABLES) == COMPARED
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,6 +7,7 @@ count in float32.
 import json
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,18 @@ from ris_pipeline.artifacts.layout import TRAINING_LOG, WEIGHTS
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.datasets import Dataset
 from ris_pipeline.datasets.io.labels import save_label
+from ris_pipeline.methods import amr, groupvit, supervised, wwbl
+from ris_pipeline.methods.amr import AmrTask
+from ris_pipeline.methods.configs import AmrConfig, GroupVitConfig, SupervisedConfig, WWbLConfig
+from ris_pipeline.methods.groupvit import GroupVitTask
+from ris_pipeline.methods.wwbl import WWbLTask
+from ris_pipeline.networks.amr import Amr
 from ris_pipeline.networks.clip import Clip
 from ris_pipeline.networks.irnet import ClipStages, IRNet
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
+from ris_pipeline.networks.vgg import build_vgg
+from ris_pipeline.networks.wwbl import WWbL
 from ris_pipeline.process import ranks as process_ranks
 from ris_pipeline.process.ranks import Ranks
 from ris_pipeline.training.batches import RefBatches, TrueMasks
@@ -43,7 +52,7 @@ from ris_pipeline.training.sharing import (
     weight_of,
 )
 from ris_pipeline.training.tasks import Step1Task, Step2Task
-from tiny import TINY, make_noise
+from tiny import TINY, build_random, make_noise
 
 N_STEPS = 5
 SIZE = 64
@@ -65,6 +74,7 @@ def run_ranks(n_ranks: int, work: Callable[[Ranks], object], folder: Path) -> No
 
 def _work(ranks: Ranks, work: Callable[[Ranks], object], store: str) -> None:
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # of GroupViT's group tokens: it costs a copy
     process_ranks._LAUNCHER = os.getppid()  # which was read when the parent imported it
     if ranks.n_ranks > 1:
         torch.distributed.init_process_group("gloo", init_method=store, rank=ranks.rank, world_size=ranks.n_ranks)
@@ -139,12 +149,57 @@ def build_clip(dataset: Dataset, folder: Path, ranks: Ranks) -> tuple[Task[Any],
     return ContrastiveTask(Clip.from_config(TINY), phases), PairBatches(phases, 4, ranks)
 
 
+def build_amr(dataset: Dataset, folder: Path, ranks: Ranks) -> tuple[Task[Any], Source[Any]]:
+    """Two steps of its first part and four of the second, at a rate at which maps stay above 0."""
+    clips = [Clip.from_config(TINY) for _ in range(3)]
+    network = Amr(ClipStages(clips[0]), ClipStages(clips[1]), clips[2], hidden=8)
+    config = AmrConfig(epochs=3, cam_epochs=1, batch_size=3, lr=1e-3)
+    return AmrTask(network, config), RefBatches(share(amr.plan(dataset, config, 4), ranks), config.epochs, SIZE)
+
+
+def build_supervised(dataset: Dataset, folder: Path, ranks: Ranks) -> tuple[Task[Any], Source[Any]]:
+    clip = Clip.from_config(TINY)
+    config = SupervisedConfig(batch_size=5, refs_per_image=2, lr=1e-2, backbone_lr=1e-3)
+    task = supervised.build_task(Step1(clip, clip, hidden=8), config)
+    return task, RefBatches(share(supervised.plan(dataset, config, 4), ranks), N_STEPS, SIZE, TrueMasks())
+
+
+def build_wwbl(dataset: Dataset, folder: Path, ranks: Ranks) -> tuple[Task[Any], Source[Any]]:
+    config = WWbLConfig(batch_size=5, refs_per_image=2, input_size=SIZE, lr=1e-2)
+    network = WWbL(Clip.from_config(TINY), build_vgg("vgg16", 2, None))
+    task = WWbLTask(network, build_random(TINY), config)
+    return task, RefBatches(share(wwbl.plan(dataset, config, 4), ranks), N_STEPS, SIZE)
+
+
+def build_groupvit(dataset: Dataset, folder: Path, ranks: Ranks) -> tuple[Task[Any], Source[Any]]:
+    """Without the random numbers by which it draws groups in training mode."""
+    pytest.importorskip("transformers", reason="needs the extra: pip install -e '.[methods]'")
+    sizes = {
+        "side": SIZE, "width": 16, "heads": 2, "depth": 1, "n_first_groups": 6, "n_groups": 3, "text_width": 16,
+        "text_heads": 2, "text_layers": 1, "n_tokens": 20, "projection": 16, "embed_dim": 8,
+    }  # fmt: skip
+    config = GroupVitConfig(weights=None, batch_size=3, input_size=SIZE, lr=1e-3, **sizes)
+    network = groupvit.build(config, None)
+    network.train = lambda mode=True: nn.Module.train(network, False)
+    return GroupVitTask(network, config), RefBatches(share(groupvit.plan(dataset, config, 4), ranks), 3, SIZE)
+
+
+def share(plan: Plan, ranks: Ranks) -> Plan:
+    return replace(plan, ranks=ranks)
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     return make_noise(tmp_path, {"size": [40, 40], "counts": [0, 800, 800]})
 
 
-@pytest.mark.parametrize("build", [build_step1, build_step2, build_irnet, build_clip])
+@pytest.mark.parametrize(
+    "build",
+    [
+        build_step1, build_step2, build_irnet, build_clip,
+        build_amr, build_supervised, build_wwbl, build_groupvit,
+    ],
+)  # fmt: skip
 def test_two_and_three_processes_learn_what_one_does(build: Build, dataset: Dataset, tmp_path: Path) -> None:
     found = []
     for n_ranks in (1, 2, 3):
@@ -153,7 +208,7 @@ def test_two_and_three_processes_learn_what_one_does(build: Build, dataset: Data
         losses = [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
         found.append((losses, load_file(folder / WEIGHTS)))
     (expected, weights), *others = found
-    assert len(expected) == N_STEPS
+    assert len(expected) >= N_STEPS
     for losses, theirs in others:
         for line, other in zip(expected, losses, strict=True):
             assert other == pytest.approx(line, rel=1e-6)  # in each process IRNet adds 1e-5 to the number of pairs
