@@ -82,14 +82,16 @@ def test_an_interrupted_run_ends_in_the_same_weights(build, targets, broken_at, 
     broken = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         run(build(0), plan, broken, report=break_off, targets=targets)
-    assert names_in(broken) == [checkpoints.METRICS, checkpoints.RESUME]
+    assert names_in(broken) == [checkpoints.TRAINING_LOG, checkpoints.RESUME]
 
     again = {}
     # From other initial values: all that counts is in the checkpoint.
     assert run(build(1), plan, broken, report=again.__setitem__, targets=targets) == 6
     assert again == {step: losses[step] for step in range(broken_at, 6)}
-    assert names_in(broken) == [checkpoints.METRICS, loop.WEIGHTS, checkpoints.RESUME]
-    assert (broken / checkpoints.METRICS).read_bytes() == (tmp_path / "calm" / checkpoints.METRICS).read_bytes()
+    assert names_in(broken) == [checkpoints.TRAINING_LOG, loop.WEIGHTS, checkpoints.RESUME]
+    assert (broken / checkpoints.TRAINING_LOG).read_bytes() == (
+        tmp_path / "calm" / checkpoints.TRAINING_LOG
+    ).read_bytes()
     found = load_file(broken / loop.WEIGHTS)
     assert list(found) == list(expected)
     for name, value in expected.items():
@@ -103,7 +105,7 @@ def test_a_checkpoint_waits_for_its_time(plan, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(step1_task(0), plan, tmp_path / "run", report=break_off)
-    assert names_in(tmp_path / "run") == [checkpoints.METRICS]  # not two minutes old
+    assert names_in(tmp_path / "run") == [checkpoints.TRAINING_LOG]  # not two minutes old
 
 
 def test_the_file_holds_the_trained_network_and_nothing_else(plan, tmp_path):
@@ -176,7 +178,7 @@ def test_the_learning_rate_falls_by_the_polynomial(plan, tmp_path):
     """Adam's step for a gradient that is always 1 is the learning rate itself; AdamW's decay comes before it."""
     seen = {}
     run(task := Sum(weight_decay=0.5), plan, tmp_path / "run", report=seen.__setitem__)
-    logged = [json.loads(line) for line in (tmp_path / "run" / checkpoints.METRICS).read_text().splitlines()]
+    logged = [json.loads(line) for line in (tmp_path / "run" / checkpoints.TRAINING_LOG).read_text().splitlines()]
     assert [line["lr"] for line in logged] == pytest.approx([0.1 * (1 - step / 6) ** 0.9 for step in range(6)])
     for name, value, lr in (("backbone", 2.0, 0.01), ("head", 3.0, 0.1)):
         for step in range(6):
@@ -202,7 +204,7 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_refs(plan, tmp_pat
         run(Sum(bad_step=4), plan, tmp_path / "run")
     assert str(caught.value) == f"step 4: the loss is not finite; refs of the batch: {drawn}; lower lr"
     # The last good state stays, and what would come next fails again at the same step.
-    assert names_in(tmp_path / "run") == [checkpoints.METRICS, checkpoints.RESUME]
+    assert names_in(tmp_path / "run") == [checkpoints.TRAINING_LOG, checkpoints.RESUME]
     assert TrainingState(tmp_path / "run", {}).load() == 4
     with pytest.raises(RisError, match=r"step 4: the loss is not finite"):
         run(Sum(bad_step=0), plan, tmp_path / "run")
@@ -233,19 +235,19 @@ def test_random_numbers_and_gradient_scale_survive_a_stop(plan, tmp_path, worker
     broken = tmp_path / "broken"
     with pytest.raises(stops.Stopped), stops.watch_signals():
         run(Drawing(), plan, broken, report=stop, precision="fp16", workers=workers)
-    assert names_in(broken) == [checkpoints.METRICS, checkpoints.RESUME]
+    assert names_in(broken) == [checkpoints.TRAINING_LOG, checkpoints.RESUME]
     torch.manual_seed(99)
     again = {}
     run(resumed := Drawing(), plan, broken, report=again.__setitem__, precision="fp16", workers=workers)
     assert again == {step: losses[step] for step in range(2, 6)}
     for found, expected in zip(resumed.network.parameters(), task.network.parameters(), strict=True):
         assert torch.equal(found, expected)
-    assert (broken / checkpoints.METRICS).read_bytes() == (calm / checkpoints.METRICS).read_bytes()
+    assert (broken / checkpoints.TRAINING_LOG).read_bytes() == (calm / checkpoints.TRAINING_LOG).read_bytes()
 
 
 def test_what_a_killed_run_had_finished_is_not_trained_again_and_not_trusted(plan, tmp_path):
     run(Sum(), plan, tmp_path / "run")
-    before = {name: (tmp_path / "run" / name).read_bytes() for name in (loop.WEIGHTS, checkpoints.METRICS)}
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in (loop.WEIGHTS, checkpoints.TRAINING_LOG)}
     for name, data in before.items():
         (tmp_path / "run" / name).write_bytes(data[:-1] + b"x")
     seen = {}
@@ -295,7 +297,7 @@ def test_the_weights_of_the_selected_epoch_count(select, best_epoch, plan, tmp_p
     run(task, plan, tmp_path, 4, report=seen.__setitem__, validate=validate, select=select)
     assert load_file(tmp_path / loop.WEIGHTS)["head"].item() == heads[best_epoch]
     assert len(set(heads)) == 4
-    logged = [json.loads(line) for line in (tmp_path / checkpoints.METRICS).read_text().splitlines()]
+    logged = [json.loads(line) for line in (tmp_path / checkpoints.TRAINING_LOG).read_text().splitlines()]
     of_epochs = {line["step"]: line["val_pointit"] for line in logged if "val_pointit" in line}
     assert of_epochs == dict(zip((2, 5, 8, 11), heads, strict=True))
     assert [seen[step]["val_pointit"] for step in of_epochs] == heads
@@ -334,7 +336,7 @@ def test_the_best_epoch_is_found_again_after_a_break(where, broken_at, plan, tmp
     with pytest.raises(KeyboardInterrupt):
         run(task, plan, broken, 4, select="miou", **break_in)
     run(task := Sum(), plan, broken, 4, validate=closeness(task), select="miou")
-    for name in (loop.WEIGHTS, checkpoints.METRICS):
+    for name in (loop.WEIGHTS, checkpoints.TRAINING_LOG):
         assert (broken / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
 
 
@@ -351,7 +353,7 @@ def test_a_killed_training_keeps_the_best_epoch(plan, tmp_path):
         )  # fmt: skip
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    assert names_in(tmp_path / "killed") == [checkpoints.METRICS, checkpoints.RESUME]
+    assert names_in(tmp_path / "killed") == [checkpoints.TRAINING_LOG, checkpoints.RESUME]
     run(task := Sum(), plan, tmp_path / "killed", 4, validate=closeness(task), select="miou")
     found, expected = (load_file(tmp_path / name / loop.WEIGHTS) for name in ("killed", "calm"))
     assert found == expected
