@@ -18,7 +18,8 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_picture, read_remark
 from ris_pipeline.datasets.load import describe, find_near, missing_paths, read_split
 from ris_pipeline.datasets.overlap import find_listed, read_image_list
-from ris_pipeline.datasets.records import Dataset, Fault, Image, Ref, check_size
+from ris_pipeline.datasets.record_checks import check_size
+from ris_pipeline.datasets.records import Dataset, Fault, Image, Ref
 from ris_pipeline.errors import RisError
 from ris_pipeline.process.console import Advance
 from ris_pipeline.process.workers import map_processes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from ris_pipeline.datasets.formats import (
     refzom,
     rrsisd,
 )
-from ris_pipeline.datasets.records import Dataset, Reading, count_expressions, drop_repeated
+from ris_pipeline.datasets.record_checks import check_id
+from ris_pipeline.datasets.records import Dataset, Fault, Reading, Ref, count_expressions
 from ris_pipeline.errors import EmptySplitError, RisError, suggest_path
 
 _FORMATS = {
@@ -85,6 +86,33 @@ def read_split(card: Card, data_root: Path, split: str) -> Reading:
     reading.refs = list(drop_repeated(reading.refs, list_files(card, data_root)[0], reading.faults))
     reading.images = {ref.image_id: reading.images[ref.image_id] for ref in reading.refs}
     return reading
+
+
+def drop_repeated(refs: Iterable[Ref], path: Path, faults: list[Fault]) -> tuple[Ref, ...]:
+    """Return the refs without those that repeat an id of a ref or sentence before them; these become faults."""
+    kept: list[Ref] = []
+    ref_ids: set[int] = set()
+    owner_of: dict[int, int] = {}  # sent_id: ref_id
+    for ref in refs:
+        where = f"{path}: ref {ref.label}"
+        try:
+            check_id(ref.ref_id, f"{where}: ref_id")
+            if ref.ref_id in ref_ids:
+                raise RisError(f"{where}: its ref_id {ref.ref_id} occurs twice; ids must be unique")
+            own: set[int] = set()
+            for expression in ref.expressions:
+                sent_id = expression.sent_id
+                check_id(sent_id, f"{where}: sent_id")
+                if sent_id in owner_of or sent_id in own:
+                    other = owner_of.get(sent_id, ref.ref_id)
+                    raise RisError(f"{where}: its sent_id {sent_id} occurs twice, also in ref {other}")
+                own.add(sent_id)
+            ref_ids.add(ref.ref_id)
+            owner_of |= dict.fromkeys(own, ref.ref_id)
+            kept.append(ref)
+        except RisError as error:
+            faults.append(Fault(str(error), (str(ref.ref_id),)))
+    return tuple(kept)
 
 
 def read_exclude(path: Path) -> frozenset[str]:

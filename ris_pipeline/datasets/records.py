@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,18 +14,12 @@ from typing import Any
 import numpy as np
 
 from ris_pipeline.arrays import BoolMask, Box
-from ris_pipeline.datasets.io.files import MAX_PIXELS, is_turned, read_size
-from ris_pipeline.datasets.io.segmentations import extent_of, find_extent, is_coordinate, load_segmentation
+from ris_pipeline.datasets.io.files import read_size
+from ris_pipeline.datasets.io.segmentations import extent_of, load_segmentation
+from ris_pipeline.datasets.record_checks import check_extent
 from ris_pipeline.errors import RisError
 
-# COCO rounds its boxes to hundredths, ReferIt's are whole pixels: an edge may lie up to a pixel outside.
-_BOX_SLACK = 1.0
-_LARGEST_ID = 2**63 - 1  # of the responses' int64
 ABSENT = 2**40  # added to a ref's id: the ref of those of its sentences that are wrong about the image
-# How far a box may be from its mask's. COCO's polygons and boxes differ by up to 4.2 pixels in 717 refs looked at.
-# Boxes drawn by hand are looser; more than this is another object, another order or another unit.
-_MASK_SLACK_PIXELS = 8.0
-_MASK_SLACK_SHARE = 0.05  # of the image's longer side, where the boxes share half of their union
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +182,7 @@ class Dataset:
     def _load_object(self, ref: Ref, annotation: Annotation) -> BoolMask:
         mask = self._load_segmentation(ref, annotation.segmentation)
         if isinstance(annotation.segmentation, Path):  # run lengths and polygons were compared when they were read
-            check_extent(annotation, extent_of(mask), mask.shape, self._where(ref))
+            check_extent(annotation.edges_xyxy, extent_of(mask), mask.shape, self._where(ref))
         return mask
 
     def _load_segmentation(self, ref: Ref, segmentation: Any) -> BoolMask:
@@ -296,127 +289,6 @@ class Reading:
             self.faults.append(Fault(str(error), tuple(known)))
 
 
-def drop_repeated(refs: Iterable[Ref], path: Path, faults: list[Fault]) -> tuple[Ref, ...]:
-    """Return the refs without those that repeat an id of a ref or sentence before them; these become faults."""
-    kept: list[Ref] = []
-    ref_ids: set[int] = set()
-    owner_of: dict[int, int] = {}  # sent_id: ref_id
-    for ref in refs:
-        where = f"{path}: ref {ref.label}"
-        try:
-            _check_id(ref.ref_id, f"{where}: ref_id")
-            if ref.ref_id in ref_ids:
-                raise RisError(f"{where}: its ref_id {ref.ref_id} occurs twice; ids must be unique")
-            own: set[int] = set()
-            for expression in ref.expressions:
-                sent_id = expression.sent_id
-                _check_id(sent_id, f"{where}: sent_id")
-                if sent_id in owner_of or sent_id in own:
-                    other = owner_of.get(sent_id, ref.ref_id)
-                    raise RisError(f"{where}: its sent_id {sent_id} occurs twice, also in ref {other}")
-                own.add(sent_id)
-            ref_ids.add(ref.ref_id)
-            owner_of |= dict.fromkeys(own, ref.ref_id)
-            kept.append(ref)
-        except RisError as error:
-            faults.append(Fault(str(error), (str(ref.ref_id),)))
-    return tuple(kept)
-
-
-def check_ref(ref: Ref, image: Image, where: str) -> None:
-    """Raise RisError, beginning with `where`, for a ref that no stage can use, whatever its format.
-
-    Such are blank sentences, a mask that is empty or does not fit the image, and a box without area, in shares of the
-    image instead of pixels, or far from that of the mask.
-    """
-    for expression in ref.expressions:
-        if not expression.sentence.strip():
-            raise RisError(f"{where}: its sentence {expression.sent_id} is empty")
-    for annotation in ref.annotations:
-        _check_annotation(annotation, image.hw, where)
-
-
-def _check_annotation(annotation: Annotation, hw: tuple[int, int] | None, where: str) -> None:
-    box, written = annotation.edges_xyxy, annotation.box_xyxy
-    if box is not None and (box[2] <= box[0] or box[3] <= box[1]):
-        raise RisError(f"{where}: its box {box} has no area")
-    if written is not None and max(written) <= 1 and (hw is None or max(hw) > 2):
-        raise RisError(f"{where}: its box {written} is in shares of the image; it must be in pixels")
-    if annotation.segmentation is None or hw is None or isinstance(annotation.segmentation, Path):
-        return
-    try:
-        extent = find_extent(annotation.segmentation, hw)
-    except ValueError as error:
-        raise RisError(f"{where}: bad segmentation: {error}") from error
-    check_extent(annotation, extent, hw, where)
-
-
-def check_size(image: Image, hw: tuple[int, int]) -> None:
-    """Raise RisError where the picture has another (height, width) than its record says."""
-    if image.hw is None or image.hw == hw:
-        return
-    line = f"{image.path} has {hw[1]}×{hw[0]} pixels, its record says {image.hw[1]}×{image.hw[0]}"
-    if image.hw == hw[::-1] and is_turned(image.path):
-        raise RisError(
-            f"{line}: its EXIF orientation turns it, and the annotations are of the turned picture; "
-            "save it turned, without the orientation"
-        )
-    raise RisError(f"{line}: boxes and masks would not fit; put the original image there, or scale the annotations")
-
-
-def check_extent(annotation: Annotation, extent: Box | None, hw: tuple[int, int], where: str) -> None:
-    """Raise RisError where a mask is empty (None) or does not span the object's box, up to a tolerance.
-
-    Each edge may be off by 8 pixels, or by 5 % of the image's longer side where the boxes share half of their union.
-    """
-    if extent is None:
-        raise RisError(f"{where}: its mask is empty")
-    box = annotation.edges_xyxy
-    if box is None:
-        return
-    apart = max(abs(a - b) for a, b in zip(box, extent, strict=True))
-    if apart <= _MASK_SLACK_PIXELS or (apart <= _MASK_SLACK_SHARE * max(hw) and _share(box, extent) >= 0.5):
-        return
-    of_box, of_mask = (", ".join(f"{value:g}" for value in edges) for edges in (box, extent))
-    raise RisError(
-        f"{where}: its box spans ({of_box}), its mask ({of_mask}): are both of one object, the box in pixels and in "
-        "its format's order, and the run lengths down the columns?"
-    )
-
-
-def _share(a: Box, b: Box) -> float:
-    """Return intersection over union of two boxes of some area."""
-    width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return width * height / (areas - width * height)
-
-
-def parse_box(values: Any, hw: tuple[int, int] | None, where: str) -> Box:
-    """Return the box (left, top, right, bottom) in pixels, checked.
-
-    hw: the image's size, None where it is not known: then only the near edges can be checked.
-    Raises RisError, beginning with `where` (the file, the ref and the image), for anything but four
-    finite numbers in order and inside the image.
-    """
-    if not isinstance(values, (list, tuple)) or len(values) != 4 or not all(map(is_coordinate, values)):
-        raise RisError(f"{where}: the box must be four numbers, not {values!r:.200}")
-    x1, y1, x2, y2 = (float(v) for v in values)
-    if x2 < x1 or y2 < y1:
-        raise RisError(f"{where}: the box {values} ends before it begins (it must be left, top, right, bottom)")
-    height, width = hw if hw is not None else (math.inf, math.inf)
-    if min(x1, y1) < -_BOX_SLACK or x2 > width + _BOX_SLACK or y2 > height + _BOX_SLACK:
-        size = "" if hw is None else f" of {width}×{height} pixels"
-        raise RisError(f"{where}: the box {values} lies outside the image{size}")
-    return x1, y1, x2, y2
-
-
-def parse_hw(height: Any, width: Any, where: str) -> tuple[int, int]:
-    """Return an image's height and width from its record. Raises RisError for none, and for more than MAX_PIXELS."""
-    if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise RisError(f"{where}: its size must be whole numbers of at most {MAX_PIXELS:,} pixels in all")
-    return height, width
-
-
 def hash_names(*names: str) -> int:
     """Return an id made of names: a number below 2^52, which every JSON reader keeps exact."""
     return int(hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:13], 16)
@@ -430,8 +302,3 @@ def hash_expressions(owner: Sequence[str], sentences: Iterable[str]) -> tuple[Ex
         expressions.append(Expression(hash_names(*owner, sentence, str(seen[sentence])), sentence))
         seen[sentence] += 1
     return tuple(expressions)
-
-
-def _check_id(number: Any, what: str) -> None:
-    if type(number) is not int or not 0 <= number <= _LARGEST_ID:
-        raise RisError(f"{what} {number!r:.80} must be a whole number from 0 to {_LARGEST_ID}")

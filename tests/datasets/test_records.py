@@ -1,10 +1,8 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref, group_by_image, parse_box
+from ris_pipeline.datasets.records import Annotation, Dataset, Expression, Image, Ref, group_by_image
 from ris_pipeline.errors import RisError
 
 RLE = {"size": [1, 2], "counts": [1, 1]}
@@ -44,36 +42,6 @@ def test_masks():
         dataset.load_mask(none)
     with pytest.raises(RisError, match=r"ref 1, image 1\.jpg: bad segmentation: .* the image has 9×9"):
         make_dataset(good, hw=(9, 9)).load_mask(good)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([0, 0, 1], "four numbers"),
-        ("0 0 1 1", "four numbers"),
-        ([0, 0, 1, None], "four numbers"),
-        ([0, 0, 1, True], "four numbers"),
-        ([0, 0, 1, float("inf")], "four numbers"),
-        ([5, 0, 4, 1], "ends before it begins"),
-        ([0, 5, 1, 4], "ends before it begins"),
-        ([0, 0, 22, 5], "outside the image of 20×10"),
-        ([0, 0, 20, 12], "outside the image"),
-        ([-2, 0, 3, 3], "outside the image"),
-    ],
-)
-def test_faulty_boxes_name_their_place(values, message):
-    with pytest.raises(RisError, match=r"f\.json: ref 3, image a\.jpg: the box.*" + message):
-        parse_box(values, (10, 20), "f.json: ref 3, image a.jpg")
-
-
-@given(
-    st.floats(0, 20).flatmap(lambda x: st.tuples(st.just(x), st.floats(x, 20))),
-    st.floats(0, 10).flatmap(lambda y: st.tuples(st.just(y), st.floats(y, 10))),
-)
-def test_boxes_inside_the_image_are_kept_as_they_are(xs, ys):
-    box = (xs[0], ys[0], xs[1], ys[1])
-    assert parse_box(list(box), (10, 20), "") == box
-    assert parse_box(list(box), None, "") == box
 
 
 def test_the_edges_of_a_box_are_half_open_whatever_its_file_means():

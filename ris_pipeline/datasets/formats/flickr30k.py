@@ -17,17 +17,8 @@ from xml.etree import ElementTree
 from ris_pipeline.arrays import Box
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import check_kind, read_limited, resolve_inside
-from ris_pipeline.datasets.records import (
-    Annotation,
-    Expression,
-    Image,
-    Reading,
-    Ref,
-    check_ref,
-    hash_names,
-    parse_box,
-    parse_hw,
-)
+from ris_pipeline.datasets.record_checks import check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, hash_names
 from ris_pipeline.errors import RisError
 
 _PHRASE = re.compile(r"\[/EN#(\d+)(?:/\S*)? ([^\]]*)\]")

@@ -15,16 +15,8 @@ from typing import Any
 
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import check_bytes, read_size, resolve_inside
-from ris_pipeline.datasets.records import (
-    Annotation,
-    Image,
-    Reading,
-    Ref,
-    check_ref,
-    hash_expressions,
-    hash_names,
-    parse_box,
-)
+from ris_pipeline.datasets.record_checks import check_ref, parse_box
+from ris_pipeline.datasets.records import Annotation, Image, Reading, Ref, hash_expressions, hash_names
 from ris_pipeline.errors import RisError, did_you_mean
 
 _KEYS = ("image", "ref", "sentence", "split", "box", "mask")

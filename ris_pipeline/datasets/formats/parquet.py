@@ -22,16 +22,8 @@ from ris_pipeline.artifacts.files import replacing
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.formats import refer
 from ris_pipeline.datasets.io.files import check_kind, read_size, resolve_inside
-from ris_pipeline.datasets.records import (
-    Annotation,
-    Image,
-    Reading,
-    Ref,
-    check_ref,
-    hash_expressions,
-    hash_names,
-    parse_hw,
-)
+from ris_pipeline.datasets.record_checks import check_ref, parse_hw
+from ris_pipeline.datasets.records import Annotation, Image, Reading, Ref, hash_expressions, hash_names
 from ris_pipeline.errors import RisError
 
 _REFER = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences", "raw_anns", "raw_image_info")

@@ -15,7 +15,8 @@ from typing import Any
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json, resolve_inside
 from ris_pipeline.datasets.io.segmentations import find_extent
-from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, hash_names, parse_hw
+from ris_pipeline.datasets.record_checks import check_ref, parse_hw
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, hash_names
 from ris_pipeline.errors import RisError
 
 

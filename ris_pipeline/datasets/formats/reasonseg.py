@@ -17,7 +17,8 @@ from ris_pipeline.arrays import FOREGROUND, IGNORE
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import check_kind, read_limited, read_size, resolve_inside
 from ris_pipeline.datasets.io.segmentations import Rle, encode_rle, is_coordinate, load_segmentation
-from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, hash_names
+from ris_pipeline.datasets.record_checks import check_ref
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, hash_names
 from ris_pipeline.errors import RisError
 
 

@@ -17,17 +17,8 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json, resolve_inside
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
 from ris_pipeline.datasets.io.segmentations import is_coordinate, pack_polygons
-from ris_pipeline.datasets.records import (
-    ABSENT,
-    Annotation,
-    Expression,
-    Image,
-    Reading,
-    Ref,
-    check_ref,
-    parse_box,
-    parse_hw,
-)
+from ris_pipeline.datasets.record_checks import check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import ABSENT, Annotation, Expression, Image, Reading, Ref
 from ris_pipeline.errors import RisError
 
 

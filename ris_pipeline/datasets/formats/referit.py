@@ -17,7 +17,8 @@ from ris_pipeline.datasets.card import Card
 from ris_pipeline.datasets.io.files import load_json
 from ris_pipeline.datasets.io.pickles import load_plain_pickle
 from ris_pipeline.datasets.io.segmentations import read_rle_size
-from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref, check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.record_checks import check_ref, parse_box, parse_hw
+from ris_pipeline.datasets.records import Annotation, Expression, Image, Reading, Ref
 from ris_pipeline.errors import RisError
 
 # The paper trains on ReferIt's train and val sentences together: 54,134 + 5,842 = 59,976.

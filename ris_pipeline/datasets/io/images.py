@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ris_pipeline.arrays import Pixels
 from ris_pipeline.datasets.io.files import load_picture, read_size
-from ris_pipeline.datasets.records import Image, check_size
+from ris_pipeline.datasets.record_checks import check_size
+from ris_pipeline.datasets.records import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
