@@ -21,9 +21,9 @@ from ris_pipeline.networks.load import load_stages
 from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.networks.weights.tensors import load_weights
 from ris_pipeline.training.batches import Batch
-from ris_pipeline.training.contrastive import find_equal
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.losses import find_equal
 from ris_pipeline.training.sharing import gather_list, gather_rows, weight_of
 
 

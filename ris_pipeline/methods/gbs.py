@@ -18,16 +18,16 @@ from ris_pipeline.methods.configs import GbSConfig
 from ris_pipeline.methods.responder import NetworkResponder
 from ris_pipeline.networks.clip import encode_each
 from ris_pipeline.networks.gbs import GbS, compare_places, ground_words
-from ris_pipeline.networks.irnet import StageBackbone
 from ris_pipeline.networks.load import load_stages
+from ris_pipeline.networks.parts.stages import StageBackbone
 from ris_pipeline.networks.vgg import build_vgg
 from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.networks.weights.tensors import load_weights
 from ris_pipeline.networks.words import ClipWords, Words, build_bert
 from ris_pipeline.training.batches import Batch
-from ris_pipeline.training.contrastive import matching_loss
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.losses import matching_loss
 from ris_pipeline.training.sharing import gather_list, gather_rows, mean_over_ranks, weight_of
 
 

@@ -20,9 +20,9 @@ from ris_pipeline.networks.groupvit import GroupVit, GroupVitSizes, build_groupv
 from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.networks.weights.tensors import load_weights
 from ris_pipeline.training.batches import Batch
-from ris_pipeline.training.contrastive import contrastive_loss
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.losses import contrastive_loss
 from ris_pipeline.training.sharing import gather_list, gather_rows
 
 LARGEST_SCALE = math.log(100)  # GroupViT

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import StageBackbone
+from ris_pipeline.networks.parts.stages import StageBackbone
 
 REDUCTION = 16  # of the channels inside an AMM; AMR
 KERNEL = 7  # cells; of the spatial half of an AMM; AMR

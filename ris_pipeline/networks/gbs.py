@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ris_pipeline.networks.irnet import StageBackbone
+from ris_pipeline.networks.parts.stages import StageBackbone
 from ris_pipeline.networks.vgg import compute_levels
 from ris_pipeline.networks.words import Words
 

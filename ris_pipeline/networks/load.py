@@ -15,7 +15,8 @@ from ris_pipeline.artifacts.layout import IRNET_WEIGHTS
 from ris_pipeline.config import N_TOKENS, PseudolabelConfig, Step1Config, Step2Config, config_from_manifest
 from ris_pipeline.networks.backbones import TIMM_NAMES, load_timm_encoder, load_timm_network
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages, StageBackbone
+from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.parts.stages import ClipStages, ResNetStages, StageBackbone
 from ris_pipeline.networks.referring import ImageEncoder, ReferringNetwork
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2, Widths

@@ -19,6 +19,7 @@ from ris_pipeline.networks.clip import Clip
 from ris_pipeline.process.ranks import ALONE, Ranks
 from ris_pipeline.shapes.captions import generate_pairs
 from ris_pipeline.training.loop import Task
+from ris_pipeline.training.losses import contrastive_loss
 from ris_pipeline.training.sharing import gather_list, gather_rows
 
 # A ModifiedResNet of 1+1+2+2 blocks, a quarter of RN50's width, and a 3-layer text transformer.
@@ -91,32 +92,6 @@ class PairBatches:
     def describe(self, step: int) -> str:
         """Return the first captions of a step, and what to lower where their loss is not finite."""
         return f"captions of the batch: {self[step][1][:3]} …; lower {locate(self.phases, step)[0].name}_lr"
-
-
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """Return the symmetric InfoNCE, a float scalar, of features float (B, D) of length 1.
-
-    Pairs with the same caption are not each other's negatives.
-    """
-    return matching_loss(scale * image @ text.T, captions)
-
-
-def matching_loss(logits: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return the cross-entropy of logits float (B, B), image by caption, the mean of both directions, a float scalar.
-
-    Pairs with the same caption are not each other's negatives.
-    """
-    same = find_equal(captions) & ~torch.eye(len(captions), dtype=torch.bool)
-    logits = logits.masked_fill(same.to(logits.device), -math.inf)
-    target = torch.arange(len(captions), device=logits.device)
-    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-
-
-def find_equal(captions: Sequence[str]) -> Tensor:
-    """Return bool (N, N): whether two captions are the same."""
-    ids = {caption: i for i, caption in enumerate(captions)}
-    key = torch.tensor([ids[caption] for caption in captions])
-    return key[:, None] == key[None, :]
 
 
 class ContrastiveTask(Task[tuple[Tensor, list[str]]]):

@@ -1,11 +1,12 @@
-"""The losses of Step-1 and Step-2 (TRIS, ICCV 2023).
+"""The losses of Step-1 and Step-2 (TRIS, ICCV 2023), and the contrastive ones of image and sentence.
 
-All take float32 scores and clamp in float32, in which 0.9999 is not 1. Under automatic mixed precision the features
+TRIS's take float32 scores and clamp in float32, in which 0.9999 is not 1. Under automatic mixed precision the features
 that the frozen CLIP gives the calibration loss are of the lower precision.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -88,3 +89,29 @@ def step2_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         for head in logits
     ]
     return torch.stack(losses).sum()
+
+
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
+    """Return the symmetric InfoNCE, a float scalar, of features float (B, D) of length 1.
+
+    Pairs with the same caption are not each other's negatives.
+    """
+    return matching_loss(scale * image @ text.T, captions)
+
+
+def matching_loss(logits: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return the cross-entropy of logits float (B, B), image by caption, the mean of both directions, a float scalar.
+
+    Pairs with the same caption are not each other's negatives.
+    """
+    same = find_equal(captions) & ~torch.eye(len(captions), dtype=torch.bool)
+    logits = logits.masked_fill(same.to(logits.device), -math.inf)
+    target = torch.arange(len(captions), device=logits.device)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def find_equal(captions: Sequence[str]) -> Tensor:
+    """Return bool (N, N): whether two captions are the same."""
+    ids = {caption: i for i, caption in enumerate(captions)}
+    key = torch.tensor([ids[caption] for caption in captions])
+    return key[:, None] == key[None, :]

@@ -9,7 +9,7 @@ from torch import nn
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.amr import ActivationModulation, Amr, activate, classify, gaussian_gate, insert_modulation
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import ClipStages, ResNetStages
+from ris_pipeline.networks.parts.stages import ClipStages, ResNetStages
 from tiny import TINY, build_random
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ris_pipeline.networks.gbs import Bottleneck, GbS, compare_places, ground_words
-from ris_pipeline.networks.irnet import ClipStages
+from ris_pipeline.networks.parts.stages import ClipStages
 from ris_pipeline.networks.vgg import build_vgg
 from ris_pipeline.networks.words import Words
 from tiny import TINY, build_random

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import ClipStages, IRNet, ResNetStages, StageBackbone
+from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.parts.stages import ClipStages, ResNetStages, StageBackbone
 from ris_pipeline.refine.affinity import PathIndex
 from ris_pipeline.training.irnet_losses import compute_irnet_losses, labels_on_grid
 

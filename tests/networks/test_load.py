@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import ClipStages, ResNetStages
 from ris_pipeline.networks.load import (
     aux_from_config,
     freeze,
@@ -16,6 +15,7 @@ from ris_pipeline.networks.load import (
     step1_from_config,
     step2_from_config,
 )
+from ris_pipeline.networks.parts.stages import ClipStages, ResNetStages
 from ris_pipeline.networks.weights.clip_weights import save_compact
 from tiny import TINY
 

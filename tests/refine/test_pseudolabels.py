@@ -12,7 +12,8 @@ from ris_pipeline.datasets.records import group_by_image
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import RESPONSE, SEGMENTATION
 from ris_pipeline.maps.store import ResponseStore
-from ris_pipeline.networks.irnet import IRNet, StageBackbone
+from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.parts.stages import StageBackbone
 from ris_pipeline.refine.pseudolabels import (
     TEMPERATURE,
     _find_boundaries,

@@ -13,15 +13,9 @@ from ris_pipeline.networks.weights.clip_weights import SHAPES_CLIP
 from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.shapes.captions import Pair
 from ris_pipeline.training import checkpoints, contrastive
-from ris_pipeline.training.contrastive import (
-    ContrastiveTask,
-    PairBatches,
-    Phase,
-    build_small_clip,
-    contrastive_loss,
-    curriculum,
-)
+from ris_pipeline.training.contrastive import ContrastiveTask, PairBatches, Phase, build_small_clip, curriculum
 from ris_pipeline.training.loop import train
+from ris_pipeline.training.losses import contrastive_loss
 from tiny import TINY
 
 
@@ -163,7 +157,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(broken_at, tmp_path, m
     assert list(seen) == list(range(broken_at, 6))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
-    logs = [(tmp_path / name / checkpoints.METRICS).read_bytes() for name in ("calm", "broken")]
+    logs = [(tmp_path / name / checkpoints.TRAINING_LOG).read_bytes() for name in ("calm", "broken")]
     assert logs[0] == logs[1]
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == list(range(6))
 

@@ -14,7 +14,8 @@ from torch import nn
 from ris_pipeline.config import PseudolabelConfig
 from ris_pipeline.datasets.io.labels import save_label
 from ris_pipeline.errors import RisError
-from ris_pipeline.networks.irnet import IRNet, StageBackbone
+from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.parts.stages import StageBackbone
 from ris_pipeline.training import checkpoints
 from ris_pipeline.training import irnet as training_irnet
 from ris_pipeline.training.irnet import WEIGHTS, SeedFile, augment, train_irnet
@@ -213,11 +214,11 @@ def test_an_interrupted_training_ends_in_the_same_weights(broken_at, files, tmp_
     found = trained(files, broken, report=seen.__setitem__, workers=1, net_seed=1)[0].state_dict()
     assert list(seen) == list(range(broken_at, 4))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    for name in (WEIGHTS, checkpoints.METRICS):
+    for name in (WEIGHTS, checkpoints.TRAINING_LOG):
         assert (broken / name).read_bytes() == (calm / name).read_bytes()
-    steps = [json.loads(line)["step"] for line in (broken / checkpoints.METRICS).read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (broken / checkpoints.TRAINING_LOG).read_text().splitlines()]
     assert steps == [0, 1, 2, 3]
-    assert sorted(path.name for path in broken.iterdir()) == [WEIGHTS, checkpoints.METRICS, checkpoints.RESUME]
+    assert sorted(path.name for path in broken.iterdir()) == [WEIGHTS, checkpoints.TRAINING_LOG, checkpoints.RESUME]
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -30,7 +30,8 @@ from ris_pipeline.methods.groupvit import GroupVitTask
 from ris_pipeline.methods.wwbl import WWbLTask
 from ris_pipeline.networks.amr import Amr
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import ClipStages, IRNet
+from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.parts.stages import ClipStages
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.vgg import build_vgg

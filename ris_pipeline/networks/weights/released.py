@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from ris_pipeline.config import PseudolabelConfig, Step1Config, Step2Config
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.irnet import IRNet, ResNetStages
+from ris_pipeline.networks.irnet import IRNet
+from ris_pipeline.networks.parts.stages import ResNetStages
 from ris_pipeline.networks.step1 import Step1
 from ris_pipeline.networks.step2 import Step2
 from ris_pipeline.networks.weights.tensors import Weights, describe_faults, first_few, read_weights
