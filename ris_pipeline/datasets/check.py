@@ -47,8 +47,9 @@ class SplitCheck:
     @property
     def ok(self) -> bool:
         """Whether the number of sentences is the expected one, or smaller because the card leaves some out."""
-        expected = self.n_expected
-        return expected in (None, self.n_expressions) or (self.n_excluded > 0 and self.n_expressions < (expected or 0))
+        if self.n_expected is None or self.n_expressions == self.n_expected:
+            return True
+        return self.n_excluded > 0 and self.n_expressions < self.n_expected
 
 
 @dataclass
