@@ -77,19 +77,23 @@ def train_step1(
         others=_describe_start(start), flags=_describe_limit(limit), method=trained,
     )  # fmt: skip
     if context.is_due(request):
-        code = trained.code
+        module = trained.implementation
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True).first_refs(limit or 0)
         _train(
-            context, request, resolved, code.plan(dataset, resolved, context.seed),
-            lambda network: code.wrap(network, resolved),
-            lambda: code.build_task(code.build(resolved, start), resolved),
-            partial(_open_targets, context, code, resolved, dataset, teacher) if teacher else None, cache,
-        )  # fmt: skip
+            context,
+            request,
+            resolved,
+            module.plan(dataset, resolved, context.seed),
+            build_task=lambda: module.build_task(module.build(resolved, start), resolved),
+            wrap=lambda network: module.wrap(network, resolved),
+            open_targets=partial(_open_targets, context, module, resolved, dataset, teacher) if teacher else None,
+            cache=cache,
+        )
     return agree(lambda: find(request))
 
 
 def _open_targets(
-    context: Context, code: Any, config: Any, dataset: Dataset, teacher: Artifact, folder: Path
+    context: Context, module: Any, config: Any, dataset: Dataset, teacher: Artifact, folder: Path
 ) -> Targets:
     """Return the targets that a method makes of its teacher's maps; what it has to write goes into `folder`."""
     from ris_pipeline.maps.store import ResponseStore
@@ -97,7 +101,7 @@ def _open_targets(
     store = ResponseStore.open(store_path(teacher.path, TRAIN_SPLIT))
     folder.mkdir(exist_ok=True)
     with context.console.progress("targets", dataset.n_expressions) as advance:
-        targets: Targets = code.open_targets(config, dataset, store, folder, context.workers, advance)
+        targets: Targets = module.open_targets(config, dataset, store, folder, context.workers, advance)
     return targets
 
 
@@ -159,10 +163,15 @@ def train_step2(
         targets = RefLabels(labels.path) if labels else TrueMasks()
         encoders = step1.path / WEIGHTS if step1 else None
         _train(
-            context, request, resolved, plan, lambda network: Step2Responder(network, resolved.input_size),
-            lambda: Step2Task(step2_from_config(resolved, start, step1=encoders), resolved), lambda folder: targets,
-            cache,
-        )  # fmt: skip
+            context,
+            request,
+            resolved,
+            plan,
+            build_task=lambda: Step2Task(step2_from_config(resolved, start, step1=encoders), resolved),
+            wrap=lambda network: Step2Responder(network, resolved.input_size),
+            open_targets=lambda folder: targets,
+            cache=cache,
+        )
     return agree(lambda: find(request))
 
 
@@ -187,12 +196,17 @@ def _train(
     request: Request,
     config: Any,
     plan: Plan,
-    wrap: Callable[[Any], Responder],
+    *,
     build_task: Callable[[], Task[Batch]],
+    wrap: Callable[[Any], Responder],
     open_targets: Callable[[Path], Targets] | None,
     cache: bool,
 ) -> None:
-    """Train what build_task gives and publish it; under torchrun every process trains and the first one writes."""
+    """Train a task and publish its network; under torchrun every process trains and the first one writes.
+
+    `wrap`: makes a responder of the network, for validation. `open_targets`: returns the labels to learn from; what it
+    has to write goes into the folder that it is given.
+    """
     from ris_pipeline.training.batches import RefBatches
     from ris_pipeline.training.loop import train
 

@@ -78,8 +78,8 @@ class Method:
         return {} if self.is_tris else {METHOD: self.version}
 
     @property
-    def code(self) -> Any:
-        """Its module."""
+    def implementation(self) -> Any:
+        """Its module, with the functions that are named above."""
         return import_module(self.module)
 
     def load(self, config: Any, device: torch.device, weights: Path | None = None) -> Responder:
@@ -88,9 +88,9 @@ class Method:
         if self.trained:
             from ris_pipeline.networks.load import freeze
 
-            responder = self.code.wrap(freeze(self.code.build(config, weights), device), config)
+            responder = self.implementation.wrap(freeze(self.implementation.build(config, weights), device), config)
         else:
-            responder = self.code.load(config, device)
+            responder = self.implementation.load(config, device)
         return responder
 
 

@@ -118,8 +118,8 @@ class LeftHalf:
 def test_steps_on_a_batch_lower_its_loss(name, project, dataset):
     method, config = METHODS[name], configure(project, name)
     torch.manual_seed(0)
-    task = method.code.build_task(method.code.build(config, None), config).train()
-    plan = method.code.plan(dataset, config, 0)
+    task = method.implementation.build_task(method.implementation.build(config, None), config).train()
+    plan = method.implementation.plan(dataset, config, 0)
     batch = RefBatches(plan, config.epochs, config.input_size, LeftHalf() if method.teacher else None)[0]
     optimizer = task.optimizer()
     losses = []
