@@ -23,7 +23,7 @@ from ris_pipeline.networks.parts.stages import StageBackbone
 from ris_pipeline.networks.vgg import build_vgg
 from ris_pipeline.networks.weights.clip_weights import load_clip
 from ris_pipeline.networks.weights.tensors import load_weights
-from ris_pipeline.networks.words import ClipWords, Words, build_bert
+from ris_pipeline.networks.words import ClipWordEncoder, WordEncoder, build_bert
 from ris_pipeline.training.batches import Batch
 from ris_pipeline.training.draws import Plan
 from ris_pipeline.training.loop import Task
@@ -193,7 +193,7 @@ class GbSResponder(NetworkResponder):
         )
 
     @property
-    def uncounted(self) -> Words:
+    def uncounted(self) -> WordEncoder:
         """What TRIS's Table 2 leaves out of the parameters."""
         return self.network.text
 
@@ -228,11 +228,11 @@ def build(config: GbSConfig, weights: Path | None) -> GbS:
     """Return the network of the weights in a file, or with pretrained image and text encoders."""
     is_trained = weights is not None
     clip_weights = None if is_trained else config.clip_weights
-    text: Words
+    text: WordEncoder
     if config.text_encoder == "bert":
         text = build_bert(config.bert_weights, is_trained=is_trained)
     else:
-        text = ClipWords(load_clip(config.clip, clip_weights))
+        text = ClipWordEncoder(load_clip(config.clip, clip_weights))
     features: nn.Sequential | StageBackbone
     if config.image_encoder == "vgg":
         features = build_vgg("vgg16_bn", config.width, None if is_trained else config.vgg_weights)

@@ -10,7 +10,7 @@ import torch
 from ris_pipeline.maps.rule import Rule
 
 
-class Reader(Protocol):
+class TextEncoder(Protocol):
     """The text encoder of a network."""
 
     n_tokens: int
@@ -21,13 +21,13 @@ class Reader(Protocol):
 
 
 class NetworkResponder:
-    """A network that reads squares of input_size and, by `reader`, sentences; how it answers is the subclass's."""
+    """A network that reads squares of input_size, and sentences by `text_encoder`; its answers are the subclass's."""
 
     rule: Rule
     network: Any
 
-    def __init__(self, network: torch.nn.Module, reader: Reader, input_size: int) -> None:
-        self.network, self.reader, self.input_size = network, reader, input_size
+    def __init__(self, network: torch.nn.Module, text_encoder: TextEncoder, input_size: int) -> None:
+        self.network, self.text_encoder, self.input_size = network, text_encoder, input_size
 
     @property
     def device(self) -> torch.device:
@@ -38,13 +38,13 @@ class NetworkResponder:
     @property
     def n_tokens(self) -> int:
         """Tokens of a sentence that it reads."""
-        return self.reader.n_tokens
+        return self.text_encoder.n_tokens
 
     @property
     def latin_only(self) -> bool:
         """Whether its tokenizer knows hardly a script but Latin."""
-        return self.reader.latin_only
+        return self.text_encoder.latin_only
 
     def find_cut(self, sentences: Sequence[str]) -> list[str]:
         """Return the sentences that have more tokens than it reads."""
-        return self.reader.find_cut(sentences)
+        return self.text_encoder.find_cut(sentences)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ris_pipeline.networks.parts.stages import StageBackbone
 from ris_pipeline.networks.vgg import compute_levels
-from ris_pipeline.networks.words import Words
+from ris_pipeline.networks.words import WordEncoder
 
 N_GATED = 2  # deepest levels that the sentence gates: strides 32 and 16
 STRIDE = 16  # of heat-maps
@@ -45,7 +45,7 @@ class GbS(nn.Module):
     Levels L1..L5 of VGG have strides 2..32, C_i channels; D is the width of the text.
     """
 
-    def __init__(self, text: Words, features: nn.Sequential | StageBackbone, hidden: int, n_levels: int) -> None:
+    def __init__(self, text: WordEncoder, features: nn.Sequential | StageBackbone, hidden: int, n_levels: int) -> None:
         super().__init__()
         channels = _count_channels(features)
         C, D = hidden, text.width

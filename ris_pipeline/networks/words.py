@@ -20,7 +20,7 @@ _LETTERS = (
 )  # fmt: skip
 
 
-class Words(nn.Module):
+class WordEncoder(nn.Module):
     """A text encoder whose word pieces and sentence share a space of `width` dimensions."""
 
     width: int
@@ -41,7 +41,7 @@ class Words(nn.Module):
         return next(self.parameters()).device
 
 
-class BertWords(Words):
+class BertWordEncoder(WordEncoder):
     """BERT's last hidden states; the sentence is the mean of its word pieces, without start and end (GbS)."""
 
     def __init__(self, bert: nn.Module, tokenizer: Any, n_tokens: int) -> None:
@@ -66,7 +66,7 @@ class BertWords(Words):
         return [sentence for sentence, n in zip(sentences, lengths, strict=True) if n > self.n_tokens]
 
 
-class ClipWords(Words):
+class ClipWordEncoder(WordEncoder):
     """The states of CLIP's text transformer in the space shared with images; the sentence is its end token's."""
 
     def __init__(self, clip: Clip) -> None:
@@ -89,7 +89,7 @@ class ClipWords(Words):
         return self.clip.find_cut(sentences)
 
 
-def build_bert(weights: str | None, *, is_trained: bool) -> BertWords:
+def build_bert(weights: str | None, *, is_trained: bool) -> BertWordEncoder:
     """Return BERT in transformers' format by its name, from a folder, or, for None, of BERT-base's size at random.
 
     `is_trained`: its weights come from a checkpoint anyway. A vocabulary comes with weights; without them words are
@@ -110,7 +110,7 @@ def build_bert(weights: str | None, *, is_trained: bool) -> BertWords:
         raise DownloadError(
             f"{weights}: no BERT of that name or in that folder ({error}); give a local folder by bert_weights"
         ) from error
-    return BertWords(bert, tokenizer, N_TOKENS)  # as many as CLIP reads
+    return BertWordEncoder(bert, tokenizer, N_TOKENS)  # as many as CLIP reads
 
 
 def _keep_first(words: Tensor, n: Tensor) -> Tensor:

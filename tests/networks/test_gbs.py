@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from ris_pipeline.networks.gbs import Bottleneck, GbS, compare_places, ground_words
 from ris_pipeline.networks.parts.stages import ClipStages
 from ris_pipeline.networks.vgg import build_vgg
-from ris_pipeline.networks.words import Words
+from ris_pipeline.networks.words import WordEncoder
 from tiny import TINY, build_random
 
 
-class Fixed(Words):
+class Fixed(WordEncoder):
     """Sentences of two words that are their position and length."""
 
     n_tokens = 4

@@ -5,7 +5,7 @@ import torch
 
 from ris_pipeline.errors import RisError
 from ris_pipeline.networks.clip import Clip
-from ris_pipeline.networks.words import ClipWords, build_bert
+from ris_pipeline.networks.words import ClipWordEncoder, build_bert
 from tiny import TINY, build_random
 
 
@@ -72,7 +72,7 @@ def test_clip_words_are_in_the_space_of_the_sentence():
     tokens = clip.tokenize(["a red circle", "red"])
     states, sentence = clip.words(tokens)
     expected = states @ clip.model.text_projection
-    words = ClipWords(build_random(TINY))
+    words = ClipWordEncoder(build_random(TINY))
     with torch.no_grad():
         found = words(["a red circle", "red"])
     assert found.shape == (2, 1 + 3, TINY["embed_dim"])
