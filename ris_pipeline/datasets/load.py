@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import pickle
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,15 +42,6 @@ def load_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     """
     card.check_split(split)
     list_files(card, data_root)
-    # Made anew from their bytes, the records lie close together. As they were read, they hold on to the memory of all
-    # that was parsed around them: of 20,000 images and 142,000 sentences, 290 MB in 500, in each process.
-    records = pickle.dumps(_read_dataset(card, data_root, split), pickle.HIGHEST_PROTOCOL)
-    with _collector_paused():
-        dataset: Dataset = pickle.loads(records)
-    return dataset
-
-
-def _read_dataset(card: Card, data_root: Path, split: str) -> Dataset:
     reading = read_whole(card, data_root, split)
     refs = tuple(ref for ref in reading.refs if ref.exists or split != TRAIN_SPLIT)
     if not refs:
