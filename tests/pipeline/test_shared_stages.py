@@ -22,12 +22,14 @@ from pathlib import Path
 dump_responses("tiny.toml", **places)
 make_pseudolabels("tiny.toml", refine=False, **places)
 make_pseudolabels("tiny.toml", {"irnet": "irnet"}, refine=True, **places)
+make_pseudolabels("tiny.toml", {"irnet": "irnet", "crf": True, "pieces": True}, refine=True, **places)
 score("tiny.toml", **places)
 predict.BATCH_SIZE = 2
 wanted = [(Path("photos"), ["the red star", "a circle"]), (Path("photos/0.jpg"), ["the square"])]
 found = predict.predict_files(open_context("tiny.toml", **places), wanted, Path("out-RUNS"))
 is_first = os.environ.get("RANK", "0") == "0"
-assert (len(found.records), len(found.failures)) == ((11, 1) if is_first else (0, 0)), found
+assert len(found.records) == (11 if is_first else 0), found
+assert (found.failure or "").startswith("1 of 7 images could not be read" if is_first else ""), found
 """
 # What all of them together train: in each step the same, but for rounding.
 TRAININGS = """
