@@ -26,5 +26,5 @@ def test_all_weights_are_those_of_the_file_and_can_be_trained(kind, build, tiny_
 
 def test_a_checkpoint_of_the_other_step_is_refused(tiny_files):
     config = read_released(tiny_files["tris-step1"]).config
-    with pytest.raises(RisError, match="a checkpoint of kind tris-step2, not tris-step1"):
+    with pytest.raises(RisError, match="a checkpoint of kind tris-step2; give one of kind tris-step1"):
         step1_from_config(config, tiny_files["tris-step2"])
