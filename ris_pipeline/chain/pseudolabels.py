@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ris_pipeline.artifacts.find import find, find_behind, load_artifact
-from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.identity import Artifact, Request
 from ris_pipeline.artifacts.layout import (
     CONTACT_SHEET,
+    METHOD,
     PROPOSALS,
     SEEDS,
     TRAIN_SPLIT,
@@ -21,7 +22,7 @@ from ris_pipeline.artifacts.publish import Work
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.publish import publish_together
-from ris_pipeline.chain.responses import build_aux
+from ris_pipeline.chain.responses import find_judge
 from ris_pipeline.config import PseudolabelConfig, Step1Config
 from ris_pipeline.datasets.card import Card
 from ris_pipeline.errors import RisError
@@ -78,11 +79,12 @@ def make_pseudolabels(
     if context.is_due(request):
         from ris_pipeline.maps.store import ResponseStore
 
+        judge = _find_judge_behind(context, request) if resolved.pieces else None
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
         with publish_together(context, request) as work:
             store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
             drawn = in_turn(lambda: _draw(context, resolved, dataset, responses))
-            _fill(context, work, dataset, store, resolved, drawn, proposals, request.inputs)
+            _fill(context, work, dataset, store, resolved, drawn, proposals, judge)
     return find(request)
 
 
@@ -101,14 +103,15 @@ def _make_round(
         from ris_pipeline.methods.load import load_network
         from ris_pipeline.refine.pseudolabels import save_segmented
 
+        judge = _find_judge_behind(context, request) if resolved.pieces else None
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
         groups = group_by_image(dataset)
         with publish_together(context, request) as work:
             with work.timed("segment"), context.progress("labels", len(dataset.refs)) as advance:
                 network = in_turn(lambda: load_network(step2, context.device))
                 save_segmented(dataset, network, share(groups), work.path, resolved, context.workers, advance)
-            if resolved.pieces:
-                _keep_pieces(context, work, dataset, groups, request.inputs)
+            if judge is not None:
+                _keep_pieces(context, work, dataset, groups, judge)
             work.host |= {"device": str(context.device)}
             earlier = find_behind(context.runs / request.dataset, request.inputs, "pseudolabels")
             _finish(context, work, dataset, groups, earlier)
@@ -156,7 +159,7 @@ def _fill(
     config: PseudolabelConfig,
     drawn: DrawnSentences | None,
     proposals: Path | None,
-    inputs: Mapping[str, str],
+    judge: Step1Config | None,
 ) -> None:
     """Write the pseudo-labels that the work folder lacks, and the contact sheet; count what they hold."""
     from ris_pipeline.datasets.records import group_by_image
@@ -168,22 +171,32 @@ def _fill(
     else:
         with context.progress("labels", len(dataset.refs)) as advance:
             save_thresholded(dataset, store, share(groups), work.path, config, drawn, proposals, advance)
-    if config.pieces:
-        _keep_pieces(context, work, dataset, groups, inputs)
+    if judge is not None:
+        _keep_pieces(context, work, dataset, groups, judge)
     _finish(context, work, dataset, groups)
 
 
+def _find_judge_behind(context: Context, request: Request) -> Step1Config:
+    """Return the Step-1 whose frozen CLIP chooses among pieces: that of which the labels come, so that it is known."""
+    if METHOD in request.flags:
+        return find_judge(context, None)
+    step1 = find_behind(context.runs / request.dataset, request.inputs, "step1")
+    if step1 is None:
+        remedy = "run `ris train-step1` and what follows it again, or set pieces=false"
+        raise RisError(f"pieces = true: the Step-1 behind these labels is not there; {remedy}")
+    return find_judge(context, step1)
+
+
 def _keep_pieces(
-    context: Context, work: Work, dataset: Dataset, groups: Sequence[ImageGroup], inputs: Mapping[str, str]
+    context: Context, work: Work, dataset: Dataset, groups: Sequence[ImageGroup], judge: Step1Config
 ) -> None:
-    """Let PRMS choose among the pieces of each label, with the CLIP of the Step-1 behind them."""
+    """Let PRMS choose among the pieces of each label, with the frozen CLIP of a Step-1."""
+    from ris_pipeline.networks.load import aux_from_config
     from ris_pipeline.refine.pieces import keep_meant_pieces
 
-    step1 = find_behind(context.runs / context.card.name, inputs, "step1")
     with work.timed("pieces"), context.progress("pieces", len(dataset.refs)) as advance:
-        aux = in_turn(lambda: build_aux(context, step1))
-        side = context.resolve(Step1Config, "step1", beside=True).input_size
-        keep_meant_pieces(dataset, share(groups), work.path, aux, side, advance)
+        aux = in_turn(lambda: aux_from_config(judge).to(context.device))
+        keep_meant_pieces(dataset, share(groups), work.path, aux, judge.input_size, advance)
 
 
 def _finish(

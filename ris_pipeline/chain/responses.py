@@ -19,7 +19,6 @@ from ris_pipeline.process.ranks import agree, in_turn, joined, share
 
 if TYPE_CHECKING:
     from ris_pipeline.maps.respond import Responder
-    from ris_pipeline.networks.clip import Clip
 
 
 @joined()
@@ -69,15 +68,11 @@ def dump_responses(
     return made
 
 
-def build_aux(context: Context, trained: Artifact | None) -> Clip:
-    """Return the CLIP with which PRMS judges maps: of the training, or, for a compared method, of the card's Step-1."""
-    from ris_pipeline.networks.load import aux_from_config
-
+def find_judge(context: Context, trained: Artifact | None) -> Step1Config:
+    """Return the Step-1 whose frozen CLIP judges for PRMS: the trained one, or, for a compared method, the card's."""
     if trained is not None and method_of(trained).is_tris:
-        config = config_from_manifest(Step1Config, trained.manifest)
-    else:
-        config = context.resolve(Step1Config, "step1", beside=True)
-    return aux_from_config(config).to(context.device)
+        return config_from_manifest(Step1Config, trained.manifest)
+    return context.resolve(Step1Config, "step1", beside=True)
 
 
 def _dump(
@@ -90,13 +85,15 @@ def _dump(
 ) -> None:
     from ris_pipeline.maps.respond import fill_responses, open_store
     from ris_pipeline.maps.store import ResponseStore
+    from ris_pipeline.networks.load import aux_from_config
     from ris_pipeline.predict import describe_unread
 
     dataset = context.open_dataset(split, with_images=True)
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
     with publish_together(context, request) as work:
         responder = in_turn(load)
-        aux = in_turn(lambda: build_aux(context, trained)) if config.prms else None
+        judge = find_judge(context, trained)
+        aux = in_turn(lambda: aux_from_config(judge).to(context.device)) if config.prms else None
         for line in describe_unread(responder, sorted(sentences)):
             context.say(f"{dataset.name} {split}: {line}")
         label = f"responses {split}"

@@ -76,7 +76,9 @@ def test_labels_beyond_the_paper_are_another_artifact_of_the_same_responses(plac
     network = responses.path.parents[1] / "step1" / responses.manifest["inputs"]["step1"]
     network.rename(network.with_name("elsewhere"))
     with pytest.raises(RisError, match=r"step1/\w{12}: the network that made responses/train is gone"):
-        make_pseudolabels(card, {**options, "rivals": 5}, **folders)
+        make_pseudolabels(card, {**options, "rivals": 5, "pieces": False}, **folders)
+    with pytest.raises(RisError, match="pieces = true: the Step-1 behind these labels is not there"):
+        make_pseudolabels(card, {"pieces": True}, **folders)
     network.with_name("elsewhere").rename(network)
 
 
