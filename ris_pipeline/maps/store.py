@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ris_pipeline.artifacts.files import fsync_tree
+from ris_pipeline.artifacts.files import fsync_path, fsync_tree
 from ris_pipeline.errors import RisError
 from ris_pipeline.maps.rule import Rule, parse_rule
 
@@ -175,11 +175,17 @@ class ResponseStore:
                 raise ValueError(f"block {block} has {len(rows)} rows, not scores of shape {prms_score.shape}")
             self._check_finite(rows, prms_score)
             self._group["prms_score"][rows.start : rows.stop] = prms_score.astype(np.float32)
-            fsync_tree(self.path / "prms_score" / "c")
+            self._bring_to_disk("prms_score", block)
         # Last: a block counts as written when its grids are there.
         self._logits[rows.start : rows.stop] = grids
-        fsync_tree(self.path / "logits" / "c" / str(block))
+        self._bring_to_disk("logits", block)
         self._last_read = None
+
+    def _bring_to_disk(self, array: str, block: int) -> None:
+        """Bring a block's chunks to the disk, and no others: another process may be writing those."""
+        chunks = self.path / array / "c"
+        fsync_tree(chunks / str(block))
+        fsync_path(chunks)
 
     def _check_finite(self, rows: range, values: npt.NDArray[np.floating]) -> None:
         bad = ~np.isfinite(values).reshape(len(rows), -1).all(axis=1)

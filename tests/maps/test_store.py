@@ -157,6 +157,17 @@ def test_two_writers_of_different_blocks(tmp_path):
     assert second.missing_blocks() == []
 
 
+def test_a_writer_leaves_alone_what_another_is_writing(tmp_path):
+    """A chunk that is being written has another name, which is gone a moment later: a link to nothing stands for it."""
+    store = create(tmp_path / "val.zarr")
+    for array in ("logits", "prms_score"):
+        chunks = store.path / array / "c"
+        chunks.mkdir(exist_ok=True)
+        (chunks / "1.0123.partial").symlink_to(chunks / "gone")
+    store.write_block(0, logits_of_block(0), prms_score=np.zeros(BLOCK))
+    assert store.missing_blocks(scored=True) == [1, 2]
+
+
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e30, np.float32(1e-45)])
 def test_a_constant_block_is_not_taken_for_a_missing_one(tmp_path, value):
     store = create(tmp_path / "val.zarr")
