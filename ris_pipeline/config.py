@@ -119,7 +119,7 @@ class PseudolabelConfig:
     combine: Combine = "prms"  # a ref's maps: PRMS's choice (TRIS), their mean, or that weighted by PRMS scores
     compete: Flag = False  # a pixel counts only for the ref of its image that responds most; TRIS: False
     rivals: Natural = 0  # sentences drawn from other images of the split, that compete as well; TRIS: 0
-    crf: Flag = False  # clean the walked labels by IRNet's dense CRF; TRIS: False
+    crf: Flag = False  # clean the labels by a dense CRF; TRIS: False
     pieces: Flag = False  # of a label in several pieces keep the one that PRMS selects, or all; TRIS: False
     round_threshold: Share = 0.4  # of a map's maximum, in labels of a later round, which Step-2's answers make; ours
     fg_threshold: Share = 0.30  # map above: confident foreground; TRIS

@@ -87,9 +87,9 @@ STAGES = {
     "clip": Stage("ris pretrain-clip", 3, ("object_batch", "scene_batch"), uses_precision=True),
     "step1": Stage("ris train-step1", 2, ("batch_size", "refs_per_image"), uses_precision=True),
     "responses": Stage("ris dump-responses", 2, ("batch_size",), speed=("batch_size",)),
-    "pseudolabels": Stage("ris make-pseudolabels", 2, ("irn_batch",)),
+    "pseudolabels": Stage("ris make-pseudolabels", 3, ("irn_batch",)),
     "step2": Stage("ris train-step2", 3, ("batch_size", "refs_per_image"), uses_precision=True),
-    "scores": Stage("ris score", 2, uses_precision=True),
+    "scores": Stage("ris score", 3, uses_precision=True),
     "irnet": Stage("ris import-checkpoint", 1),
     "report": Stage("ris report", 9),
 }

@@ -8,8 +8,9 @@ number of label problems of one image are the columns of one product.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -32,9 +33,14 @@ LABEL_PROB = 0.7  # trust in a given hard label; IRNet
 MIN_PROB = 1e-5  # lower limit of a score; CLIP-ES
 N_ITERATIONS = 10  # of all three
 MIN_PIXELS = 20  # of a label: the CRF takes small objects for noise
+PASCAL_SIDE = 500  # pixels; the longest side of the images of PASCAL VOC, for which IRNet's numbers are
+# Grey levels, of Krähenbühl & Koltun's own program. IRNet's 5 are for seeds, which may be small; they cut an object
+# along its stripes and shades.
+OBJECT_SIGMA_RGB = 13.0
 PROBLEMS_AT_ONCE = 16  # bounds the memory: an image of 480×640 takes 30 MB for two of them
 
-Refine = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]]  # `refine_labels`, on whatever device
+# `refine_labels`, on whatever device
+Refine = Callable[[NDArray[np.uint8], NDArray[np.uint8], CrfSettings], NDArray[np.uint8]]
 
 
 class DenseCrf:
@@ -90,21 +96,44 @@ def odds_of_scores(foreground: NDArray[np.float32], background: NDArray[np.float
     return odds.astype(np.float32)
 
 
-def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8], settings: CrfSettings) -> NDArray[np.uint8]:
     """Return the most probable labels, uint8 {0, 1} (M, H, W), given hard labels {0, 1} (M, H, W), as IRNet.
 
     `image` is uint8 (H, W, 3) RGB. A tie goes to label 0.
     """
-    return (DenseCrf(image, IRNET).log_odds(odds_of_labels(hard_labels)) > 0).astype(np.uint8)
+    return (DenseCrf(image, settings).log_odds(odds_of_labels(hard_labels)) > 0).astype(np.uint8)
+
+
+def fit_to_size(hw: tuple[int, int]) -> CrfSettings:
+    """Return IRNet's kernels for whole objects in an image of this size: as wide beside it as in PASCAL's."""
+    scale = max(hw) / PASCAL_SIDE
+    return replace(
+        IRNET,
+        gaussian_sigma_xy=scale * IRNET.gaussian_sigma_xy,
+        bilateral_sigma_xy=scale * IRNET.bilateral_sigma_xy,
+        bilateral_sigma_rgb=OBJECT_SIGMA_RGB,
+    )
 
 
 def clean_labels(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], refine: Refine = refine_labels
 ) -> NDArray[np.uint8]:
-    """Return the labels of `refine`, but those given where fewer than MIN_PIXELS of foreground would be left."""
-    cleaned = refine(image, labels)
-    is_lost = cleaned.sum(axis=(1, 2), keepdims=True) < MIN_PIXELS
-    return np.where(is_lost, labels, cleaned)
+    """Return labels uint8 {0, 1} (M, H, W) after the dense CRF of `fit_to_size`, less what it takes from within.
+
+    A stripe or a shade that looks like the background is cut out of its object. So what was given stays where a
+    closing of the cleaned label covers it, by a disk half as wide as the bilateral kernel's standard deviation.
+    A label stays as it was where fewer than MIN_PIXELS would be left.
+    """
+    settings = fit_to_size(image.shape[:2])
+    cleaned = refine(image, labels, settings)
+    width = 2 * round(settings.bilateral_sigma_xy / 4) + 1
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    for own, given in zip(cleaned, labels, strict=True):
+        if own.sum() < MIN_PIXELS:
+            own[:] = given
+        else:
+            own |= given & cv2.morphologyEx(own, cv2.MORPH_CLOSE, disk)
+    return cleaned
 
 
 class NormalizedKernel:

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ris_pipeline.refine import crf
-from ris_pipeline.refine.crf import IRNET, N_ITERATIONS, PROBLEMS_AT_ONCE, CrfSettings, Refine, odds_of_labels
+from ris_pipeline.refine.crf import N_ITERATIONS, PROBLEMS_AT_ONCE, CrfSettings, Refine, odds_of_labels
 
 
-def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
+def refine_labels(
+    image: NDArray[np.uint8], hard_labels: NDArray[np.uint8], settings: CrfSettings, device: torch.device
+) -> NDArray[np.uint8]:
     """Return what `crf.refine_labels` does, uint8 {0, 1} (M, H, W), but for odds within rounding of a tie."""
     unary = torch.from_numpy(odds_of_labels(hard_labels)).to(device)
-    odds = log_odds(torch.from_numpy(image).to(device), unary, IRNET)
+    odds = log_odds(torch.from_numpy(image).to(device), unary, settings)
     labels: NDArray[np.uint8] = (odds > 0).to(torch.uint8).cpu().numpy()
     return labels
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ris_pipeline.arrays import BACKGROUND, FOREGROUND, IGNORE
-from ris_pipeline.refine.crf import Refine, refine_labels
+from ris_pipeline.refine.crf import IRNET, Refine, refine_labels
 
 
 def compute_seeds(
@@ -24,6 +24,6 @@ def compute_seeds(
     """
     thresholds = np.array([foreground_threshold, background_threshold])[:, None, None, None]
     hard = (response_maps > thresholds).astype(np.uint8)  # (2, R, H, W)
-    foreground, possible = refine(image, hard.reshape(-1, *image.shape[:2])).reshape(hard.shape)
+    foreground, possible = refine(image, hard.reshape(-1, *image.shape[:2]), IRNET).reshape(hard.shape)
     doubtful = np.where(possible == 1, IGNORE, BACKGROUND)
     return np.where(foreground == 1, FOREGROUND, doubtful).astype(np.uint8)

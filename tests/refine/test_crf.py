@@ -5,9 +5,13 @@ from scipy.special import expit, softmax
 from ris_pipeline.refine.crf import (
     CLIP_ES,
     IRNET,
+    MIN_PIXELS,
+    CrfSettings,
     DenseCrf,
     NormalizedKernel,
     build_lattice,
+    clean_labels,
+    fit_to_size,
     odds_of_labels,
     odds_of_scores,
     refine_labels,
@@ -66,7 +70,7 @@ def test_mean_field_agrees_with_exact_kernels():
 
     exact = np.stack([exact_of_labels(image, labels) for labels in hard])
     log_odds = DenseCrf(image, IRNET).log_odds(odds_of_labels(hard))
-    np.testing.assert_array_equal(refine_labels(image, hard), exact > 0.5)
+    np.testing.assert_array_equal(refine_labels(image, hard, IRNET), exact > 0.5)
     np.testing.assert_allclose(expit(log_odds), exact, atol=0.002)
     # Probabilities near 0 and 1 hide the lattice's approximation: of log-odds up to ±15 it may take 1.
     np.testing.assert_allclose(log_odds, np.log(exact / (1 - exact)), atol=1.0)
@@ -96,10 +100,47 @@ def test_refined_labels_follow_the_colour_edge():
     hard[0, :, :11] = 1
     hard[0, 5:8, 3:6] = 0
     hard[0, 10:12, 20:22] = 1
-    refined = refine_labels(image, hard)
+    refined = refine_labels(image, hard, IRNET)
     assert refined.dtype == np.uint8
     assert refined[0, :, :11].all()
     assert not refined[0, :, 11:].any()
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_label_is_cleaned_without_its_stripes_at_any_size(scale):
+    """A square of white and grey stripes on grey, and a label that reaches four cells too far."""
+    truth = np.zeros((120, 160), np.uint8)
+    truth[40:88, 40:88] = 1
+    image = np.where(truth * (np.indices(truth.shape)[1] % 12 < 6), 255, 120)
+    given = np.zeros_like(truth)
+    given[36:92, 36:92] = 1
+    image, truth, given = (np.kron(array, np.ones((scale, scale))).astype(np.uint8) for array in (image, truth, given))
+    image = np.stack([image] * 3, axis=-1)
+    white = (image[:, :, 0] == 255).astype(np.uint8)
+    np.testing.assert_array_equal(refine_labels(image, given[None], fit_to_size(truth.shape))[0], white)
+    cleaned = clean_labels(image, given[None])[0]
+    assert (white <= cleaned).all()
+    assert (cleaned <= truth).all()  # a grey stripe at its edge is the ground's
+    assert cleaned.sum() / truth.sum() > 0.95
+
+
+def test_kernels_are_as_wide_beside_the_image_as_those_of_irnet_in_pascal():
+    assert fit_to_size((375, 500)) == CrfSettings(3.0, 3.0, 50.0, 13.0, 10.0)
+    assert fit_to_size((250, 100)) == CrfSettings(1.5, 3.0, 25.0, 13.0, 10.0)
+
+
+def test_a_label_of_which_too_little_is_left_stays():
+    given = np.zeros((2, 30, 30), np.uint8)
+    given[0, :10, :10], given[1, 3, 3] = 1, 1
+
+    def leave(n):
+        return lambda image, labels, settings: labels * (np.arange(900).reshape(30, 30) < n).astype(np.uint8)
+
+    image = np.zeros((30, 30, 3), np.uint8)
+    np.testing.assert_array_equal(clean_labels(image, given, leave(39)), given)  # 19 pixels of the first
+    kept = clean_labels(image, given, leave(40))
+    assert kept[0].sum() == MIN_PIXELS
+    np.testing.assert_array_equal(kept[1], given[1])
 
 
 def test_problems_do_not_touch_each_other():

@@ -64,7 +64,7 @@ def test_labels_are_those_of_pydensecrf(read):
     for number, (image, hard) in enumerate(read()):
         theirs = infer(image, hard)
         ours = expit(DenseCrf(image, IRNET).log_odds(odds_of_labels(hard[None]))[0])
-        apart = refine_labels(image, hard[None])[0] != (theirs > 0.5)
+        apart = refine_labels(image, hard[None], IRNET)[0] != (theirs > 0.5)
         n_changed += (hard != (theirs > 0.5)).sum()
         print(f"{number}: {image.shape}, {apart.sum()} pixels apart, marginals {np.abs(ours - theirs).max():.5f}")
         assert not apart.any()

@@ -30,8 +30,8 @@ def test_the_odds_are_the_processors(settings):
 
 def test_the_labels_are_the_processors():
     image, labels = draw(n_problems=3)
-    found = mean_field.refine_labels(image, labels, torch.device("cpu"))
-    np.testing.assert_array_equal(found, crf.refine_labels(image, labels))
+    found = mean_field.refine_labels(image, labels, crf.CLIP_ES, torch.device("cpu"))
+    np.testing.assert_array_equal(found, crf.refine_labels(image, labels, crf.CLIP_ES))
     assert (found != labels).any()
 
 

@@ -1,13 +1,15 @@
 import numpy as np
 
 from ris_pipeline.refine import seeds
+from ris_pipeline.refine.crf import IRNET
 
 
 def test_thresholds():
     maps = np.array([[[0.0, 0.10, 0.101], [0.29, 0.301, 1.0]]])
     image = np.zeros((2, 3, 3), np.uint8)
 
-    def leave(image, hard):
+    def leave(image, hard, settings):
+        assert settings == IRNET  # whose seeds they are
         return hard
 
     labels = seeds.compute_seeds(maps, image, 0.3, 0.1, leave)
@@ -23,7 +25,7 @@ def test_background_needs_both_cleaned_masks():
     # cleaned foreground of refs 0 and 1, then cleaned "possible" masks of refs 0 and 1
     cleaned = np.array([[[1, 1, 0, 0]], [[0, 0, 0, 1]], [[1, 0, 1, 0]], [[0, 1, 0, 1]]], np.uint8)
     image = np.zeros((1, 4, 3), np.uint8)
-    labels = seeds.compute_seeds(np.zeros((2, 1, 4)), image, 0.3, 0.1, lambda image, hard: cleaned)
+    labels = seeds.compute_seeds(np.zeros((2, 1, 4)), image, 0.3, 0.1, lambda *given: cleaned)
     np.testing.assert_array_equal(labels, [[[1, 1, 255, 0]], [[0, 255, 0, 1]]])
 
 
