@@ -8,7 +8,7 @@ number of label problems of one image are the columns of one product.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -33,10 +33,6 @@ LABEL_PROB = 0.7  # trust in a given hard label; IRNet
 MIN_PROB = 1e-5  # lower limit of a score; CLIP-ES
 N_ITERATIONS = 10  # of all three
 MIN_PIXELS = 20  # of a label: the CRF takes small objects for noise
-PASCAL_SIDE = 500  # pixels; the longest side of the images of PASCAL VOC, for which IRNet's numbers are
-# Grey levels, of Krähenbühl & Koltun's own program. IRNet's 5 are for seeds, which may be small; they cut an object
-# along its stripes and shades.
-OBJECT_SIGMA_RGB = 13.0
 PROBLEMS_AT_ONCE = 16  # bounds the memory: an image of 480×640 takes 30 MB for two of them
 
 # `refine_labels`, on whatever device
@@ -105,14 +101,13 @@ def refine_labels(image: NDArray[np.uint8], hard_labels: NDArray[np.uint8], sett
 
 
 def fit_to_size(hw: tuple[int, int]) -> CrfSettings:
-    """Return IRNet's kernels for whole objects in an image of this size: as wide beside it as in PASCAL's."""
-    scale = max(hw) / PASCAL_SIDE
-    return replace(
-        IRNET,
-        gaussian_sigma_xy=scale * IRNET.gaussian_sigma_xy,
-        bilateral_sigma_xy=scale * IRNET.bilateral_sigma_xy,
-        bilateral_sigma_rgb=OBJECT_SIGMA_RGB,
-    )
+    """Return the kernels for whole objects in an image of this size, a twentieth of its longer side wide.
+
+    Chosen for coarse masks on photographs and on drawn shapes (docs/decisions.md). IRNet's are for seeds, which may be
+    small: they cut an object along its stripes and shades.
+    """
+    side = max(hw)
+    return CrfSettings(0.006 * side, 3.0, 0.05 * side, 10.0, 5.0)
 
 
 def clean_labels(
@@ -121,12 +116,12 @@ def clean_labels(
     """Return labels uint8 {0, 1} (M, H, W) after the dense CRF of `fit_to_size`, less what it takes from within.
 
     A stripe or a shade that looks like the background is cut out of its object. So what was given stays where a
-    closing of the cleaned label covers it, by a disk half as wide as the bilateral kernel's standard deviation.
+    closing of the cleaned label covers it, by a disk as wide as the bilateral kernel's standard deviation.
     A label stays as it was where fewer than MIN_PIXELS would be left.
     """
     settings = fit_to_size(image.shape[:2])
     cleaned = refine(image, labels, settings)
-    width = 2 * round(settings.bilateral_sigma_xy / 4) + 1
+    width = 2 * round(settings.bilateral_sigma_xy / 2) + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     for own, given in zip(cleaned, labels, strict=True):
         if own.sum() < MIN_PIXELS:
