@@ -38,7 +38,8 @@ from ris_pipeline.networks.load import (
 from ris_pipeline.process.device import autocast
 from ris_pipeline.process.ranks import ALONE
 from ris_pipeline.refine.labels import write_labels
-from ris_pipeline.refine.pseudolabels import save_refined, save_seeds
+from ris_pipeline.refine.pieces import keep_meant_pieces
+from ris_pipeline.refine.pseudolabels import save_refined, save_seeds, save_segmented
 from ris_pipeline.scoring.evaluate import evaluate_network
 from ris_pipeline.training.batches import RefBatches, RefLabels
 from ris_pipeline.training.draws import Plan
@@ -196,7 +197,7 @@ class Bench:
         return cast(C, replace(config, **weights, **changes))
 
     def measure(self, stage: str) -> Iterator[Throughput]:
-        """Yield what the stage does in a second, of pseudolabels each of its three parts."""
+        """Yield what the stage does in a second, of pseudolabels each of its parts."""
         measures: dict[str, Callable[[], Iterator[Throughput]]] = {
             "step1": self._step1, "responses": self._responses, "pseudolabels": self._pseudolabels,
             "step2": self._step2, "scores": self._scores,
@@ -292,6 +293,30 @@ class Bench:
         walk(n_walked, labels, self.context.workers)
         clock = _clock_of_files(label_path(labels, group.refs[-1].ref_id) for group in self.groups[:n_walked])
         yield self._result("walk", "images", "fp32", clock, macs, shape.n_images)
+        yield from self._round()
+
+    def _round(self) -> Iterator[Throughput]:
+        """Yield what the labels of a later round take, and, where configured, the choice among their pieces."""
+        config, device = self.labels, self.device
+        responder, n_images = self._step2_responder(), (self.steps + 1) * WALKED
+
+        def segment(n_images: int, folder: Path, workers: int) -> None:
+            save_segmented(self.dataset, responder, self.groups[:n_images], folder, config, workers, _ignore)
+
+        labels = self._make_folder("round")
+        reset_peak(device)
+        macs = sum(count_macs(partial(segment, 1, self._make_folder("round-first"), 0)).values())
+        segment(n_images, labels, self.context.workers)
+        clock = _clock_of_files(label_path(labels, group.refs[-1].ref_id) for group in self.groups[:n_images])
+        yield self._result("later round", "images", "fp32", clock, macs, self.shape.n_images)
+        if config.pieces:
+            aux, clock = aux_from_config(self.step1).to(device), Clock()
+            reset_peak(device)
+            keep_meant_pieces(self.dataset, self.groups[:n_images], labels, aux, self.step1.input_size, clock)
+            yield self._result("pieces", "refs", "fp32", clock, None, self.shape.n_refs)
+
+    def _step2_responder(self) -> tris.Step2Responder:
+        return tris.Step2Responder(freeze(step2_from_config(self.step2), self.device), self.step2.input_size)
 
     def _make_store(self) -> ResponseStore:
         """Return a store of random responses: the refinement takes as long whatever they say."""
@@ -305,7 +330,7 @@ class Bench:
         return store
 
     def _scores(self) -> Iterator[Throughput]:
-        responder = tris.Step2Responder(freeze(step2_from_config(self.step2), self.device), self.step2.input_size)
+        responder = self._step2_responder()
         size, precision = self.score_batch, self.context.precision
 
         def score(n_batches: int) -> Clock:

@@ -13,7 +13,7 @@ from ris_pipeline.cost import count_macs
 from ris_pipeline.datasets.io.files import load_picture
 from ris_pipeline.methods import tris
 
-PARTS = ["step1", "responses", "seeds", "irnet", "walk", "step2", "scores"]
+PARTS = ["step1", "responses", "seeds", "irnet", "walk", "later round", "step2", "scores"]
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,21 @@ def test_the_command(places, call_ris, capsys, tmp_path):
         assert row["hours"] == pytest.approx(row["n_units"] / row["per_second"] / 3600)
         assert (row["gflop"] is None) == (row["stage"] == "seeds")
     rows = {row["stage"]: row for row in found["stages"]}
-    assert rows["walk"]["n_units"] == 6
+    assert rows["walk"]["n_units"] == rows["later round"]["n_units"] == 6
     assert rows["step1"]["n_units"] == rows["step2"]["n_units"] == found["shape"]["n_refs"]  # one epoch
     assert rows["responses"]["n_units"] == found["shape"]["n_sentences"] + rows["scores"]["n_units"]
     peak = found["peak_tflops"]["fp32"] * 1e3  # GFLOP/s
     assert rows["step1"]["share"] == pytest.approx(rows["step1"]["per_second"] * rows["step1"]["gflop"] / peak)
+
+    assert (
+        call_ris(
+            "bench", "--steps", 1, "--batch", 2, "--stage", "pseudolabels", "--preset", "best", "--json", **options
+        )
+        == 0
+    )
+    rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
+    assert list(rows) == [*PARTS[2:6], "pieces"]
+    assert rows["pieces"]["n_units"] == found["shape"]["n_refs"]
 
     for row in found["stages"]:
         row["per_second"] /= 1e6
