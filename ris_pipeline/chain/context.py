@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 from ris_pipeline.artifacts.find import explain, find, find_latest
 from ris_pipeline.artifacts.freshness import Freshness, describe_other_data, split_of
 from ris_pipeline.artifacts.identity import Artifact, Request, digest, label_of
-from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, STAGES, TRAIN_SPLIT, VALIDATION, command_of
+from ris_pipeline.artifacts.layout import METHOD, NO_ARTIFACTS, PROPOSALS, STAGES, TRAIN_SPLIT, VALIDATION, command_of
 from ris_pipeline.artifacts.publish import point_latest, remove_leftovers
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.config import CONFIGS, find_preset, load_config_file, record_settings, resolve
@@ -250,6 +250,8 @@ class Context:
         if stage not in CONFIGS:
             return None
         own = {key: value for key, value in flags.items() if key in manifest["configuration"]}
+        if PROPOSALS in flags and stage == "pseudolabels":  # which take the place of a refinement
+            own["refine"] = False
         # Settings that were given when it was made make nothing stale; those given now are compared.
         chosen = {} if self.preset or self.config_file or self.assignments else manifest.get("chosen", {})
         method = METHODS.get(str(flags.get(METHOD)))

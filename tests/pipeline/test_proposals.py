@@ -51,3 +51,6 @@ def test_they_are_labels_of_their_own_and_scored_by_their_own_name(copy_of_proje
     ris(copy_of_project, "score", "--split", "val", "--stage", "step2", "--json")
     tiers = {score["scored"]: score["supervision"] for score in json.loads(capsys.readouterr().out)}
     assert tiers == {"step2": "text", "step2-proposals": "class-agnostic masks"}
+    ris(copy_of_project, "status", "--json")
+    states = {row["artifact"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states["pseudolabels/proposals"] == states["step2/proposals"] == "fresh"
