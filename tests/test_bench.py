@@ -80,12 +80,8 @@ def test_the_command(places, call_ris, capsys, tmp_path):
     peak = found["peak_tflops"]["fp32"] * 1e3  # GFLOP/s
     assert rows["step1"]["share"] == pytest.approx(rows["step1"]["per_second"] * rows["step1"]["gflop"] / peak)
 
-    assert (
-        call_ris(
-            "bench", "--steps", 1, "--batch", 2, "--stage", "pseudolabels", "--preset", "best", "--json", **options
-        )
-        == 0
-    )
+    words = ("bench", "--steps", 1, "--batch", 2, "--stage", "pseudolabels", "--preset", "best", "--json")
+    assert call_ris(*words, **options) == 0
     rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
     assert list(rows) == [*PARTS[2:6], "pieces"]
     assert rows["pieces"]["n_units"] == found["shape"]["n_refs"]
