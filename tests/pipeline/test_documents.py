@@ -156,3 +156,20 @@ def test_the_python_of_the_readme_runs(reader, monkeypatch):
     assert len(shown) == 1
     assert len(names["many"]) == 2
     assert names["step2"].name == "step2/pseudo"
+
+
+def test_make_best_makes_two_rounds_and_trains_the_second_longer_on_shapes():
+    def list_commands(dataset):
+        command = ["make", "-n", "best", f"DATASET={dataset}"]
+        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        lines = [line.partition("ris ")[2].partition(" --dataset ")[0] for line in out.splitlines()]
+        return [line.split() for line in lines if line.startswith(("make-pseudolabels", "train-step2"))]
+
+    rounds = [
+        ["make-pseudolabels", "--refine", "--preset", "best"],
+        ["train-step2"],
+        ["make-pseudolabels", "--round", "2", "--preset", "best"],
+        ["train-step2", "--round", "2"],
+    ]
+    assert list_commands("refcoco") == rounds
+    assert list_commands("shapes+") == [*rounds[:-1], [*rounds[-1], "--set", "epochs=12"]]

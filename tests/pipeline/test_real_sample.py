@@ -12,6 +12,7 @@ from PIL import Image
 from calls import places_in
 from ris_pipeline.artifacts.find import find_latest
 from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.artifacts.layout import flags_of_round
 from ris_pipeline.datasets import Dataset, load_card, load_dataset
 from ris_pipeline.datasets.io.labels import load_label
 from ris_pipeline.maps.store import ResponseStore
@@ -41,6 +42,7 @@ COMMANDS = (
     ["make-pseudolabels", "--no-refine"],
     ["make-pseudolabels", "--refine"],
     ["train-step2"],
+    ["make-pseudolabels", "--round", "2", "--preset", "best"],
     ["score"],
 )
 SENTENCES = {"coco": {"train": 426, "val": 161}, "coco-unique": {"train": 246, "val": 148}}
@@ -91,10 +93,10 @@ def test_every_sentence_has_its_grid_and_every_ref_one_choice(chain):
             assert store.selected_rows[rows].sum() == 1
 
 
-@pytest.mark.parametrize("refine", [False, True])
-def test_every_ref_has_a_pseudo_label_of_its_images_size(chain, refine):
+@pytest.mark.parametrize("flags", [{"refine": False}, {"refine": True}, flags_of_round(2)])
+def test_every_ref_has_a_pseudo_label_of_its_images_size(chain, flags):
     dataset = chain.datasets["train"]
-    folder = chain.latest("pseudolabels", refine=refine).path
+    folder = chain.latest("pseudolabels", **flags).path
     names = {path.stem for path in folder.glob("*.png")} - {"contact-sheet"}
     assert names == {str(ref.ref_id) for ref in dataset.refs}
     for ref in dataset.refs:
@@ -108,7 +110,7 @@ def test_every_ref_has_a_pseudo_label_of_its_images_size(chain, refine):
 
 def test_every_stage_is_scored_on_all_sentences(chain):
     for split, names in {
-        "train": ("chance", "step1", "prms", "pseudo-plain", "pseudo-refined"),
+        "train": ("chance", "step1", "prms", "pseudo-plain", "pseudo-refined", "pseudo-round2"),
         "val": ("chance", "step1", "prms", "step2"),
     }.items():
         for name in names:
