@@ -28,6 +28,10 @@ class BusyError(RisError):
     """An artifact that another process is writing."""
 
 
+class MadeMeanwhileError(RisError):
+    """An artifact that was found missing, and that another process has finished since."""
+
+
 class EmptySplitError(RisError):
     """A split of the card of which the data hold nothing."""
 

@@ -24,7 +24,7 @@ from ris_pipeline.artifacts.files import (
     restore_folder,
     write_json,
 )
-from ris_pipeline.artifacts.find import load_artifact
+from ris_pipeline.artifacts.find import find, load_artifact
 from ris_pipeline.artifacts.identity import Artifact, Request, label_of, with_checksum
 from ris_pipeline.artifacts.layout import (
     FILES,
@@ -38,7 +38,7 @@ from ris_pipeline.artifacts.layout import (
     latest_name,
 )
 from ris_pipeline.artifacts.locks import hold
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import MadeMeanwhileError, RisError
 from ris_pipeline.process.failures import explained
 from ris_pipeline.process.packages import find_version
 
@@ -71,12 +71,18 @@ def publish(request: Request, *, force: bool = False) -> Iterator[Work]:
     """Yield the folder to write the artifact of `request` in; after the block it is found under its own name.
 
     An exception leaves the folder as it is, for the next run to resume, unless it is empty; with `force` it is empty
-    at the start. Raises RisError where another process writes the same artifact.
+    at the start. Raises RisError where another process writes the same artifact, and, without `force`,
+    MadeMeanwhileError where the artifact is there already and no run of it has broken off.
     """
     with hold(request.lock):
         if force:
             shutil.rmtree(request.partial, ignore_errors=True)
         resumed = request.partial.exists()
+        # Looked at again: between the first look and the lock another process may have finished it.
+        if not force and not resumed and (made := find(request)) is not None:
+            if request.becomes_latest:
+                point_latest(made)
+            raise MadeMeanwhileError(f"{made.name}: up to date, another process has just made {made.digest}")
         with explained(request.partial, _memory_settings(request)):
             make_folder(request.partial)
             remove_unfinished(request.partial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,6 +16,7 @@ from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import ClipConfig
 from ris_pipeline.datasets.card import Card
+from ris_pipeline.errors import MadeMeanwhileError
 from ris_pipeline.process.console import report_steps
 from ris_pipeline.process.ranks import agree, connected, is_first, joined
 
@@ -57,7 +59,11 @@ def _train(context: Context, request: Request, config: ClipConfig) -> None:
 
     phases = curriculum(config)
     torch.manual_seed(context.seed)
-    with connected(context.device) as ranks, publish_together(context, request, apart=True) as work:
+    with (
+        connected(context.device) as ranks,
+        suppress(MadeMeanwhileError),
+        publish_together(context, request, apart=True) as work,
+    ):
         clip = build_small_clip()
         source = PairBatches(phases, context.seed, ranks)
         with context.console.progress("clip", source.n_steps) as advance:

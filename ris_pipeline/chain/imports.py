@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from ris_pipeline.artifacts.layout import CHECKPOINT, CLIP_CONFIG, IRNET_WEIGHTS
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.chain.context import Context
 from ris_pipeline.config import Step1Config, Step2Config, resolve
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import MadeMeanwhileError, RisError
 
 if TYPE_CHECKING:
     from ris_pipeline.networks.weights.released import Kind, Released
@@ -53,7 +54,7 @@ def import_checkpoint(context: Context, file: Path, *, out: Path | None = None) 
         _write_folder(context, request, file, released, out)
         return load_artifact(out)
     if context.is_due(request):
-        with publish(request, force=context.force) as work:
+        with suppress(MadeMeanwhileError), publish(request, force=context.force) as work:
             _write(work, file, released)
     return find(request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -25,7 +26,7 @@ from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.chain.responses import find_judge
 from ris_pipeline.config import PseudolabelConfig, Step1Config
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import MadeMeanwhileError, RisError
 from ris_pipeline.methods import TRIS, find_method
 from ris_pipeline.process.console import report_steps
 from ris_pipeline.process.ranks import agree, connected, in_turn, is_first, joined, share
@@ -81,7 +82,7 @@ def make_pseudolabels(
 
         judge = _find_judge_behind(context, request) if resolved.pieces else None
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
-        with publish_together(context, request) as work:
+        with suppress(MadeMeanwhileError), publish_together(context, request) as work:
             store = ResponseStore.open(store_path(responses.path, TRAIN_SPLIT))
             drawn = in_turn(lambda: _draw(context, resolved, dataset, responses))
             _fill(context, work, dataset, store, resolved, drawn, proposals, judge)
@@ -106,7 +107,7 @@ def _make_round(
         judge = _find_judge_behind(context, request) if resolved.pieces else None
         dataset = context.open_dataset(TRAIN_SPLIT, with_images=True)
         groups = group_by_image(dataset)
-        with publish_together(context, request) as work:
+        with suppress(MadeMeanwhileError), publish_together(context, request) as work:
             with work.timed("segment"), context.progress("labels", len(dataset.refs)) as advance:
                 network = in_turn(lambda: load_network(step2, context.device))
                 save_segmented(dataset, network, share(groups), work.path, resolved, context.workers, advance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from ris_pipeline.artifacts.files import make_folder
 from ris_pipeline.artifacts.find import load_artifact
@@ -15,8 +15,8 @@ from ris_pipeline.artifacts.locks import read_holder
 from ris_pipeline.artifacts.publish import Work, publish
 from ris_pipeline.artifacts.verify import check_whole
 from ris_pipeline.chain.context import Context
-from ris_pipeline.errors import RisError
-from ris_pipeline.process.ranks import agree, find_ranks, is_first, wait
+from ris_pipeline.errors import MadeMeanwhileError, RisError
+from ris_pipeline.process.ranks import agree, find_ranks, wait
 
 
 @contextmanager
@@ -26,12 +26,20 @@ def publish_together(context: Context, request: Request, *, apart: bool = False)
     Of several processes the first one publishes what all have written there, and its `Work` is the one that counts.
     `apart`: the first one alone writes what counts, so that a machine that does not see its folder gets another one
     for the block. Otherwise as `artifacts.publish.publish`. Raises RisError where not all of them see the same
-    folder, or lack what they need apart.
+    folder, or lack what they need apart; MadeMeanwhileError, after a remark, in all of them.
     """
-    own = publish(request, force=context.force) if is_first() else nullcontext(Work(request.partial, False))
-    with own as work:
-        checkpoint = request.partial / RESUME
-        holder, resumes = agree(lambda: (read_holder(request.lock), checkpoint.exists()))
+    checkpoint = request.partial / RESUME
+    with ExitStack() as published:
+
+        def enter() -> tuple[Work, str, bool]:
+            try:
+                work = published.enter_context(publish(request, force=context.force))
+            except MadeMeanwhileError as made:
+                context.say(str(made))
+                raise
+            return work, read_holder(request.lock), checkpoint.exists()
+
+        work, holder, resumes = agree(enter)
         is_apart = read_holder(request.lock) != holder
         if is_apart and not apart:
             raise RisError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,7 +14,7 @@ from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import ResponsesConfig, Step1Config, config_from_manifest
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.errors import EmptySplitError
+from ris_pipeline.errors import EmptySplitError, MadeMeanwhileError
 from ris_pipeline.methods import TRIS, find_method, method_of
 from ris_pipeline.process.ranks import agree, in_turn, joined, share
 
@@ -90,7 +91,7 @@ def _dump(
 
     dataset = context.open_dataset(split, with_images=True)
     sentences = {e.sentence for ref in dataset.refs for e in ref.expressions}
-    with publish_together(context, request) as work:
+    with suppress(MadeMeanwhileError), publish_together(context, request) as work:
         responder = in_turn(load)
         judge = find_judge(context, trained)
         aux = in_turn(lambda: aux_from_config(judge).to(context.device)) if config.prms else None

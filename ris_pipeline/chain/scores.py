@@ -6,6 +6,7 @@ It holds scores.json with every metric, and outcomes.csv with a line per sentenc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -20,7 +21,7 @@ from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import ScoreConfig
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.errors import EmptySplitError, RisError
+from ris_pipeline.errors import EmptySplitError, MadeMeanwhileError, RisError
 from ris_pipeline.process.ranks import agree, gather, in_turn, is_first, joined, share
 from ris_pipeline.scoring.metrics import Outcome, summarise
 from ris_pipeline.scoring.outcomes import save_outcomes
@@ -152,7 +153,7 @@ def _make(context: Context, job: _Job, config: ScoreConfig) -> None:
     n_all = count_expressions((*everything.refs, *everything.absent))
     expected = context.card.splits[job.split]
     label = f"score {job.row.name} {job.split}"
-    with publish_together(context, job.request) as work:
+    with suppress(MadeMeanwhileError), publish_together(context, job.request) as work:
         own = []
         with context.progress(label, dataset.n_expressions) as advance:
             for outcome in _evaluate(context, job, dataset):

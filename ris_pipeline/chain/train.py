@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from ris_pipeline.chain.pseudolabels import describe_labels
 from ris_pipeline.chain.publish import publish_together
 from ris_pipeline.config import Step2Config
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import MadeMeanwhileError, RisError
 from ris_pipeline.methods import TRIS, Method, find_method, method_of
 from ris_pipeline.process.console import report_steps
 from ris_pipeline.process.ranks import agree, connected, in_turn, is_first, joined
@@ -214,7 +215,7 @@ def _train(
     with connected(device) as ranks:
         plan = replace(plan, ranks=ranks)
         source = RefBatches(plan, config.epochs, config.input_size)
-        with publish_together(context, request, apart=True) as work:
+        with suppress(MadeMeanwhileError), publish_together(context, request, apart=True) as work:
             task = in_turn(lambda: _build(build_task, context.seed))
             if open_targets is not None:
                 source.targets = in_turn(lambda: open_targets(work.path / TARGETS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,7 +16,7 @@ from ris_pipeline.chain.context import Context, Places, open_context
 from ris_pipeline.chain.status import StatusRow, arrange, list_status
 from ris_pipeline.config import ReportConfig
 from ris_pipeline.datasets.card import Card
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import MadeMeanwhileError, RisError
 from ris_pipeline.report.sources import Sources, find_sources
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def make_report(
     shown = render_json([[row.artifact, row.state, row.digest, *row.why] for row in stages])
     has_changed = report is not None and (report.path / STAGE_ROWS).read_text(encoding="utf-8") != shown
     if context.is_due(request, "a stage was run again, or became fresh or stale" if has_changed else ""):
-        with publish(request, force=context.force or has_changed) as work:
+        with suppress(MadeMeanwhileError), publish(request, force=context.force or has_changed) as work:
             _write(context, resolved, sources, stages, work)
             write_bytes(work.path / STAGE_ROWS, shown.encode())
     return find(request)

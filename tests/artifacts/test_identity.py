@@ -15,7 +15,7 @@ from ris_pipeline.artifacts.identity import Request, differences, digest, label_
 from ris_pipeline.artifacts.locks import hold
 from ris_pipeline.artifacts.publish import point_latest, publish, remove_leftovers
 from ris_pipeline.artifacts.verify import find_damage
-from ris_pipeline.errors import RisError
+from ris_pipeline.errors import MadeMeanwhileError, RisError
 
 
 def request_in(runs: Path, stage: str = "step1", **changes) -> Request:
@@ -311,6 +311,20 @@ with publish(Request(Path({str(tmp_path)!r}), "shapes", "step1", {{"lr": 1e-4}},
     assert artifact is not None
     assert (artifact.path / "result.txt").read_text() == "the first one's"
     assert sorted(path.name for path in request.path.parent.iterdir()) == [request.path.name, "latest"]
+
+
+def test_what_was_finished_before_the_lock_was_taken_is_not_made_again(tmp_path):
+    request = request_in(tmp_path)
+    make(request, "the first one's")
+    make(request_in(tmp_path, seed=1))  # `latest` now
+    with pytest.raises(MadeMeanwhileError, match=f"another process has just made {request.path.name}"):
+        make(request, "the second one's")
+    assert (request.path / "deep" / "result.txt").read_text() == "the first one's"
+    assert find_latest(tmp_path, "shapes", "step1").path.resolve() == request.path
+    # A run with --force that broke off beside it is finished.
+    request.partial.mkdir()
+    make(request, "the third one's")
+    assert (request.path / "deep" / "result.txt").read_text() == "the third one's"
 
 
 def test_leftovers_of_killed_runs_are_removed(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from calls import places_in
+from ris_pipeline.chain.context import Context
 from ris_pipeline.maps.store import ResponseStore
 
 
@@ -59,6 +60,31 @@ def test_a_second_run_does_nothing_and_says_why(project, ris, chain, capsys):
         ris(project, *command)
     assert {path: path.stat().st_mtime_ns for path in project.glob("runs/tiny/*/*/manifest.json")} == before
     assert capsys.readouterr().err.count("up to date") == len(chain) + 1  # two splits are dumped
+
+
+@pytest.mark.slow
+def test_what_another_process_makes_after_the_look_is_not_made_again(copy_of_project, ris, chain, capsys, monkeypatch):
+    """The other process is the same command, which is begun and ended between the first one's look and its lock."""
+    is_due, held = Context.is_due, []
+
+    def look_and_be_overtaken(context, request, why=""):
+        due = is_due(context, request, why)
+        if due and not held:
+            held.append(request)
+            ris(copy_of_project, *command)
+            times.update((path, path.stat().st_mtime_ns) for path in request.path.parent.glob("*/manifest.json"))
+        return due
+
+    monkeypatch.setattr(Context, "is_due", look_and_be_overtaken)
+    for words in (*chain, ["score"], ["report"]):
+        command = [*words, "--seed", "1"] if words[0] == "train-step1" else words  # all that follows is due then
+        held.clear()
+        times: dict[Path, int] = {}
+        capsys.readouterr()
+        ris(copy_of_project, *command)
+        assert held, command
+        assert words == ["report"] or "up to date, another process has just made" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 def test_another_lambda_reruns_step1_and_what_reads_it_and_nothing_else(copy_of_project, ris, chain, capsys):
