@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from stages.console import align, emit
-from stages.context import DataRoot, Output, Runs
+from stages.context import METRIC_WORDS, DataRoot, Output, Runs, check_metric
 from stages.experiment import Config, Dataset, Name, Seeds, Set, open_experiment
 
 
@@ -20,6 +20,14 @@ def run(
     form: Annotated[
         Literal["text", "markdown", "latex", "csv"], typer.Option("--format", help="LaTeX needs the package booktabs.")
     ] = "text",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar=f"<{'|'.join(METRIC_WORDS)}>",
+            callback=lambda word: word and check_metric(word),
+            help="What to show of each split; left out: the experiment's own.",
+        ),
+    ] = None,
     data_root: DataRoot = Path("data"),
     runs: Runs = Path("runs"),
     config: Config = None,
@@ -32,11 +40,12 @@ def run(
     Example:  ris table 1 --dataset refcoco --format latex
     """
     from ris_pipeline.experiments.table import build_table, render, to_json
+    from ris_pipeline.scoring.metrics import select_metrics
 
     places = {"data_root": data_root, "runs": runs, "config": config, "set": set}
     experiment, points = open_experiment(name, dataset, seeds, Output(quiet=True), places)
-    table = build_table(experiment, points)
+    table = build_table(experiment, points, select_metrics(metric) if metric else ())
     text = render(table, form, lambda lines: align(lines, n_words=1))
     if table.n_missing and form == "text":
-        text += f"\n{table.n_missing} cells are not made yet; run: ris experiment {name}"
+        text += f"\n{table.n_missing} scores are not made yet; run: ris experiment {name}"
     emit(output, text, to_json(table))

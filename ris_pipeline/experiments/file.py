@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import field, replace
 from importlib import resources
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,21 @@ class Experiment:
             return None
         figure = entry.paper[self.columns.index(column)]
         return None if isnan(figure) else figure
+
+    def show(self, metrics: Sequence[str]) -> Experiment:
+        """Return the experiment with these metrics of each of its splits, and the paper's figures for those it has."""
+        columns = dict[str, None]()
+        for column in self.columns:
+            if column in COSTS:
+                columns[column] = None
+            else:
+                where = column.split(" ")[0]
+                columns |= dict.fromkeys(f"{where} {metric}" for metric in metrics)
+        rows = []
+        for entry in self.rows:
+            known = dict(zip(self.columns, entry.paper, strict=False))
+            rows.append(replace(entry, paper=[known.get(column, nan) for column in columns]))
+        return replace(self, columns=list(columns), rows=rows)
 
 
 def where_of(column: str) -> tuple[str, str, str]:

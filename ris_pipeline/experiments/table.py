@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ris_pipeline.artifacts.find import load_artifact, walk_behind
 from ris_pipeline.artifacts.identity import Artifact
+from ris_pipeline.errors import RisError
 from ris_pipeline.experiments.file import COSTS, Entry, Experiment, where_of
 from ris_pipeline.experiments.run import Point, read
 from ris_pipeline.scoring.scores import Score
@@ -47,11 +48,7 @@ class Table:
     made_by: tuple[dict[str, Any], ...] = ()  # host and libraries of the scores, each combination once
     hours: float = 0.0  # of all stages behind it, each artifact once
     devices: tuple[str, ...] = ()  # that computed them
-
-    @property
-    def n_missing(self) -> int:
-        """The number of empty cells."""
-        return sum(cell is None for row in self.cells.values() for cell in row)
+    n_missing: int = 0  # rows that are not scored yet, counted for each split and seed
 
     def best(self, column: int) -> str | None:
         """Return the row with the best whole cell of a column; None where fewer than two are there."""
@@ -61,25 +58,33 @@ class Table:
         return max(values, key=lambda name: sign * values[name]) if len(values) > 1 else None
 
 
-def build_table(experiment: Experiment, points: Sequence[Point]) -> Table:
+def build_table(experiment: Experiment, points: Sequence[Point], metrics: Sequence[str] = ()) -> Table:
     """Return the table of what has been made of the points.
 
-    Its columns are those of the data sets that the points are of, and the costs.
+    Its columns are those of the data sets that the points are of, and the costs. `metrics`: of each split, in place of
+    those of the experiment's columns; those that no score has are left out, and RisError is raised where none is left.
     """
     measured = [(point, read(point)) for point in points]
+    scored = {metric for _, scores in measured for score in scores.values() for metric in score.metrics}
+    if metrics:
+        shown = [metric for metric in metrics if metric in scored or not scored]
+        if not shown:
+            raise RisError(f"{experiment.name}: no score has {', '.join(metrics)}; it needs another ground truth")
+        experiment = experiment.show(shown)
     behind = {path: artifact for point, scores in measured for path, artifact in _find_behind(point, scores).items()}
     datasets = {point.dataset for point in points}
     columns = [name for name in experiment.columns if name in COSTS or where_of(name)[0] in datasets]
     cells = {}
     for entry in experiment.rows:
-        own = [(point, scores) for point, scores in measured if point.entry == entry]
+        own = [(point, scores) for point, scores in measured if point.entry.name == entry.name]
         sizes = _measure_size(own[0][0]) if own and {"parameters", "gmac"} & set(columns) else {}
         cells[entry.name] = [sizes.get(column) or _measure_cell(column, own) for column in columns]
     made_by = [_read_environment(score) for _, scores in measured for score in scores.values()]
     distinct = {json.dumps(single, sort_keys=True): single for single in made_by}
     hours = sum(map(_hours_of, behind.values()))
     devices = {artifact.manifest["host"].get("device") for artifact in behind.values()} - {None}
-    return Table(experiment, columns, cells, tuple(distinct.values()), hours, tuple(sorted(devices)))
+    n_missing = sum(len(point.splits) - len(scores) for point, scores in measured)
+    return Table(experiment, columns, cells, tuple(distinct.values()), hours, tuple(sorted(devices)), n_missing)
 
 
 def _measure_size(point: Point) -> dict[str, Cell]:

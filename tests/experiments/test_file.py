@@ -119,6 +119,16 @@ def test_an_own_file(tmp_path: Path):
     assert [experiment.expected(entry, column) for column in experiment.columns] == [None, 2.0]
 
 
+def test_other_metrics_than_the_files_own_keep_the_papers_figures():
+    shown = load_experiment("table5", "paper").show(["oiou", "pointm", "prec@0.9"])
+    assert shown.columns == ["refcocog-umd/train oiou", "refcocog-umd/train pointm", "refcocog-umd/train prec@0.9"]
+    (entry,) = (entry for entry in shown.rows if entry.name == "7")
+    assert [shown.expected(entry, column) for column in shown.columns] == [None, 53.17, None]
+    costs = load_experiment("table2", "paper").show(["oiou"])
+    assert costs.columns == ["parameters", "gmac", "referit/test oiou"]
+    assert costs.expected(costs.rows[0], "gmac") == load_experiment("table2", "paper").expected(costs.rows[0], "gmac")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "word"),
     [

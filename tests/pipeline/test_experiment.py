@@ -124,6 +124,14 @@ def test_the_table_has_the_scores_of_each_rows_own_artifacts(own, call):
     for (row, column), values in by_hand.items():
         assert len(values) == 2
         assert table[row][column] == pytest.approx(statistics.fmean(values))
+    every = read_table(call, "--seeds", "0,1", "--metric", "all")
+    names = ["pointit", "pointm", "miou", "oiou", *(f"prec@0.{k}" for k in (5, 6, 7, 8, 9)), "box_iou", "box@0.5"]
+    assert list(every["as it is"]) == [f"tiny/{split} {name}" for split in ("train", "val") for name in names]
+    assert set(every["labels"]) == {
+        f"tiny/train {name}" for name in names if "point" not in name
+    }  # a mask has no point
+    assert {row: {column: every[row][column] for column in cells} for row, cells in table.items()} == table
+    call("table", "--seeds", "0,1", "--metric", "n_acc", code=1)  # which shapes have no sentences for
     (line,) = call("table", "--json", "--seeds", "0,1")
     cell = json.loads(line)["rows"][1]["here"]["tiny/val miou"]
     assert cell["spread"] == pytest.approx(statistics.stdev(by_hand["ten times", "tiny/val miou"]))
