@@ -44,24 +44,26 @@ endif
 
 # The methods that the paper compares TRIS with, after `make all`: the rows of Table 1 on this data set, and the report.
 compare: $(READY)
-	$(RIS) experiment 1 --jobs $(JOBS) $(TABLES)
-	$(RIS) table 1 $(TABLES)
-	$(RIS) report $(OPTIONS)
+	$(RIS) experiment 1 --jobs $(JOBS) $(TABLES); made=$$?; \
+	$(RIS) table 1 $(TABLES) && $(RIS) report $(OPTIONS) && exit $$made
 
 # The paper's tables, figures and the curves of Tables 4 and 5: on the embedded data sets, or with DATASET=refcocog-umd on
-# that. The pictures are in runs/figures/.
+# that. The pictures are in runs/figures/. What fails stops nothing else: the table of what is there is printed, the others
+# are made, and make fails at the end.
 TABLES = $(if $(filter-out shapes,$(DATASET)),--dataset "$(DATASET)") --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $(if $(CONFIG),--config "$(CONFIG)")
 
-tables: table-1 table-2 table-3 table-4 table-5 table-6 table-7 figure-1 figure-2 curve-4 curve-5
+tables:
+	@$(MAKE) --no-print-directory --keep-going table-1 table-2 table-3 table-4 table-5 table-6 table-7 \
+	    figure-1 figure-2 curve-4 curve-5
 
 table-%: sets
-	$(RIS) experiment $* --jobs $(JOBS) $(TABLES)
-	$(RIS) table $* $(TABLES) --format markdown
+	$(RIS) experiment $* --jobs $(JOBS) $(TABLES); made=$$?; \
+	$(RIS) table $* $(TABLES) --format markdown && exit $$made
 
 figure-%: sets
 	@mkdir -p "$(RUNS)/figures"
-	$(RIS) experiment figure$* --jobs $(JOBS) $(TABLES)
-	$(RIS) figure qualitative figure$* --out "$(RUNS)/figures/figure$*.png" $(TABLES)
+	$(RIS) experiment figure$* --jobs $(JOBS) $(TABLES); made=$$?; \
+	$(RIS) figure qualitative figure$* --out "$(RUNS)/figures/figure$*.png" $(TABLES) && exit $$made
 
 curve-%: table-%
 	@mkdir -p "$(RUNS)/figures"

@@ -85,6 +85,23 @@ def test_make_tables_makes_and_shows_each_of_them():
     assert re.findall(r"ris figure sweep (\d) ", out) == ["4", "5"]
 
 
+def test_a_failing_row_stops_neither_its_table_nor_the_others(tmp_path):
+    ready, ris, log = (tmp_path / name for name in ("ready", "ris", "log"))
+    ready.touch()
+    ris.write_text(f'#!/bin/sh\necho "$*" >> {log}\ntest "$1 $2" != "experiment 2"\n')
+    ris.chmod(0o755)
+    words = ["make", "tables", f"RIS={ris}", f"READY={ready}", f"RUNS={tmp_path}"]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode != 0
+    lines = log.read_text().splitlines()
+    shown = [" ".join(line.split()[:2]) for line in lines if line.startswith("table")]
+    assert shown == [f"table {number}" for number in range(1, 8)]
+    assert sum(line.startswith("figure") for line in lines) == 4
+    log.unlink()
+    assert (
+        subprocess.run([*words[:1], "table-3", *words[2:]], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    )
+
+
 @pytest.mark.parametrize("name", [*TABLES, *FIGURES])
 @pytest.mark.parametrize("folder", ["shapes", "paper"])
 def test_every_setting_is_one_of_its_stage(name, folder):

@@ -130,9 +130,9 @@ def test_a_command_of_a_block_runs(document, line, reader, call_ris, monkeypatch
     elif words[0] == "make":
         printed = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert printed.returncode == 0, printed.stderr
-        for printed_line in printed.stdout.splitlines():
-            if "/ris " in printed_line:
-                check_options(printed_line)
+        for command in re.split(r"\n|;|&&", printed.stdout):
+            if "/ris " in command:
+                check_options(command)
     elif words[0] == "pytest":
         assert [word for word in words[1:] if word.startswith("tests/") and not (ROOT / word).exists()] == []
     else:
