@@ -113,7 +113,9 @@ def open_experiment(
 
     chosen = None if dataset in (None, *FOLDERS) else load_card(str(dataset))
     card = chosen.name if chosen else None
-    experiment = load_experiment(name, card or dataset, tuple(chosen.splits) if chosen else ())
+    experiment = load_experiment(
+        name, card or dataset, tuple(chosen.splits) if chosen else (), generated=bool(chosen and chosen.generate)
+    )
 
     def open_dataset(own: str) -> Context:
         return open_context(Places(dataset=str(dataset) if card else own, **places), output=output, **options)

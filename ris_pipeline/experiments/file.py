@@ -114,12 +114,15 @@ def list_experiments() -> list[str]:
     return sorted({name.removesuffix(".toml") for name in names if name.endswith(".toml")})
 
 
-def load_experiment(name: str, dataset: str | None, splits: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    name: str, dataset: str | None, splits: Sequence[str] = (), *, generated: bool = False
+) -> Experiment:
     """Return the experiment of a file, or the shipped one of that name (a number: of that table) for a data set.
 
     `dataset`: also one of FOLDERS, whose file is returned; None: that of the embedded data sets. `splits`: the data
-    set's; one that no shipped file knows gets the paper's rows on them. Raises RisError for a name that is not there,
-    a data set that an own file has no column of, and a file that does not say what it should.
+    set's; one that no shipped file knows gets the paper's rows on them, or, if it is `generated`, those of the embedded
+    data sets, whose networks fit its pictures. Raises RisError for a name that is not there, a data set that an own
+    file has no column of, and a file that does not say what it should.
     """
     if name.endswith(".toml"):
         found = [_parse(Path(name), _read(Path(name)))]
@@ -137,12 +140,12 @@ def load_experiment(name: str, dataset: str | None, splits: Sequence[str] = ()) 
         if dataset in experiment.datasets:
             return experiment
     if splits and not name.endswith(".toml"):
-        return _adapt(found[-1], dataset, splits)
+        return _adapt(found[0 if generated else -1], dataset, splits)
     raise RisError(f"{name}: has no column of {dataset}; its data sets: {', '.join(found[0].datasets)}")
 
 
 def _adapt(experiment: Experiment, dataset: str, splits: Sequence[str]) -> Experiment:
-    """Return the rows of an experiment on another data set, without the paper's figures.
+    """Return the rows of an experiment on another data set, without the paper's figures and what they have taken.
 
     One that looks at the train split alone looks at it here; any other at all splits but train.
     """
@@ -153,7 +156,9 @@ def _adapt(experiment: Experiment, dataset: str, splits: Sequence[str]) -> Exper
     columns = [f"{dataset}/{split} {metric}" for split in chosen for metric in metrics]
     costs = [column for column in experiment.columns if column in COSTS]
     rows = [replace(entry, paper=[]) for entry in experiment.rows]
-    return replace(experiment, columns=[*costs, *columns], rows=rows, source="")
+    head, _, what = experiment.title.partition(": ")
+    title = f"{head.partition(' on ')[0]} on {dataset}: {what}"
+    return replace(experiment, title=title, columns=[*costs, *columns], rows=rows, cost="")
 
 
 def _read(path: Path) -> str:
