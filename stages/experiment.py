@@ -82,7 +82,7 @@ def run(
         emit(output, text, {"groups": missing})
     elif dry_run:
         if experiment.cost:
-            Console(quiet=output.quiet).say(f"{experiment.name} has taken {experiment.cost}")
+            Console(quiet=output.quiet).say(f"cost of {experiment.name}: {experiment.cost}")
         for group in chosen:
             for point in group:
                 n, why = len(read(point)), explain(point)

@@ -61,10 +61,10 @@ class Experiment:
     title: str
     columns: list[str]
     rows: list[Entry]
-    source: str = ""  # where the figures of `paper` stand
+    source: str = ""  # the paper's table or figure that it is made after, where the figures of `paper` stand
     seeds: list[int] = field(default_factory=lambda: [0])
     axis: str = ""  # what the rows' names count, where they are the points of a curve
-    cost: str = ""  # what making it all took: hours, device, date
+    cost: str = ""  # what making it all took: hours, device, date; or why that is not known
     name: str = ""  # of the file
 
     @property

@@ -76,6 +76,15 @@ def test_there_is_a_file_for_each_table_and_figure_and_kind_of_data():
     assert load_experiment("5", "refcocog-umd") == load_experiment("table5", "paper")
 
 
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES])
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_each_says_what_of_the_paper_it_is_and_what_it_costs(name, folder):
+    experiment = load_experiment(name, folder)
+    kind, number = name[:-1].capitalize(), name[-1]
+    assert experiment.source.endswith(f"{kind} {number}")
+    assert re.search(r"\d hours|^not measured: .|^nothing beside Table \d", experiment.cost)
+
+
 def test_make_tables_makes_and_shows_each_of_them():
     out = subprocess.run(["make", "-n", "tables"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for number in range(1, 8):

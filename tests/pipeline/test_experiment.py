@@ -163,7 +163,7 @@ def test_a_dry_run_says_what_would_run_first_and_why(own, call):
 def test_a_dry_run_says_what_it_has_cost(own, call_ris, capsys):
     (own / "own.toml").write_text(f'cost = "0.2 hours on a CPU"{TWO_RATES}')
     assert call_ris("experiment", own / "own.toml", "--dry-run", **places_in(own)) == 0
-    assert "own has taken 0.2 hours on a CPU" in capsys.readouterr().err.splitlines()
+    assert "cost of own: 0.2 hours on a CPU" in capsys.readouterr().err.splitlines()
 
 
 def test_what_the_next_command_reads_stays_what_it_was(own, call):
