@@ -43,7 +43,8 @@ def check_data(context: Context, *, deep: bool, overlap: Path | None = None) -> 
     if overlap is not None:
         check_overlap(check, overlap)
     sentences = [e.sentence for dataset in check.datasets for ref in dataset.refs for e in ref.expressions]
-    if cut := _find_cut(list(dict.fromkeys(sentences))):
+    distinct = list(dict.fromkeys(sentences))
+    if cut := context.inventory.cut(distinct, lambda: _find_cut(distinct)):
         check.remarks[f"sentences longer than the {N_TOKENS} tokens that CLIP reads: their end is cut"] = cut
     return check
 

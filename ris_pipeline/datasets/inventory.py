@@ -1,4 +1,4 @@
-"""The digests of a data set's files, kept with size and time of change: each file is hashed once."""
+"""What is known of a data set's files and sentences, kept between commands: each file is hashed once."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ class Inventory:
         self.memory = memory
         self._files: dict[str, list[Any]] = {}  # name: [bytes, time of change in ns, sha256]
         self._splits: dict[str, list[Any]] = {}  # split: [digest of the annotations, names of images and mask PNGs]
+        self._cut: list[Any] = ["", []]  # digest of the sentences, those that are cut
         with suppress(RisError, TypeError, ValueError, KeyError):  # not there yet, or damaged: hash again
             kept = load_json(memory)
             files, splits = dict(kept["files"]), dict(kept["splits"])
             if all(len(entry) == 3 for entry in files.values()) and all(len(entry) == 2 for entry in splits.values()):
                 self._files, self._splits = files, splits
+            digest, cut = kept["cut"]
+            self._cut = [str(digest), list(map(str, cut))]
 
     def annotations(self) -> dict[str, str]:
         """Return the sha256 of each annotation file and of the exclude list, by name, and how photographs are read.
@@ -91,6 +94,19 @@ class Inventory:
             self._save()
         return [str(name) for name in known[1]]
 
+    def cut(self, sentences: Sequence[str], find: Callable[[], list[str]]) -> list[str]:
+        """Return those of the sentences that are too long, which `find` lists, from memory if they are the same.
+
+        The folder of the memory is made: what has to be imported to count tokens takes longer than all else.
+        """
+        of = hashlib.sha256(json.dumps(sentences).encode()).hexdigest()
+        if self._cut[0] != of:
+            self._cut = [of, find()]
+            with suppress(OSError):
+                self.memory.parent.mkdir(parents=True, exist_ok=True)
+            self._save()
+        return list(self._cut[1])
+
     def _hash(self, names: Sequence[str], report: Callable[[int], None] = lambda n: None) -> list[str]:
         """Return the sha256 of each file, from memory if size and time of change are the same, or if it is gone."""
         stamps = {name: self._stamp(name) for name in names}
@@ -118,7 +134,7 @@ class Inventory:
     def _save(self) -> None:
         if self.memory.parent.is_dir():
             with suppress(OSError):  # runs may be read-only
-                write_json(self.memory, {"files": self._files, "splits": self._splits})
+                write_json(self.memory, {"files": self._files, "splits": self._splits, "cut": self._cut})
 
 
 def _hash_file(path: Path) -> str:

@@ -54,6 +54,19 @@ def test_a_digest_follows_the_contents_of_its_split(root):
     assert digests(root) == [train, val]  # touched, but the same again
 
 
+def test_sentences_are_asked_about_once(root):
+    def ask(sentences, find):
+        return Inventory(CARD, root, root / "new" / "data.json").cut(sentences, find)
+
+    assert ask(["one", "two"], lambda: ["two"]) == ["two"]
+    assert ask(["one", "two"], pytest.fail) == ["two"]
+    assert ask(["one", "three"], list) == []
+    assert ask(["one", "three"], pytest.fail) == []
+    digests_before = Inventory(CARD, root, root / "new" / "data.json").images("train")
+    assert ask(["one", "three"], pytest.fail) == []
+    assert Inventory(CARD, root, root / "new" / "data.json").images("train") == digests_before
+
+
 def test_annotations_are_by_name_and_content(root):
     before = Inventory(CARD, root, root / "data.json").annotations()
     assert list(before) == ["pairs.jsonl"]
