@@ -15,8 +15,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,9 +83,22 @@ def start(project: Path, *words: object) -> subprocess.Popen[str]:
     places = [word for name, value in places_in(project).items() for word in (f"--{name.replace('_', '-')}", value)]
     line = [sys.executable, "-m", "stages.cli", "experiment", project / "own.toml", *words, *places]
     return subprocess.Popen(
-        list(map(str, line)), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        list(map(str, line)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
         env=dict(os.environ, PYTHONPATH=str(ROOT)), start_new_session=True,
     )  # fmt: skip
+
+
+def count_made(processes: Sequence[subprocess.Popen[Any]], project: Path) -> dict[Path, int]:
+    """Wait for the processes, and return how often the manifest of each artifact has appeared meanwhile."""
+    seen: dict[Path, set[int]] = {}
+    while True:
+        ended = all(process.poll() is not None for process in processes)
+        for path in (project / "runs" / "tiny").glob(f"*/{'[0-9a-f]' * 12}/manifest.json"):
+            with suppress(FileNotFoundError):  # it is just being replaced
+                seen.setdefault(path, set()).add(path.stat().st_mtime_ns)
+        if ended:
+            return {path: len(times) for path, times in seen.items()}
+        time.sleep(0.02)
 
 
 def test_rows_are_made_once_and_share_what_is_equal(own, call):
@@ -219,6 +234,7 @@ def load_refs(project: Path) -> list[dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_jobs_and_a_slurm_array_make_the_same_table(own, call, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(own, other, symlinks=True)
@@ -234,21 +250,31 @@ def test_jobs_and_a_slurm_array_make_the_same_table(own, call, tmp_path):
     script = other / "array.sh"
     out, _ = start(other, "--slurm", script).communicate(timeout=300)
     assert "2 of 2 groups" in out
-    run_array(script)
+    run_array(script, other)
     assert read_table_of(other) == expected
-    run_array(script)  # submitted twice
+    run_array(script, other)  # submitted again
     assert read_table_of(other) == expected
+    made = {stage: list_artifacts(other, stage) for stage in ("responses", "scores")}
+    for stage in made:
+        shutil.rmtree(other / "runs" / "tiny" / stage)
+    run_array(script, other, n_times=2)
+    assert read_table_of(other) == expected
+    assert {stage: list_artifacts(other, stage) for stage in made} == made
 
 
-def run_array(script: Path) -> None:
-    """What sbatch does: each task of the array with its number, all of them at once."""
+def run_array(script: Path, project: Path, n_times: int = 1) -> None:
+    """What sbatch does: each task of the array with its number, all of them at once; nothing is made twice by them.
+
+    `n_times`: as often the script is submitted at the same time.
+    """
     last = int(re.search(r"--array=0-(\d+)", script.read_text())[1])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     tasks = [
         subprocess.Popen(["bash", str(script)], cwd=ROOT, env={**environment, "SLURM_ARRAY_TASK_ID": str(k)})
-        for k in range(last + 1)
+        for k in [*range(last + 1)] * n_times
     ]
-    assert [task.wait(timeout=300) for task in tasks] == [0] * (last + 1)
+    assert set(count_made(tasks, project).values()) == {1}
+    assert [task.returncode for task in tasks] == [0] * len(tasks)
 
 
 def read_table_of(project: Path) -> dict[str, dict[str, float]]:
@@ -300,6 +326,7 @@ def test_killed_and_two_at_once(own, call, tmp_path):
             shutil.copytree(fresh, own, symlinks=True)
     print(f"20 kills, {n_ends} ends; a whole run takes {seconds:.1f} s")
     both = [start(own), start(own)]
+    assert set(count_made(both, own).values()) == {1}
     lines = [process.communicate(timeout=600)[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert [len(made) for made in lines] == [3, 3]
