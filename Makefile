@@ -48,8 +48,8 @@ compare: $(READY)
 	$(RIS) table 1 $(TABLES) && $(RIS) report $(OPTIONS) && exit $$made
 
 # The paper's tables, figures and the curves of Tables 4 and 5: on the embedded data sets, or with DATASET=refcocog-umd on
-# that. The pictures are in runs/figures/. What fails stops nothing else: the table of what is there is printed, the others
-# are made, and make fails at the end.
+# that. The pictures are in runs/figures/. A row that fails stops neither its own table, of what is there, nor the
+# others; make fails at the end.
 TABLES = $(if $(filter-out shapes,$(DATASET)),--dataset "$(DATASET)") --data-root "$(DATA_ROOT)" --runs "$(RUNS)" $(if $(CONFIG),--config "$(CONFIG)")
 
 tables:
