@@ -36,14 +36,14 @@ class Inventory:
         self.memory = memory
         self._files: dict[str, list[Any]] = {}  # name: [bytes, time of change in ns, sha256]
         self._splits: dict[str, list[Any]] = {}  # split: [digest of the annotations, names of images and mask PNGs]
-        self._cut: list[Any] = ["", []]  # digest of the sentences, those that are cut
+        self._cut: list[Any] = ["", []]  # digest of the sentences, numbers of those that are cut
         with suppress(RisError, TypeError, ValueError, KeyError):  # not there yet, or damaged: hash again
             kept = load_json(memory)
             files, splits = dict(kept["files"]), dict(kept["splits"])
             if all(len(entry) == 3 for entry in files.values()) and all(len(entry) == 2 for entry in splits.values()):
                 self._files, self._splits = files, splits
             digest, cut = kept["cut"]
-            self._cut = [str(digest), list(map(str, cut))]
+            self._cut = [str(digest), list(map(int, cut))]
 
     def annotations(self) -> dict[str, str]:
         """Return the sha256 of each annotation file and of the exclude list, by name, and how photographs are read.
@@ -101,11 +101,13 @@ class Inventory:
         """
         of = hashlib.sha256(json.dumps(sentences).encode()).hexdigest()
         if self._cut[0] != of:
-            self._cut = [of, find()]
+            long = set(find())
+            self._cut = [of, [k for k, sentence in enumerate(sentences) if sentence in long]]
             with suppress(OSError):
                 self.memory.parent.mkdir(parents=True, exist_ok=True)
             self._save()
-        return list(self._cut[1])
+        numbers = set(self._cut[1])
+        return [sentence for k, sentence in enumerate(sentences) if k in numbers]
 
     def _hash(self, names: Sequence[str], report: Callable[[int], None] = lambda n: None) -> list[str]:
         """Return the sha256 of each file, from memory if size and time of change are the same, or if it is gone."""

@@ -60,6 +60,9 @@ def test_sentences_are_asked_about_once(root):
 
     assert ask(["one", "two"], lambda: ["two"]) == ["two"]
     assert ask(["one", "two"], pytest.fail) == ["two"]
+    broken = "half of a pair \ud800"  # JSON can hold it, UTF-8 cannot
+    assert ask(["one", broken], lambda: [broken]) == [broken]
+    assert ask(["one", broken], pytest.fail) == [broken]
     assert ask(["one", "three"], list) == []
     assert ask(["one", "three"], pytest.fail) == []
     digests_before = Inventory(CARD, root, root / "new" / "data.json").images("train")
